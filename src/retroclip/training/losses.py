@@ -1,0 +1,142 @@
+"""Losses as pure functions of unit-norm embeddings; `scale` is always exp(logit_scale) = 1/τ.
+
+`u` and `v` are paired rows of the two modalities, float (B, d), ℓ2-normalised. Every function returns a scalar tensor.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def clip_loss(u: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
+    """Symmetric InfoNCE: row i of `u` belongs to row i of `v` and to no other. Formal CLIP, Eq. 1; REACT, γ = 1."""
+    logits = scale * u @ v.T
+    diagonal = torch.arange(len(u), device=u.device)
+    return 0.5 * (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.T, diagonal))
+
+
+def positives(labels: Tensor) -> Tensor:
+    """Boolean (B, B): pairs that share a label. A negative label means "unlabelled": such a pair is its own class."""
+    same = labels[:, None] == labels[None, :]
+    same &= labels[:, None] >= 0
+    return same | torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+
+
+def text_positives(texts: Tensor, threshold: float = 0.9) -> Tensor:
+    """Boolean (B, B): captions whose embeddings (B, d) have a cosine of at least `threshold`. REACT, Eq. 4, γ = 0.9."""
+    return (texts @ texts.T >= threshold) | torch.eye(len(texts), dtype=torch.bool, device=texts.device)
+
+
+def multi_positive_loss(
+    u: Tensor, v: Tensor, positive: Tensor, scale: Tensor | float, weights: Tensor | None = None
+) -> Tensor:
+    """Both directions of the contrastive loss with a boolean (B, B) matrix of positives. REACT, Eq. 4-6.
+
+    L_u→v = −mean_i 1/|P(i)| Σ_{k∈P(i)} log [exp(s·u_iᵀv_k) / Σ_j exp(s·u_iᵀv_j)]; positives stay in the denominator.
+    With `weights` (B,) ≥ 0, a pair counts that much as a row and as a positive of others, always fully as a negative [D].
+    """
+    logits = scale * u @ v.T
+    weights = torch.ones(len(u), device=u.device) if weights is None else weights
+    targets = positive * weights
+    # A row whose positives all weigh nothing has weight nothing itself: the clamp only avoids 0/0.
+    targets = targets / targets.sum(dim=1, keepdim=True).clamp_min(1e-12)
+    rows = weights / weights.sum().clamp_min(1e-12)
+    u_to_v = -(rows * (targets * logits.log_softmax(dim=1)).sum(dim=1)).sum()
+    v_to_u = -(rows * (targets * logits.T.log_softmax(dim=1)).sum(dim=1)).sum()
+    return 0.5 * (u_to_v + v_to_u)
+
+
+def class_aware_loss(
+    u: Tensor, v: Tensor, labels: Tensor, scale: Tensor | float, weights: Tensor | None = None
+) -> Tensor:
+    """CLIP's loss in which pairs of one label (B,) are positives of each other; UniCL's and REACT's, Eq. 4.
+
+    Equals `clip_loss` when all labels are distinct or negative (unlabelled). `weights`: see `multi_positive_loss`.
+    """
+    return multi_positive_loss(u, v, positives(labels), scale, weights)
+
+
+def classification_loss(u: Tensor, class_texts: Tensor, labels: Tensor, scale: Tensor | float) -> Tensor:
+    """Cosine classifier with text embeddings (K, d) as its weights; `labels` (B,) index them. iCAR, Eq. 3 and 4."""
+    return F.cross_entropy(scale * u @ class_texts.T, labels)
+
+
+def unified_loss(
+    images: Tensor,
+    labels: Tensor,
+    class_texts: Tensor,
+    caption_texts: Tensor,
+    scale: Tensor | float,
+    *,
+    symmetric: bool = False,
+) -> Tensor:
+    """Image classification and image-text alignment as one loss, image → text. iCAR, Eq. 6.
+
+    `labels` (B,): the row of `class_texts` (K, d) a classification sample belongs to, or −1 for a caption sample; the
+    caption samples own the rows of `caption_texts` (C, d) in order. A classification sample is told from the texts of
+    all K classes, a caption sample from the captions of the batch [P, D]; every sample counts the same. `symmetric` adds
+    the text → image direction within each kind: captions among caption samples, classes present among classified ones
+    [D]. Raises ValueError if the captions are not as many as the samples without a label.
+    """
+    classified = labels >= 0
+    captioned = images[~classified]
+    if len(captioned) != len(caption_texts):
+        raise ValueError(f"{len(captioned)} samples have no label but there are {len(caption_texts)} captions")
+    share = classified.float().mean()
+    loss = images.new_zeros(())
+    if len(caption_texts):
+        own = torch.arange(len(captioned), device=images.device)
+        logits = scale * captioned @ caption_texts.T
+        term = F.cross_entropy(logits, own)
+        if symmetric:
+            term = 0.5 * (term + F.cross_entropy(logits.T, own))
+        loss = loss + (1 - share) * term
+    if classified.any():
+        logits = scale * images[classified] @ class_texts.T
+        term = F.cross_entropy(logits, labels[classified])
+        if symmetric:
+            term = 0.5 * (term + _texts_to_images(logits, labels[classified]))
+        loss = loss + share * term
+    return loss
+
+
+def _texts_to_images(logits: Tensor, labels: Tensor) -> Tensor:
+    """The classes present in `labels` (B,), each against the batch's images: logits (B, K), mean over positives."""
+    present, index = labels.unique(return_inverse=True)
+    targets = F.one_hot(index, len(present)).T.to(logits.dtype)
+    targets = targets / targets.sum(dim=1, keepdim=True)
+    return -(targets * logits.T[present].log_softmax(dim=1)).sum(dim=1).mean()
+
+
+def reco_loss(
+    refined_u: Tensor, refined_v: Tensor, u: Tensor, v: Tensor, scale: Tensor | float, *, labels: Tensor | None = None
+) -> Tensor:
+    """L = NCE(ū, v̄) + NCE(ū, v) + NCE(u, v̄), each in both directions: refined and original stay aligned. RECO, Eq. 3.
+
+    With `labels` (B,), pairs that share one (identical captions, say) are positives of each other [D].
+    """
+    labels = torch.arange(len(u), device=u.device) if labels is None else labels
+    return sum(
+        (class_aware_loss(a, b, labels, scale) for a, b in ((refined_u, refined_v), (refined_u, v), (u, refined_v))),
+        start=u.new_zeros(()),
+    )
+
+
+def siglip_loss(
+    u: Tensor, v: Tensor, scale: Tensor | float, bias: Tensor | float, labels: Tensor | None = None
+) -> Tensor:
+    """Pairwise sigmoid loss −1/B Σ_ij log σ(z_ij (s·u_iᵀv_j + b)), z = ±1; shared labels are positives. SigLIP, Eq. 1."""
+    labels = torch.arange(len(u), device=u.device) if labels is None else labels
+    signs = 2.0 * positives(labels) - 1.0
+    return -F.logsigmoid(signs * (scale * u @ v.T + bias)).sum() / len(u)
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, texts: Tensor, scale: Tensor | float) -> Tensor:
+    """KL from the teacher's to the student's softmax over `texts` (T, d), per image; both image embeddings (B, d). [D]
+
+    Keeps what an image means to the text tower, not where it lies: directions no text looks at stay free.
+    """
+    target = (scale * teacher @ texts.T).log_softmax(dim=1)
+    return F.kl_div((scale * student @ texts.T).log_softmax(dim=1), target, log_target=True, reduction="batchmean")
