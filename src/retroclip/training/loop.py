@@ -1,0 +1,145 @@
+"""The one training loop: every recipe is an objective, a stream of batches and a handful of numbers handed to `fit`."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+
+@dataclass
+class History:
+    """One row a logged step: `step`, `epoch`, `lr`, `seconds` since the start and whatever numbers the objective returns."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def __getitem__(self, name: str) -> list[float]:
+        return [row[name] for row in self.rows if name in row]
+
+
+def warmup_cosine(step: int, *, steps: int, warmup: int) -> float:
+    """Factor on the learning rate at `step`: linear from 1/warmup to 1, then a half cosine that reaches 0 at `steps`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+
+def parameter_groups(
+    module: nn.Module, *, lr: float, weight_decay: float, lr_scale: Callable[[str], float] = lambda name: 1.0
+) -> list[dict[str, Any]]:
+    """AdamW groups over the trainable parameters: no weight decay on vectors and scalars (biases, norms, logit_scale).
+
+    `lr_scale(name)` multiplies the learning rate of one parameter, so that a warm-started tower can move more slowly.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            decay = weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((lr * lr_scale(name), decay), []).append(parameter)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def fit(
+    objective: nn.Module,
+    batches: Callable[[int], Iterable[Any]],
+    *,
+    steps: int,
+    lr: float,
+    weight_decay: float = 0.05,
+    betas: tuple[float, float] = (0.9, 0.98),
+    warmup: int = 0,
+    grad_clip: float | None = None,
+    lr_scale: Callable[[str], float] = lambda name: 1.0,
+    after_step: Callable[[], None] | None = None,
+    checkpoint: Path | None = None,
+    save_every: int = 500,
+    log_every: int = 10,
+    on_log: Callable[[dict[str, float]], None] | None = None,
+    seed: int = 0,
+) -> History:
+    """Minimise `objective(batch)["loss"]` with AdamW, warm-up and cosine decay to 0.
+
+    `objective` is a module whose forward takes a batch and returns a dict of scalar tensors with a "loss"; what it keeps
+    frozen should not be registered on it, so that neither the optimiser nor a checkpoint carries it. `batches(epoch)` gives
+    one epoch and must depend on nothing but `epoch`. `after_step` runs after each update (clamping of a temperature).
+
+    With `checkpoint` (a folder), the state is written there every `save_every` steps, under a temporary name first, and a
+    killed run goes on from it with the result of an undisturbed one. Starts under `torchrun` or `accelerate launch` as it is.
+    """
+    set_seed(seed)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    optimizer = torch.optim.AdamW(
+        parameter_groups(objective, lr=lr, weight_decay=weight_decay, lr_scale=lr_scale), betas=betas
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: warmup_cosine(step, steps=steps, warmup=warmup)
+    )
+    model, optimizer = accelerator.prepare(objective, optimizer)
+    accelerator.register_for_checkpointing(scheduler)
+    model.train()
+
+    history, step, epoch, skip, spent = History(), 0, 0, 0, 0.0
+    if checkpoint is not None and (checkpoint / "progress.json").exists():
+        accelerator.load_state(str(checkpoint))
+        progress = json.loads((checkpoint / "progress.json").read_text())
+        history.rows = progress["rows"]
+        step, epoch, skip, spent = (progress[name] for name in ("step", "epoch", "skip", "seconds"))
+    start = time.perf_counter() - spent
+    while step < steps:
+        before = step
+        for batch in islice(batches(epoch), skip, None):
+            values: dict[str, Tensor] = model(batch)
+            accelerator.backward(values["loss"])
+            if grad_clip is not None:
+                accelerator.clip_grad_norm_(model.parameters(), grad_clip)
+            rate = scheduler.get_last_lr()[0]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            scheduler.step()
+            if after_step is not None:
+                after_step()
+            step, skip = step + 1, skip + 1
+            if step % log_every == 0 or step == steps:
+                row = {"step": step, "epoch": epoch, "lr": rate, "seconds": time.perf_counter() - start}
+                row |= {name: float(value.detach()) for name, value in values.items()}
+                if not math.isfinite(row["loss"]):
+                    raise FloatingPointError(f"the loss is {row['loss']} at step {step}: lower the learning rate")
+                history.rows.append(row)
+                if on_log is not None:
+                    on_log(row)
+            if checkpoint is not None and step % save_every == 0 and step < steps:
+                progress = {"step": step, "epoch": epoch, "skip": skip, "seconds": time.perf_counter() - start}
+                _save(accelerator, checkpoint, {**progress, "rows": history.rows})
+            if step == steps:
+                break
+        if step == before and skip == 0:
+            raise ValueError("an epoch without a single batch: there is nothing to train on")
+        epoch, skip = epoch + 1, 0
+    accelerator.wait_for_everyone()
+    objective.eval()
+    return history
+
+
+def _save(accelerator: Accelerator, checkpoint: Path, progress: dict[str, Any]) -> None:
+    """Write the whole state beside `checkpoint` and swap it in, so that a kill at any moment leaves a usable one."""
+    fresh, stale = checkpoint.with_name(checkpoint.name + ".new"), checkpoint.with_name(checkpoint.name + ".old")
+    accelerator.save_state(str(fresh))
+    if accelerator.is_main_process:
+        (fresh / "progress.json").write_text(json.dumps(progress))
+        shutil.rmtree(stale, ignore_errors=True)
+        if checkpoint.exists():
+            checkpoint.rename(stale)
+        fresh.rename(checkpoint)
+        shutil.rmtree(stale, ignore_errors=True)
+    accelerator.wait_for_everyone()
