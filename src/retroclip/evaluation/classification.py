@@ -1,0 +1,180 @@
+"""Classification: an encoder (zero-shot head from the task) or a classifier, on labelled images."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from retroclip.errors import TaskError
+from retroclip.evaluation.bootstrap import RESAMPLES, bootstrap_interval
+from retroclip.evaluation.metrics import expected_calibration_error
+from retroclip.evaluation.outcome import Outcome
+from retroclip.evaluation.result import Result
+from retroclip.evaluation.samples import Samples, load_samples
+
+if TYPE_CHECKING:
+    from retroclip.classifiers import Classifier
+    from retroclip.encoders import Encoder
+    from retroclip.pairs import LabelledSet
+    from retroclip.tasks import Task
+
+RANKING_METRICS = ("map11", "roc-auc")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An outcome and the seconds that embedding and classifying took (shared embeddings counted as if computed)."""
+
+    outcome: Outcome
+    seconds: float
+
+
+def evaluate(
+    model: "Encoder | Classifier",
+    task: "Task | str",
+    dataset: "LabelledSet | Samples | str | Path",
+    *,
+    where: str | None = None,
+    method: str | None = None,
+    base: "Encoder | None" = None,
+    resamples: int = RESAMPLES,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> Result:
+    """Evaluate a model on labelled images.
+
+    An `Encoder` gets the task's zero-shot head; a `Classifier` must have the task's classes in its order. Where the
+    model's images are embedded by `base`, embeddings kept in a `Samples` are used again. Unreadable images are left
+    out and named in `rejected`. `resamples=0` leaves out the interval.
+
+    Raises SourceError (empty set, over 10 % unreadable), TaskError (labels or classes that don't fit the task),
+    ModelError (NaN scores).
+    """
+    task = as_task(task)
+    samples = load_samples(task, dataset, where=where)
+    answered = answer(model, task, samples, base=base, batch_size=batch_size, progress=progress)
+    name = method or ("zero-shot" if is_encoder(model) else getattr(model, "name", "classifier"))
+    return summarise(model, task, samples, [answered.outcome], method=name, resamples=resamples).model_copy(
+        update={"seconds": answered.seconds, "predict_seconds": answered.seconds}
+    )
+
+
+def answer(
+    model: "Encoder | Classifier",
+    task: "Task",
+    samples: Samples,
+    *,
+    base: "Encoder | None" = None,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> Answered:
+    """Embed and classify every sample. Images under `base` are embedded once for all models that sit on it."""
+    start = time.perf_counter()
+    classifier = head(model, task)
+    sits_on_base = base is not None and base in (classifier.encoder, getattr(classifier.encoder, "base", None))
+    saved = samples.base_seconds if sits_on_base and samples.has_base(base) else 0.0
+    embeddings = embed(classifier.encoder, samples, base=base, batch_size=batch_size, progress=progress)
+    with torch.no_grad():
+        logits = classifier(embeddings).float().cpu().numpy()
+    outcome = Outcome.from_logits(logits, samples.labels, keep_scores=task.metric in RANKING_METRICS)
+    return Answered(outcome, time.perf_counter() - start + saved)
+
+
+def embed(
+    encoder: "Encoder", samples: Samples, *, base: "Encoder | None", batch_size: int, progress: bool
+) -> torch.Tensor:
+    """Embeddings `(n, d)` of the samples; those under `base` are kept, and only refined where a memory is consulted."""
+    if base is not None and encoder is base:
+        return samples.embed_base(base, batch_size=batch_size, progress=progress)
+    if base is not None and getattr(encoder, "base", None) is base:
+        queries = samples.embed_base(base, batch_size=batch_size, progress=progress)
+        return encoder.refine_images(queries)
+    return samples.embed(encoder, batch_size=batch_size, progress=progress)
+
+
+def head(model: "Encoder | Classifier", task: "Task") -> "Classifier":
+    """The model itself if it is a classifier over the task's classes, else the task's zero-shot head on it."""
+    if is_encoder(model):
+        from retroclip.classifiers import zero_shot
+
+        return zero_shot(model, task)
+    if list(model.classes) != list(task.classes):
+        raise TaskError(
+            f"the classifier has {len(model.classes)} classes that are not the {len(task.classes)} of task {task.name!r}"
+            " in their order: make it for this task"
+        )
+    return model
+
+
+def is_encoder(model: Any) -> bool:
+    """Whether a model embeds texts, and so can take any task's zero-shot head."""
+    return hasattr(model, "encode_texts")
+
+
+def as_task(task: "Task | str | Path") -> "Task":
+    """A task as given, or by catalogue name or YAML file."""
+    if isinstance(task, str | Path):
+        from retroclip.tasks import Task
+
+        return Task.load(task)
+    return task
+
+
+def summarise(
+    model: "Encoder | Classifier",
+    task: "Task",
+    samples: Samples,
+    outcomes: list[Outcome],
+    *,
+    method: str,
+    resamples: int = RESAMPLES,
+) -> Result:
+    """The result of one method from its outcomes, one a seed; figures are means over them. Seconds are left at 0."""
+    encoder = model if is_encoder(model) else model.encoder
+    values = [outcome.value(task.metric) for outcome in outcomes]
+    if np.isnan(values).any():
+        raise TaskError(f"{task.metric} can't be computed on {samples.dataset}: only one class has images there")
+    per_class = np.mean([outcome.per_class() for outcome in outcomes], axis=0)
+    present = np.flatnonzero(~np.isnan(per_class))
+    intervals = {}
+    if resamples:
+        for metric in {task.metric, "top1"}:
+            intervals[metric] = bootstrap_interval(outcomes, metric, resamples=resamples)
+    return Result(
+        task=task.name,
+        dataset=samples.dataset,
+        split=samples.split,
+        n=len(samples),
+        method=method,
+        model=str(getattr(encoder, "name", "")),
+        metric=task.metric,
+        value=float(np.mean(values)),
+        interval=intervals.get(task.metric),
+        sd=float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        top1=_mean([outcome.value("top1") for outcome in outcomes]),
+        top1_interval=intervals.get("top1"),
+        metrics=side_metrics(outcomes, task.metric),
+        per_class={task.classes[index]: float(per_class[index]) for index in present},
+        templates=list(task.templates),
+        missing_classes=samples.missing_classes,
+        rejected=list(samples.rejected),
+        fingerprint=getattr(encoder, "fingerprint", None),
+        precision=getattr(encoder, "precision", None),
+        data_hash=samples.hash,
+        outcomes=outcomes,
+    )
+
+
+def side_metrics(outcomes: list[Outcome], metric: str) -> dict[str, float]:
+    """The task's own metric and, beside it, top1, top5, mean-per-class and calibration error, means over the seeds."""
+    found = {name: _mean([o.value(name) for o in outcomes]) for name in (metric, "top1", "mean-per-class")}
+    found["top5"] = _mean([o.top5 for o in outcomes])
+    found["ece"] = _mean([expected_calibration_error(o.confidence, o.correct) for o in outcomes])
+    return found
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values))

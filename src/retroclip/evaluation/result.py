@@ -1,0 +1,135 @@
+"""The record of one evaluation: a figure together with the circumstances that make it mean something."""
+
+import hashlib
+import importlib.metadata
+import json
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
+
+from retroclip.errors import SourceError
+from retroclip.evaluation.bootstrap import paired_gain
+from retroclip.evaluation.outcome import Outcome
+
+NAMED_VERSIONS = ("retroclip", "torch", "open_clip_torch", "timm", "faiss-cpu", "pylance", "numpy")
+
+
+class Forgetting(BaseModel):
+    """A customized model on a task it was not customized for, beside its base; `change` is in percentage points."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    task: str
+    dataset: str
+    metric: str
+    n: int
+    base: float
+    value: float
+    change: float
+    interval: tuple[float, float]
+
+
+class Result(BaseModel):
+    """One method on one task and data set. `value` and `interval` (bootstrap, 95 %) are in [0, 1], gains in points.
+
+    `value` is the mean over `seeds` for trained methods, `sd` their standard deviation. A method that failed has
+    `error` and no value. `outcomes` (the answers themselves, one a seed) are not part of the JSON.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+    task: str
+    dataset: str
+    split: str | None = None
+    n: int
+    method: str
+    model: str
+    metric: str
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    sd: float | None = None
+    top1: float | None = None
+    top1_interval: tuple[float, float] | None = None
+    metrics: dict[str, float] = {}
+    per_class: dict[str, float] = {}
+    gain: float | None = None
+    gain_interval: tuple[float, float] | None = None
+    top1_gain: float | None = None
+    top1_gain_interval: tuple[float, float] | None = None
+    seconds: float = 0.0
+    fit_seconds: float = 0.0
+    predict_seconds: float = 0.0
+    trained_parameters: int = 0
+    seed: int | None = None
+    seeds: list[int] = []
+    templates: list[str] = []
+    missing_classes: list[str] = []
+    rejected: list[str] = []
+    memory: str | None = None
+    memory_pairs: int | None = None
+    excluded_near_duplicates: int | None = None
+    forgetting: list[Forgetting] = []
+    history: list[dict[str, float]] = []
+    options: dict[str, Any] = {}
+    error: str | None = None
+    fingerprint: str | None = None
+    precision: str | None = None
+    data_hash: str | None = None
+    versions: dict[str, str] = Field(default_factory=lambda: installed_versions())
+    date: str = Field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    outcomes: list[Outcome] = Field(default=[], exclude=True, repr=False)
+
+    @field_serializer("per_class", "metrics")
+    def _without_nan(self, values: dict[str, float]) -> dict[str, float]:
+        # JSON has no NaN; a class without samples simply has no entry.
+        return {name: value for name, value in values.items() if math.isfinite(value)}
+
+    def gain_over(self, base: "Result", metric: str | None = None) -> tuple[float, tuple[float, float]]:
+        """Gain over another result in points and its paired bootstrap 95 % interval.
+
+        Needs both results' outcomes, so both must come from this process or from a comparison's `cache`.
+        """
+        if not (self.outcomes and base.outcomes):
+            raise SourceError("a paired gain needs the predictions of both results: evaluate them in one comparison")
+        return paired_gain(self.outcomes, base.outcomes, metric or self.metric)
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that a figure depends on; those not installed are left out."""
+    found = {}
+    for name in NAMED_VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hash_samples(images: Sequence[bytes], labels: Sequence[str]) -> str:
+    """16 hex digits that name a data set by its image bytes and labels, in order."""
+    digest = hashlib.sha256()
+    for image, label in zip(images, labels, strict=True):
+        text = label.encode()
+        digest.update(b"%d %d " % (len(image), len(text)))
+        digest.update(image)
+        digest.update(text)
+    return digest.hexdigest()[:16]
+
+
+def save_results(results: Sequence[Result], path: str | Path) -> None:
+    """Write results as a JSON list."""
+    Path(path).write_text(json.dumps([r.model_dump(mode="json") for r in results], indent=1) + "\n")
+
+
+def load_results(path: str | Path) -> list[Result]:
+    """Read what `save_results`, or `--json` of evaluate and compare, wrote; SourceError for anything else."""
+    try:
+        stored = json.loads(Path(path).read_text())
+        return [Result.model_validate(row) for row in (stored if isinstance(stored, list) else [stored])]
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise SourceError(f"{path} is not a file of results (write one with --json): {reason}") from error

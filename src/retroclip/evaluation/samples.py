@@ -1,0 +1,149 @@
+"""Labelled images made ready for one task: class indices, a hash, and their embeddings computed once."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from retroclip.errors import BadImageError, SourceError, TaskError
+from retroclip.evaluation.result import hash_samples
+
+if TYPE_CHECKING:
+    from retroclip.encoders import Encoder
+    from retroclip.pairs import LabelledSet
+    from retroclip.tasks import Task
+
+MAX_REJECTED = 0.1
+NAMED_LABELS = 5
+
+
+@dataclass(eq=False)
+class Samples:
+    """The evaluation set of one task. `labels` `(n,)` are indices into `classes`; `images` are encoded bytes.
+
+    `base_embeddings` caches the embeddings `(n, d)` under the one encoder that `embed_base` was first called with.
+    """
+
+    dataset: str
+    split: str | None
+    keys: list[str]
+    images: list[bytes]
+    labels: NDArray[np.int64]
+    classes: list[str]
+    rejected: list[str] = field(default_factory=list)
+    base_seconds: float = 0.0
+    _base: tuple["Encoder", torch.Tensor] | None = None
+    _hash: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def hash(self) -> str:
+        if self._hash is None:
+            self._hash = hash_samples(self.images, [self.classes[label] for label in self.labels])
+        return self._hash
+
+    @property
+    def missing_classes(self) -> list[str]:
+        """Classes of the task without a single image."""
+        present = set(self.labels.tolist())
+        return [name for index, name in enumerate(self.classes) if index not in present]
+
+    def embed_base(self, encoder: "Encoder", *, batch_size: int = 64, progress: bool = False) -> torch.Tensor:
+        """Embeddings `(n, d)` under `encoder`, computed once and kept; `base_seconds` says how long it took.
+
+        Images that can't be read are left out first, and named in `rejected`.
+        """
+        if self._base is None or self._base[0] is not encoder:
+            start = time.perf_counter()
+            embeddings = self.embed(encoder, batch_size=batch_size, progress=progress)
+            self._base, self.base_seconds = (encoder, embeddings), time.perf_counter() - start
+        return self._base[1]
+
+    def has_base(self, encoder: "Encoder") -> bool:
+        """Whether the embeddings under this very encoder are kept already."""
+        return self._base is not None and self._base[0] is encoder
+
+    def embed(self, encoder: "Encoder", *, batch_size: int = 64, progress: bool = False) -> torch.Tensor:
+        """Embeddings `(n, d)` of the readable images under any encoder."""
+        try:
+            return encoder.encode_images(self.images, batch_size=batch_size, progress=progress)
+        except BadImageError:
+            # Looked for only now: decoding everything beforehand would double the cost of every clean run.
+            self.drop_unreadable()
+            return encoder.encode_images(self.images, batch_size=batch_size, progress=progress)
+
+    def drop_unreadable(self) -> None:
+        """Leave out images that can't be decoded, naming them in `rejected`; SourceError if over 10 % are bad."""
+        bad = unreadable(self.images, self.dataset)
+        self.rejected += [f"{self.keys[index]}: {reason}" for index, reason in bad.items()]
+        kept = [index for index in range(len(self.images)) if index not in bad]
+        self.keys = [self.keys[i] for i in kept]
+        self.images = [self.images[i] for i in kept]
+        self.labels = self.labels[kept]
+        self._base = self._hash = None
+
+
+def unreadable(images: Sequence[bytes], source: str) -> dict[int, str]:
+    """Positions and reasons of the images that can't be decoded; SourceError if over 10 % are bad."""
+    from retroclip.pairs import decode_image
+
+    bad = {}
+    for index, image in enumerate(images):
+        try:
+            decode_image(image)
+        except BadImageError as error:
+            bad[index] = str(error)
+    if len(bad) > MAX_REJECTED * len(images):
+        raise SourceError(f"{source}: {len(bad)} of {len(images)} images can't be read, such as {next(iter(bad.values()))}")
+    return bad
+
+
+def load_samples(task: "Task", dataset: "LabelledSet | str | Path | Samples", *, where: str | None = None) -> Samples:
+    """Read a data set for a task.
+
+    Raises SourceError for an empty one, TaskError for labels that are no class or synonym of the task.
+    """
+    if isinstance(dataset, Samples):
+        return dataset
+    if isinstance(dataset, str | Path):
+        from retroclip.pairs import load_labelled
+
+        dataset = load_labelled(dataset, where=where)
+    if not dataset.images:
+        raise SourceError(f"{_named(dataset)} has no labelled image: check the split and the filter")
+    return Samples(
+        dataset=dataset.name,
+        split=dataset.split,
+        keys=list(dataset.keys),
+        images=list(dataset.images),
+        labels=class_indices(dataset.labels, task, _named(dataset)),
+        classes=list(task.classes),
+    )
+
+
+def class_indices(labels: Sequence[str], task: "Task", source: str) -> NDArray[np.int64]:
+    """Indices `(n,)` of the labels in `task.classes`, by name or synonym, ignoring case and '_' for ' '."""
+    index = {_plain(name): position for name, position in task.label_index.items()}
+    unknown = sorted({label for label in labels if _plain(label) not in index})
+    if unknown:
+        named = ", ".join(repr(label) for label in unknown[:NAMED_LABELS])
+        more = f" and {len(unknown) - NAMED_LABELS} more" if len(unknown) > NAMED_LABELS else ""
+        raise TaskError(
+            f"{source} has labels that task {task.name!r} lacks: {named}{more}; add them as classes or synonyms"
+        )
+    return np.array([index[_plain(label)] for label in labels], dtype=np.int64)
+
+
+def _plain(label: str) -> str:
+    return " ".join(label.replace("_", " ").casefold().split())
+
+
+def _named(dataset: "LabelledSet") -> str:
+    return f"{dataset.name}#{dataset.split}" if dataset.split else dataset.name
