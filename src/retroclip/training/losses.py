@@ -35,7 +35,7 @@ def multi_positive_loss(
     """Both directions of the contrastive loss with a boolean (B, B) matrix of positives. REACT, Eq. 4-6.
 
     L_u→v = −mean_i 1/|P(i)| Σ_{k∈P(i)} log [exp(s·u_iᵀv_k) / Σ_j exp(s·u_iᵀv_j)]; positives stay in the denominator.
-    With `weights` (B,) ≥ 0, a pair counts that much as a row and as a positive of others, always fully as a negative [D].
+    With `weights` (B,) ≥ 0, a pair counts that much as a row and as a positive of others, fully as a negative [D].
     """
     logits = scale * u @ v.T
     weights = torch.ones(len(u), device=u.device) if weights is None else weights
@@ -76,7 +76,7 @@ def unified_loss(
 
     `labels` (B,): the row of `class_texts` (K, d) a classification sample belongs to, or −1 for a caption sample; the
     caption samples own the rows of `caption_texts` (C, d) in order. A classification sample is told from the texts of
-    all K classes, a caption sample from the captions of the batch [P, D]; every sample counts the same. `symmetric` adds
+    all K classes, a caption sample from the captions of the batch [P, D]; all samples count the same. `symmetric` adds
     the text → image direction within each kind: captions among caption samples, classes present among classified ones
     [D]. Raises ValueError if the captions are not as many as the samples without a label.
     """
@@ -127,7 +127,7 @@ def reco_loss(
 def siglip_loss(
     u: Tensor, v: Tensor, scale: Tensor | float, bias: Tensor | float, labels: Tensor | None = None
 ) -> Tensor:
-    """Pairwise sigmoid loss −1/B Σ_ij log σ(z_ij (s·u_iᵀv_j + b)), z = ±1; shared labels are positives. SigLIP, Eq. 1."""
+    """Pairwise sigmoid loss −1/B Σ_ij log σ(z_ij (s·u_iᵀv_j + b)), z = ±1, shared labels positive. SigLIP, Eq. 1."""
     labels = torch.arange(len(u), device=u.device) if labels is None else labels
     signs = 2.0 * positives(labels) - 1.0
     return -F.logsigmoid(signs * (scale * u @ v.T + bias)).sum() / len(u)

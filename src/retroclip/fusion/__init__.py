@@ -1,0 +1,20 @@
+"""Fusion: refine a query embedding with its neighbours' embeddings; the encoder that consults a memory."""
+
+from retroclip.fusion.encoder import KINDS, MemoryEncoder, build_fusion, load_memory_encoder
+from retroclip.fusion.mean import MeanFusion, mean_fusion
+from retroclip.fusion.neighbours import Neighbours, find_neighbours
+from retroclip.fusion.ram import RetrievalAugmentation
+from retroclip.fusion.reco import RecoFusion
+
+__all__ = [
+    "KINDS",
+    "MeanFusion",
+    "MemoryEncoder",
+    "Neighbours",
+    "RecoFusion",
+    "RetrievalAugmentation",
+    "build_fusion",
+    "find_neighbours",
+    "load_memory_encoder",
+    "mean_fusion",
+]

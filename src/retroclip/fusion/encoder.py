@@ -1,0 +1,153 @@
+"""The encoder that consults a memory: what RECO, RA-CLIP and the mean of neighbours are once they are built."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from retroclip.errors import ModelError
+from retroclip.fusion.mean import MeanFusion
+from retroclip.fusion.neighbours import Neighbours, find_neighbours, has_captions
+from retroclip.fusion.ram import RetrievalAugmentation
+from retroclip.fusion.reco import RecoFusion
+
+if TYPE_CHECKING:
+    from retroclip.encoders import Encoder
+    from retroclip.memory import Memory
+
+KINDS: dict[str, type[nn.Module]] = {"mean": MeanFusion, "reco": RecoFusion, "ra-clip": RetrievalAugmentation}
+WEIGHTS, CARD = "fusion.safetensors", "retroclip.json"
+
+
+class MemoryEncoder:
+    """A base encoder, a memory made by it and a fusion: an Encoder whose embeddings are refined by their neighbours.
+
+    Raises MemoryStoreError if the memory was made by another model or has no captions at all; single pairs without
+    caption are passed over. Refined texts are remembered: a task's class texts are searched and fused once.
+
+    `search` and `values` are RECO's ablation: uni-modal search looks among keys of the query's own modality (image →
+    images), cross-modal values are the found pairs' embeddings of the other one (→ their texts).
+    """
+
+    def __init__(
+        self,
+        base: Encoder,
+        memory: Memory,
+        fusion: nn.Module,
+        k: int = 10,
+        k_text: int | None = None,
+        *,
+        search: str = "uni-modal",
+        values: str = "cross-modal",
+    ) -> None:
+        memory.check_encoder(base)
+        self.base, self.memory, self.fusion = base, memory, fusion.eval()
+        self.k, self.k_text, self.search, self.values = k, k_text or k, search, values
+        self.where = has_captions(memory)
+        self.history: Any = None
+        self._texts: dict[str, Tensor] = {}
+
+    @property
+    def kind(self) -> str:
+        """The fusion's name on the command line: mean, reco or ra-clip."""
+        return next(kind for kind, cls in KINDS.items() if type(self.fusion) is cls)
+
+    @property
+    def name(self) -> str:
+        return f"{self.base.name} + {self.kind}"
+
+    @property
+    def trained_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.fusion.parameters())
+
+    def __getattr__(self, name: str) -> Any:
+        # What fusion doesn't change (model, preprocess, tokenizer, dim, logit_scale, …) is the base encoder's.
+        if name == "base":
+            raise AttributeError(name)
+        return getattr(self.base, name)
+
+    def encode_images(self, images: Sequence[Any] | Tensor, **options: Any) -> Tensor:
+        """As `Encoder.encode_images`: (n, d) float32, unit norm, refined by the memory."""
+        return self.refine(self.base.encode_images(images, **options), "image")
+
+    def encode_texts(self, texts: Sequence[str], **options: Any) -> Tensor:
+        """As `Encoder.encode_texts`; a text met before is not searched again."""
+        fresh = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        if fresh:
+            refined = self.refine(self.base.encode_texts(fresh, **options), "text")
+            self._texts.update(zip(fresh, refined, strict=True))
+        return torch.stack([self._texts[text] for text in texts]) if len(texts) else torch.zeros(0, self.base.dim)
+
+    @torch.no_grad()
+    def refine(
+        self, embeddings: Tensor, side: str, *, exclude: Sequence[Any] | None = None, batch: int = 1024
+    ) -> Tensor:
+        """Embeddings (n, d) of one modality → refined ones; a side the fusion leaves alone comes back as it is."""
+        if side not in self.fusion.sides or not len(embeddings):
+            return embeddings
+        refined = []
+        for start in range(0, len(embeddings), batch):
+            query = embeddings[start : start + batch]
+            skip = None if exclude is None else exclude[start : start + batch]
+            k = self.k if side == "image" else self.k_text
+            found = self.neighbours(query, side, k=k, exclude=skip)
+            refined.append(
+                self.fusion(query, found.values, keys=found.keys, side=side, mask=found.mask, scores=found.scores)
+            )
+        return torch.cat(refined)
+
+    def neighbours(self, queries: Tensor, side: str, *, k: int, exclude: Sequence[Any] | None = None) -> Neighbours:
+        """What this encoder's fusion gets to see for queries (n, d) of modality `side`."""
+        options: dict[str, Any] = {"where": self.where, "search": self.search, "values": self.values}
+        return find_neighbours(self.memory, queries, side=side, k=k, exclude=exclude, **options)
+
+    def with_memory(self, memory: Memory) -> MemoryEncoder:
+        """The same fusion over another memory: knowledge is swapped without training."""
+        return MemoryEncoder(self.base, memory, self.fusion, **self._settings)
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return {"k": self.k, "k_text": self.k_text, "search": self.search, "values": self.values}
+
+    def save(self, directory: str | Path) -> None:
+        """The base encoder's files plus `fusion.safetensors` and a `fusion` entry in `retroclip.json`.
+
+        The memory itself isn't copied: its path is written down, and `load_memory_encoder` takes another if it moved.
+        """
+        directory = Path(directory)
+        self.base.save(directory)
+        save_file({name: value.contiguous() for name, value in self.fusion.state_dict().items()}, directory / WEIGHTS)
+        card = json.loads((directory / CARD).read_text()) if (directory / CARD).exists() else {}
+        card["fusion"] = {
+            "kind": self.kind,
+            "options": self.fusion.options,
+            "settings": self._settings,
+            "memory": str(Path(self.memory.path).resolve()),
+        }
+        (directory / CARD).write_text(json.dumps(card, indent=2))
+
+
+def build_fusion(kind: str, **options: Any) -> nn.Module:
+    """A fresh fusion by its name. Raises ModelError for a kind that doesn't exist."""
+    if kind not in KINDS:
+        raise ModelError(f"no fusion is called {kind!r}: choose one of {', '.join(KINDS)}")
+    return KINDS[kind](**options)
+
+
+def load_memory_encoder(directory: str | Path, base: Encoder, memory: Memory | None = None) -> MemoryEncoder:
+    """What `MemoryEncoder.save` wrote, over `base`, the encoder beside it, and `memory` (default: where it was)."""
+    directory = Path(directory)
+    card = json.loads((directory / CARD).read_text())["fusion"]
+    fusion = build_fusion(card["kind"], **card["options"])
+    fusion.load_state_dict(load_file(directory / WEIGHTS))
+    if memory is None:
+        from retroclip.memory import Memory
+
+        memory = Memory.open(card["memory"])
+    return MemoryEncoder(base, memory, fusion, **card["settings"])

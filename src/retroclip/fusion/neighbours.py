@@ -1,0 +1,88 @@
+"""What a memory holds about a query's neighbours: uni-modal search, cross-modal values (RECO, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retroclip.errors import MemoryStoreError
+
+if TYPE_CHECKING:
+    from retroclip.memory import Memory
+
+OTHER = {"image": "text", "text": "image"}
+
+
+@dataclass
+class Neighbours:
+    """k memory pairs for each of n queries.
+
+    `values` (n, k, d): what is fused, the pairs' embeddings of the modality the query lacks; `keys` (n, k, d): the
+    other ones; `scores` (n, k): the search's cosines; `mask` (n, k): False where fewer than k pairs matched; `ids`
+    (n, k): rows of the memory, −1 for none.
+    """
+
+    values: Tensor
+    keys: Tensor
+    scores: Tensor
+    mask: Tensor
+    ids: np.ndarray
+
+    def first(self, k: int) -> Neighbours:
+        """The best k of them."""
+        return Neighbours(self.values[:, :k], self.keys[:, :k], self.scores[:, :k], self.mask[:, :k], self.ids[:, :k])
+
+
+def has_captions(memory: Memory) -> str | None:
+    """The predicate that leaves out pairs without text, or None where every pair has one.
+
+    Raises MemoryStoreError if no pair has: there is nothing to fuse.
+    """
+    with_text = np.asarray(memory.has_text())
+    if not with_text.any():
+        raise MemoryStoreError(
+            "no pair of this memory has a caption, and fusion needs texts: add captions (a .txt beside each image), or "
+            "create the memory with labels_as_captions=True"
+        )
+    return None if with_text.all() else "caption IS NOT NULL"
+
+
+def find_neighbours(
+    memory: Memory,
+    queries: Tensor,
+    *,
+    side: str,
+    k: int,
+    where: str | None = None,
+    exclude: Sequence[np.ndarray] | None = None,
+    search: str = "uni-modal",
+    values: str = "cross-modal",
+) -> Neighbours:
+    """The k pairs nearest to each query (n, d) of modality `side`, by keys of its own modality (RECO's finding).
+
+    `search="cross-modal"` and `values="uni-modal"` give the other combinations of the ablation. `where` leaves out
+    pairs without text (`has_captions`).
+    """
+    for name, mode in (("search", search), ("values", values)):
+        if mode not in ("uni-modal", "cross-modal"):
+            raise ValueError(f"{name} is {mode!r}: choose 'uni-modal' or 'cross-modal'")
+    fused = OTHER[side] if values == "cross-modal" else side
+    hits = memory.search(queries, by=side if search == "uni-modal" else OTHER[side], k=k, where=where, exclude=exclude)
+    ids = np.asarray(hits.ids)
+    mask = torch.from_numpy(ids >= 0)
+    unique, slot = np.unique(ids[ids >= 0], return_inverse=True)
+    index = torch.zeros(ids.shape, dtype=torch.long)
+    index[mask] = torch.from_numpy(slot)
+
+    def gather(modality: str) -> Tensor:
+        if not len(unique):
+            return torch.zeros(*ids.shape, queries.shape[1])
+        return memory.embeddings(unique, of=modality)[index] * mask[..., None]
+
+    scores = torch.as_tensor(np.asarray(hits.scores), dtype=torch.float32).masked_fill(~mask, 0.0)
+    return Neighbours(gather(fused), gather(OTHER[fused]), scores, mask, ids)

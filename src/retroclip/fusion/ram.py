@@ -1,0 +1,75 @@
+"""RA-CLIP's retrieval-augmented module (`ra-clip-supplementary.txt`, section D; Eq. 2 and 3 of the paper)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RamBlock(nn.Module):
+    """a ← a + MHA(LN(v + a), LN(key), LN(value)); a ← a + FFN(LN a): our reading of the lost Figure 2 [D].
+
+    The output projections start at zero, so that a fresh module leaves the embedding as it is [D].
+    """
+
+    def __init__(self, dim: int, heads: int = 8) -> None:
+        super().__init__()
+        self.norm_query, self.norm_key, self.norm_value = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attention = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.norm = nn.LayerNorm(dim)
+        self.linear1, self.linear2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+        for last in (self.attention.out_proj, self.linear2):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, v: Tensor, key: Tensor, value: Tensor, a: Tensor, mask: Tensor | None = None) -> Tensor:
+        """v, a (n, d); key, value (n, k, d); mask (n, k), True where there is a neighbour → the next a (n, d)."""
+        attended, _ = self.attention(
+            self.norm_query(v + a)[:, None],
+            self.norm_key(key),
+            self.norm_value(value),
+            key_padding_mask=None if mask is None else ~mask,
+            need_weights=False,
+        )
+        a = a + attended[:, 0]
+        return a + self.linear2(F.gelu(self.linear1(self.norm(a))))
+
+
+class RetrievalAugmentation(nn.Module):
+    """v + a^T + a^I, unit norm: texts read through image keys and images through text keys, `blocks` times each.
+
+    Images only; the text tower isn't augmented [P]. Neighbours must have both modalities.
+    """
+
+    sides = ("image",)
+
+    def __init__(self, dim: int, heads: int = 8, blocks: int = 1) -> None:
+        super().__init__()
+        self.options = {"dim": dim, "heads": heads, "blocks": blocks}
+        self.texts = nn.ModuleList(RamBlock(dim, heads) for _ in range(blocks))
+        self.images = nn.ModuleList(RamBlock(dim, heads) for _ in range(blocks))
+
+    def forward(
+        self,
+        query: Tensor,
+        neighbours: Tensor,
+        *,
+        keys: Tensor,
+        side: str = "image",
+        mask: Tensor | None = None,
+        scores: Tensor | None = None,
+    ) -> Tensor:
+        """query (n, d), neighbours e^T (n, k, d), keys e^I (n, k, d), mask (n, k) → (n, d); `scores` are not used."""
+        found = None if mask is None else mask.any(dim=1)
+        if found is not None and not found.all():
+            # Attention over nothing is NaN: queries without any neighbour stay as they are.
+            refined = query.clone()
+            if found.any():
+                refined[found] = self(query[found], neighbours[found], keys=keys[found], mask=mask[found])
+            return refined
+        a_text = a_image = torch.zeros_like(query)
+        for text_block, image_block in zip(self.texts, self.images, strict=True):
+            a_text = text_block(query, keys, neighbours, a_text, mask)
+            a_image = image_block(query, neighbours, keys, a_image, mask)
+        return F.normalize(query + a_text + a_image, dim=-1)
