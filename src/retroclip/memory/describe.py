@@ -1,0 +1,42 @@
+"""What `memory info` tells."""
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from retroclip.memory.disk import size_on_disk
+from retroclip.memory.index import KeyIndex
+from retroclip.memory.manifest import Manifest
+from retroclip.memory.store import Store
+
+
+def described(path: Path, manifest: Manifest, store: Store, entries: dict[str, KeyIndex]) -> dict[str, Any]:
+    """Rows, texts, labels, sources, size, model, index and measured recall, as JSON-ready values."""
+    labels = Counter(store.column("label").to_pylist())
+    unlabelled = labels.pop(None, 0)
+    rows = store.count()
+    return {
+        "path": str(path),
+        "rows": rows,
+        "with_text": rows - store.column("caption").null_count,
+        "with_image": rows - store.column("image").null_count if manifest.creation["store_images"] else 0,
+        "with_label": rows - unlabelled,
+        "labels": len(labels),
+        "sources": dict(Counter(store.column("source").to_pylist()).most_common()),
+        "rejected": len(store.rejected()),
+        "duplicates": manifest.counts.get("duplicates", 0),
+        "size_bytes": size_on_disk(path),
+        "model": manifest.model,
+        "fingerprint": manifest.fingerprint,
+        "dim": manifest.dim,
+        "embedding_type": manifest.embedding_type,
+        "version": store.version,
+        "created": manifest.created,
+        "creation": manifest.creation,
+        "index": {
+            "kind": next(iter(entries.values())).kind if entries else "exact",
+            "keys": {name: asdict(entry) for name, entry in entries.items()},
+            "recall": {name: entry.recall for name, entry in entries.items()},
+        },
+    }

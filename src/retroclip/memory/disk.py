@@ -1,0 +1,68 @@
+"""Files that appear whole, and a full disk told in one line."""
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from retroclip.errors import MemoryStoreError
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` so that `path` holds either its old text or all of the new one, whatever happens meanwhile."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises MemoryStoreError when it is damaged, FileNotFoundError when it isn't there."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise MemoryStoreError(
+            f"{path} is damaged ({error}): restore it from a copy or create the memory again"
+        ) from error
+    if not isinstance(content, dict):
+        raise MemoryStoreError(f"{path} is damaged (not a JSON object): restore it or create the memory again")
+    return content
+
+
+def size_on_disk(directory: Path) -> int:
+    """Bytes of all files below `directory`; files that a writer removes meanwhile count as nothing."""
+    total = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(folder, name)).st_size
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error means a full disk; Lance tells it only in the message, of several exception types."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    message = str(error)
+    return "No space left on device" in message or "os error 28" in message or "Disk quota exceeded" in message
+
+
+@contextmanager
+def full_disk_told(path: Path, advice: str) -> Iterator[None]:
+    """Turn a full disk inside the block into one MemoryStoreError line that ends with `advice`."""
+    try:
+        yield
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        raise MemoryStoreError(f"the disk that holds {path} is full: {advice}") from error

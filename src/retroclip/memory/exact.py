@@ -1,0 +1,48 @@
+"""Exact nearest rows by one matrix product, in chunks of queries."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from retroclip.memory.schema import FloatMatrix, IdArray
+
+CHUNK_SCORES = 2**24  # scores held at a time: 64 MB
+
+
+def exact_search(
+    queries: torch.Tensor,
+    rows: torch.Tensor,
+    ids: IdArray,
+    k: int,
+    exclude: Sequence[IdArray] | None = None,
+) -> tuple[IdArray, FloatMatrix]:
+    """The k rows with the largest inner product for each query, best first.
+
+    queries (n, d), rows (m, d) float32; ids (m,) sorted; exclude: for each query the ids it must not get.
+    Returns ids (n, k) and scores (n, k); where fewer than k rows remain, ids are -1 and scores -inf.
+    """
+    found = np.full((len(queries), k), -1, np.int64)
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    width = min(k, len(rows))
+    if not width:
+        return found, scores
+    step = max(1, CHUNK_SCORES // len(rows))
+    for start in range(0, len(queries), step):
+        chunk = queries[start : start + step] @ rows.T
+        if exclude is not None:
+            for row, banned in zip(chunk, exclude[start : start + step], strict=True):
+                row[torch.from_numpy(positions_of(banned, ids))] = -torch.inf
+        best = chunk.topk(width, dim=1)
+        values = best.values.numpy()
+        scores[start : start + step, :width] = values
+        found[start : start + step, :width] = np.where(np.isneginf(values), -1, ids[best.indices.numpy()])
+    return found, scores
+
+
+def positions_of(wanted: IdArray, ids: IdArray) -> IdArray:
+    """Positions in the sorted `ids` of those of `wanted` that are there; others are left out."""
+    wanted = np.asarray(wanted, np.int64).reshape(-1)
+    if not len(ids):
+        return np.zeros(0, np.int64)
+    places = np.searchsorted(ids, wanted).clip(max=len(ids) - 1)
+    return places[ids[places] == wanted]

@@ -1,0 +1,211 @@
+"""From sources to encoded shards: read, decode in threads while the encoder works, encode, in bounded memory."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from retroclip.memory.schema import EncodedPair
+from retroclip.pairs import Pair, Rejected, decode_image, read_pairs
+
+SHARD_PAIRS = 2048
+SHARD_BYTES = 256 * 2**20
+NO_CAPTION = "empty caption; the image is kept without it"
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """How pairs become rows. `labels_as_captions`: a labelled pair without caption gets "a photo of a {label}."."""
+
+    batch_size: int = 64
+    labels_as_captions: bool = False
+    shard_pairs: int = SHARD_PAIRS
+    on_batch: Callable[[int, int], None] | None = None
+
+
+@dataclass(slots=True)
+class Shard:
+    """What came of a run of consecutive pairs of the stream: the rows to commit together, and what was left out.
+
+    `bad` counts pairs that gave no row; `rejected` also holds captions that were dropped. `duplicates` counts pairs
+    whose key was there before them.
+    """
+
+    rows: list[EncodedPair] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    read: int = 0
+    bad: int = 0
+    duplicates: int = 0
+
+
+@dataclass(slots=True)
+class _Item:
+    pair: Pair
+    image: torch.Tensor | Exception
+
+
+def read_sources(sources: Any, where: str | None = None) -> Iterator[Pair | Rejected]:
+    """All pairs of the sources in order: a path, an iterable of pairs, or a sequence of such things, mixed at will."""
+    if isinstance(sources, (str, Path)):
+        for item in read_pairs(sources, where=where):
+            if isinstance(item, Pair) and not item.source:
+                item = replace(item, source=str(sources))
+            yield item
+    elif isinstance(sources, (Pair, Rejected)):
+        yield sources
+    else:
+        for source in sources:
+            yield from read_sources(source, where)
+
+
+def describe_sources(sources: Any) -> list[str]:
+    """Names of the sources for the manifest; pairs given from Python have none and are told by their number."""
+    if isinstance(sources, (str, Path)):
+        return [str(sources)]
+    if isinstance(sources, Sequence):
+        pairs = sum(isinstance(source, (Pair, Rejected)) for source in sources)
+        named = [name for s in sources if not isinstance(s, (Pair, Rejected)) for name in describe_sources(s)]
+        return named + ([f"<{pairs} pairs>"] if pairs else [])
+    return [f"<{type(sources).__name__}>"]
+
+
+def encoded_shards(
+    items: Iterable[Pair | Rejected],
+    encoder: Any,
+    options: Ingest,
+    *,
+    committed: set[str],
+    resume: bool,
+) -> Iterator[Shard]:
+    """Encode the stream shard by shard; where shards end depends on the stream alone, so a repeated run cuts it alike.
+
+    committed: keys that the store held before. Their pairs are passed over without decoding; with `resume` they count
+    as done by the interrupted run, else as duplicates.
+    """
+    seen: set[str] = set()
+
+    def is_new(pair: Pair) -> bool:
+        return pair.key not in committed and pair.key not in seen
+
+    shard, batch, rows, size = Shard(), [], [], 0
+    done = rejected = 0
+    for item in _decoded_ahead(items, encoder, is_new, options.batch_size):
+        shard.read += 1
+        if isinstance(item, Rejected):
+            shard.rejected.append(item)
+            shard.bad += 1
+        else:
+            size += len(item.pair.image or b"")
+            if item.pair.key in seen or (item.pair.key in committed and not resume):
+                shard.duplicates += 1
+            elif item.pair.key in committed:
+                seen.add(item.pair.key)
+            elif isinstance(item.image, Exception):
+                shard.rejected.append(_rejected(item.pair, item.image))
+                shard.bad += 1
+            else:
+                seen.add(item.pair.key)
+                batch.append(item)
+        ends = shard.read >= options.shard_pairs or size >= SHARD_BYTES
+        if batch and (ends or len(batch) >= options.batch_size):
+            rows += _with_image_embedding(batch, encoder)
+            batch = []
+        if options.on_batch and (ends or shard.read % options.batch_size == 0):
+            options.on_batch(done + shard.read, rejected + shard.bad)
+        if ends:
+            yield _finished(shard, rows, encoder, options)
+            done, rejected = done + shard.read, rejected + shard.bad
+            shard, rows, size = Shard(), [], 0
+    if batch:
+        rows += _with_image_embedding(batch, encoder)
+    if shard.read:
+        finished = _finished(shard, rows, encoder, options)
+        if options.on_batch:
+            options.on_batch(done + shard.read, rejected + shard.bad)
+        yield finished
+
+
+def _decoded_ahead(
+    items: Iterable[Pair | Rejected], encoder: Any, is_new: Callable[[Pair], bool], batch_size: int
+) -> Iterator[_Item | Rejected]:
+    """The stream with its new images decoded and preprocessed, up to two batches ahead of the reader of this iterator."""
+
+    def prepare(pair: Pair) -> _Item:
+        try:
+            if pair.image is None:
+                raise ValueError("no image")
+            return _Item(pair, encoder.preprocess(decode_image(pair.image)))
+        except Exception as error:  # whatever a broken file makes a decoder raise, the pair is named and skipped
+            return _Item(pair, error)
+
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode")
+    waiting: deque[_Item | Rejected | Future[_Item]] = deque()
+    skipped = ValueError("not decoded")
+    try:
+        for item in items:
+            if isinstance(item, Rejected):
+                waiting.append(item)
+            elif is_new(item):
+                waiting.append(pool.submit(prepare, item))
+            else:
+                waiting.append(_Item(item, skipped))
+            if len(waiting) > 2 * batch_size:
+                yield _result(waiting.popleft())
+        while waiting:
+            yield _result(waiting.popleft())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result(item: "_Item | Rejected | Future[_Item]") -> _Item | Rejected:
+    return item.result() if isinstance(item, Future) else item
+
+
+def _rejected(pair: Pair, reason: Exception | str) -> Rejected:
+    lines = str(reason).splitlines()
+    return Rejected(key=pair.key, source=pair.source, reason=lines[0] if lines else type(reason).__name__)
+
+
+def _with_image_embedding(batch: list[_Item], encoder: Any) -> list[EncodedPair]:
+    images = torch.stack([item.image for item in batch if isinstance(item.image, torch.Tensor)])
+    embeddings = encoder.encode_images(images, batch_size=len(batch)).float().cpu().numpy()
+    return [EncodedPair(item.pair, embedding, None) for item, embedding in zip(batch, embeddings, strict=True)]
+
+
+def _finished(shard: Shard, rows: list[EncodedPair], encoder: Any, options: Ingest) -> Shard:
+    """The shard with its captions cleaned and encoded, without rows whose embeddings are not finite."""
+    rows = [replace(row, pair=_cleaned(row.pair, options, shard)) for row in rows]
+    captions = [caption for row in rows for caption in row.pair.captions]
+    embeddings = encoder.encode_texts(captions).float().cpu().numpy() if captions else np.zeros((0, 1), np.float32)
+    start = 0
+    for row in rows:
+        end = start + len(row.pair.captions)
+        encoded = replace(row, text=_mean_direction(embeddings[start:end]) if end > start else None)
+        start = end
+        if not np.isfinite(encoded.image).all() or (encoded.text is not None and not np.isfinite(encoded.text).all()):
+            shard.rejected.append(_rejected(row.pair, "the encoder gave an embedding that is not finite"))
+            shard.bad += 1
+        else:
+            shard.rows.append(encoded)
+    return shard
+
+
+def _cleaned(pair: Pair, options: Ingest, shard: Shard) -> Pair:
+    captions = tuple(caption.strip() for caption in pair.captions if caption and caption.strip())
+    if len(captions) < len(pair.captions):
+        shard.rejected.append(_rejected(pair, NO_CAPTION))
+    if not captions and options.labels_as_captions and pair.label:
+        captions = (f"a photo of a {pair.label.replace('_', ' ')}.",)
+    return replace(pair, captions=captions)
+
+
+def _mean_direction(embeddings: np.ndarray) -> np.ndarray | None:
+    """Normalised mean of a pair's caption embeddings (c, d) → (d,); None when they cancel out."""
+    mean = embeddings.mean(axis=0)
+    norm = np.linalg.norm(mean)
+    return None if norm < 1e-6 else (mean / norm).astype(np.float32)

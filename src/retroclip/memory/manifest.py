@@ -1,0 +1,63 @@
+"""What a memory says about itself: format, model, dimension, and how it was created."""
+
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from retroclip.errors import MemoryStoreError
+from retroclip.memory.disk import read_json, write_json
+from retroclip.version import __version__
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(slots=True)
+class Manifest:
+    """The text of `manifest.json`.
+
+    `creation` are the parameters that decide the contents, so that a killed creation goes on only with the same ones;
+    `counts` (read, duplicates) is filled when the creation ends.
+    """
+
+    model: str
+    fingerprint: str
+    dim: int
+    creation: dict[str, Any]
+    counts: dict[str, int] = field(default_factory=dict)
+    embedding_type: str = "float16"
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    retroclip: str = __version__
+    format_version: int = FORMAT_VERSION
+
+    def save(self, directory: Path) -> None:
+        write_json(directory / MANIFEST_NAME, asdict(self))
+
+    @classmethod
+    def load(cls, directory: Path) -> "Manifest":
+        """Raises MemoryStoreError where there is no memory, a damaged one, or one of a newer format."""
+        try:
+            content = read_json(directory / MANIFEST_NAME)
+        except (FileNotFoundError, NotADirectoryError):
+            raise MemoryStoreError(_missing(directory)) from None
+        if content.get("format_version", 0) > FORMAT_VERSION:
+            raise MemoryStoreError(
+                f"{directory} has format version {content['format_version']}, newer than this retroclip reads "
+                f"({FORMAT_VERSION}): update retroclip"
+            )
+        known = {item.name for item in fields(cls)}
+        try:
+            return cls(**{name: value for name, value in content.items() if name in known})
+        except TypeError as error:
+            raise MemoryStoreError(
+                f"{directory / MANIFEST_NAME} is damaged ({error}): create the memory again"
+            ) from None
+
+
+def _missing(directory: Path) -> str:
+    if directory.with_name(directory.name + ".partial").is_dir():
+        return f"{directory} is not finished: run the same `retroclip memory create` again, it goes on where it stopped"
+    if directory.exists():
+        return f"{directory} is not a memory (it has no {MANIFEST_NAME}): create one with `retroclip memory create`"
+    return f"there is no memory at {directory}: create one with `retroclip memory create`"

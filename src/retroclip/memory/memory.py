@@ -1,0 +1,305 @@
+"""The memory: a versioned table of pairs with both embeddings, and how to search it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from retroclip.errors import MemoryStoreError
+from retroclip.memory.check import find_problems
+from retroclip.memory.create import Added, create_memory, ingest
+from retroclip.memory.describe import described
+from retroclip.memory.disk import full_disk_told
+from retroclip.memory.exact import positions_of
+from retroclip.memory.index import (
+    IndexFolder,
+    IndexKind,
+    KeyIndex,
+    build_index,
+    planned_kind,
+    sampled,
+    tuned_parameters,
+)
+from retroclip.memory.ingest import Ingest, read_sources
+from retroclip.memory.lock import writer_lock
+from retroclip.memory.manifest import Manifest
+from retroclip.memory.progress import reporter
+from retroclip.memory.schema import DATA_COLUMNS, IdArray
+from retroclip.memory.search import Hits, Keys, as_queries, search_keys
+from retroclip.memory.store import Store
+from retroclip.pairs import Rejected
+
+Modality = Literal["image", "text"]
+
+
+class Memory:
+    """Image-text pairs with the embeddings of one encoder, searchable by image or by text.
+
+    An object reads one fixed version, also while another process writes; its own writes and `refresh` move it on.
+    Rows have stable int64 ids, given in order of adding and never reused. A pair's text embedding is the normalised mean
+    of its captions' embeddings; a pair without caption has none and is never found by text.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.manifest = Manifest.load(self.path)
+        self._store = Store(self.path, self.manifest.dim)
+        self._indexes = IndexFolder(self.path)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._ids: IdArray | None = None
+        self._keys: dict[str, Keys] = {}
+        self._matching: dict[str, IdArray] = {}
+        self._entries: dict[str, KeyIndex] | None = None
+
+    # ---- making and changing -------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        encoder: Any,
+        sources: Any,
+        *,
+        where: str | None = None,
+        store_images: bool = True,
+        labels_as_captions: bool = False,
+        max_rejected: float = 0.1,
+        batch_size: int = 64,
+        shard_pairs: int = 2048,
+        on_batch: Callable[[int, int], None] | None = None,
+        progress: bool = False,
+    ) -> "Memory":
+        """Encode all pairs of `sources` into a new memory at `path`, which appears whole.
+
+        sources: paths that `pairs.read_pairs` reads, iterables of Pair, or a mixture. where: predicate for the readers.
+        Bad pairs go to `rejected()`; duplicate keys are skipped and counted. Killed at any moment and called again it
+        goes on after the last committed shard of `shard_pairs` pairs. on_batch: called with the numbers of pairs read and
+        rejected so far. Raises SourceError when nothing, or more than the share `max_rejected` of the first shard, is
+        bad; MemoryStoreError when `path` is taken or in use, or the disk is full.
+        """
+        path = Path(path)
+        with reporter(sources, progress, on_batch) as report:
+            options = Ingest(batch_size, labels_as_captions, shard_pairs, report)
+            create_memory(
+                path, encoder, sources, options, store_images=store_images, max_rejected=max_rejected, where=where
+            )
+        memory = cls(path)
+        if planned_kind(len(memory)) != "exact":
+            memory.index("auto")
+        return memory
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Memory":
+        """The memory at `path`. Raises MemoryStoreError where there is none, or one that can't be read."""
+        return cls(path)
+
+    def add(
+        self,
+        sources: Any,
+        encoder: Any,
+        *,
+        where: str | None = None,
+        max_rejected: float = 0.1,
+        batch_size: int = 64,
+        on_batch: Callable[[int, int], None] | None = None,
+        progress: bool = False,
+    ) -> Added:
+        """Append pairs, found by search at once; keys that are already there are skipped, so that it can be repeated."""
+        self.check_encoder(encoder)
+        creation = self.manifest.creation
+        with (
+            full_disk_told(self.path, "free some space and run the same command again, it goes on where it stopped"),
+            writer_lock(self.path),
+            reporter(sources, progress, on_batch) as report,
+        ):
+            options = Ingest(batch_size, creation["labels_as_captions"], creation["shard_pairs"], report)
+            items = read_sources(sources, where)
+            try:
+                return ingest(self.path, encoder, items, options, creation["store_images"], max_rejected, resume=False)
+            finally:
+                self.refresh()
+
+    def delete(self, where: str) -> int:
+        """Delete the rows for which the SQL predicate holds; returns how many. They are never found again."""
+        with full_disk_told(self.path, "free some space and try again"), writer_lock(self.path):
+            self._store.refresh()
+            count = self._store.delete(where)
+        self.refresh()
+        return count
+
+    def index(self, kind: Literal["exact", "flat", "hnsw", "auto"] = "auto", *, recall: float = 0.95) -> dict[str, Any]:
+        """Build the indexes of both modalities in place of the present ones; returns `info()["index"]`.
+
+        "auto": exact search without an index up to about 100,000 rows, else HNSW. Search parameters are tuned to the
+        wanted recall@10 and stored with the recall measured, for queries of the own and of the other modality.
+        """
+        advice = "free some space and try again; the old index is still in use"
+        with full_disk_told(self.path, advice), writer_lock(self.path):
+            self.refresh()
+            chosen = planned_kind(len(self)) if kind == "auto" else kind
+            built = {} if chosen == "exact" else self._built(chosen, recall)
+            self._indexes.replace(built, self.version)
+        self._entries = None
+        return dict(self.info()["index"])
+
+    def _built(self, kind: IndexKind, recall: float) -> dict[str, tuple[KeyIndex, Any]]:
+        built: dict[str, tuple[KeyIndex, Any]] = {}
+        keys = {"image": self._searchable("image"), "text": self._searchable("text")}
+        for own, cross in (("image", "text"), ("text", "image")):
+            ids, rows = keys[own].ids, keys[own].rows.numpy()
+            if not len(ids):
+                continue
+            index = build_index(kind, ids, rows)
+            queries = {"own": sampled(rows), "cross": sampled(keys[cross].rows.numpy())}
+            parameters, measured = tuned_parameters(kind, index, queries, ids, rows, recall)
+            built[own] = (KeyIndex(kind, "", "", len(ids), int(ids[-1]), parameters, measured), index)
+        return built
+
+    def refresh(self) -> None:
+        """Go on to the newest version, for example after another process has written."""
+        self._store.refresh()
+        self._forget()
+
+    # ---- what it is ----------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.ids())
+
+    def __repr__(self) -> str:
+        return f"Memory({str(self.path)!r}, rows={len(self)}, model={self.model!r})"
+
+    @property
+    def dim(self) -> int:
+        return self.manifest.dim
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest.fingerprint
+
+    @property
+    def model(self) -> str:
+        """The reference of the model that made it."""
+        return self.manifest.model
+
+    @property
+    def version(self) -> int:
+        """Number of the store's version that is read."""
+        return self._store.version
+
+    def check_encoder(self, encoder: Any) -> None:
+        """Raise MemoryStoreError unless `encoder` is the one that made this memory: other embeddings would match noise."""
+        if encoder.fingerprint != self.fingerprint:
+            raise MemoryStoreError(
+                f"{self.path} was made by model {self.model} ({self.fingerprint[:12]}), not by {encoder.name} "
+                f"({encoder.fingerprint[:12]}): load {self.model}, or create a memory with {encoder.name}"
+            )
+
+    def info(self) -> dict[str, Any]:
+        """Rows, texts, labels, sources, size, model, index and its recall: what `retroclip memory info` shows."""
+        return described(self.path, self.manifest, self._store, self._index_entries())
+
+    def verify(self) -> list[str]:
+        """Read everything and return the problems found, one line each; empty: the memory is whole."""
+        return find_problems(self.path, self._store, self._indexes)
+
+    def rejected(self) -> list[Rejected]:
+        """What was left out while creating and adding, with the reasons."""
+        return self._store.rejected()
+
+    # ---- reading -------------------------------------------------------------------------------------------------
+
+    def ids(self) -> IdArray:
+        """Sorted ids of all live rows, int64 (n,)."""
+        if self._ids is None:
+            self._ids = self._store.ids()
+        return self._ids
+
+    def matching(self, where: str) -> IdArray:
+        """Sorted ids of the rows for which the SQL predicate holds."""
+        if where not in self._matching:
+            self._matching[where] = self._store.matching(where)
+        return self._matching[where]
+
+    def has_text(self) -> npt.NDArray[np.bool_]:
+        """For every live row, in the order of `ids()`, whether it has a text embedding."""
+        return np.isin(self.ids(), self._searchable("text").ids, assume_unique=True)
+
+    def take(self, ids: Any, columns: Sequence[str] = DATA_COLUMNS) -> pa.Table:
+        """Columns of the given rows, aligned to `ids`. Raises MemoryStoreError for a row that isn't there."""
+        return self._store.take(np.asarray(ids, np.int64).reshape(-1), columns)
+
+    def embeddings(self, ids: Any = None, *, of: Modality = "image") -> torch.Tensor:
+        """Unit-norm float32 embeddings: (n, d) in the order of `ids()`, or `ids.shape` + (d,) for given ids.
+
+        Zero vectors stand for missing texts, and for ids of -1, the empty places of `Hits`. Without `ids` the tensor may
+        be the one that searches use: do not change it in place. Raises MemoryStoreError for a row that isn't there.
+        """
+        keys = self._searchable(of)
+        if ids is None and len(keys.ids) == len(self.ids()):
+            return keys.rows
+        wanted = self.ids() if ids is None else np.asarray(ids, np.int64)
+        flat = wanted.reshape(-1)
+        self._check_live(flat)
+        result = torch.zeros(len(flat), self.dim)
+        present = np.isin(flat, keys.ids)
+        result[torch.from_numpy(present)] = keys.rows[torch.from_numpy(np.searchsorted(keys.ids, flat[present]))]
+        return result.reshape(*wanted.shape, self.dim)
+
+    def _check_live(self, ids: IdArray) -> None:
+        given = ids[ids != -1]
+        if len(positions_of(given, self.ids())) != len(given):
+            missing = given[~np.isin(given, self.ids())]
+            raise MemoryStoreError(f"{self.path} has no row {missing[0]} (deleted?): search it again")
+
+    def search(
+        self,
+        queries: Any,
+        *,
+        by: Modality = "image",
+        k: int = 10,
+        where: str | None = None,
+        exclude: Sequence[Any] | None = None,
+    ) -> Hits:
+        """The k nearest rows by image or text embedding for each query (n, d), by cosine, best first.
+
+        where: SQL predicate that rows must meet. exclude: for each query the row ids that it must not get. k places are
+        always filled when that many rows match. Raises MemoryStoreError for a predicate, shape or k that can't be used.
+        """
+        if k < 1:
+            raise MemoryStoreError(f"k is {k}: ask for at least one neighbour")
+        vectors = as_queries(queries, self.dim)
+        banned = None
+        if exclude is not None:
+            if len(exclude) != len(vectors):
+                raise MemoryStoreError(
+                    f"exclude has {len(exclude)} lists for {len(vectors)} queries: give one for each"
+                )
+            banned = [np.asarray(row, np.int64).reshape(-1) for row in exclude]
+        entry = self._index_entries().get(by)
+        return search_keys(
+            vectors,
+            self._searchable(by),
+            k,
+            index=self._indexes.load(by, entry) if entry else None,
+            entry=entry,
+            allowed=None if where is None else self.matching(where),
+            exclude=banned,
+        )
+
+    def _searchable(self, of: str) -> Keys:
+        if of not in ("image", "text"):
+            raise MemoryStoreError(f"a memory is searched by image or by text, not by {of!r}")
+        if of not in self._keys:
+            ids, rows = self._store.vectors(of)
+            self._keys[of] = Keys(ids, torch.from_numpy(rows))
+        return self._keys[of]
+
+    def _index_entries(self) -> dict[str, KeyIndex]:
+        if self._entries is None:
+            self._entries = self._indexes.entries()
+        return self._entries

@@ -1,0 +1,29 @@
+"""SQL predicates: parsed by the store; only what its parser lets slip is refused here."""
+
+import re
+
+from retroclip.errors import MemoryStoreError
+
+_LITERAL = re.compile(r"'(?:[^']|'')*'")
+_STORE_NOISE = re.compile(r"^(?:Invalid user input: )+|,? ?/[^\s,]+\.rs:\d+:\d+.*$", re.DOTALL)
+
+
+def checked_predicate(where: str) -> str:
+    """Return `where` when it is one predicate. Raises MemoryStoreError otherwise.
+
+    Lance reads the first expression and silently ignores what follows a `;` or a comment, so that
+    `n = 50; DROP TABLE x` would delete rows: both are refused, except inside a quoted string.
+    """
+    if not where.strip():
+        raise MemoryStoreError("the predicate is empty: write one such as \"label = 'cat'\"")
+    code = _LITERAL.sub("''", where)
+    for token in (";", "--", "/*", "*/"):
+        if token in code:
+            raise MemoryStoreError(f"the predicate {where!r} contains {token!r}: write one expression, no comments")
+    return where
+
+
+def predicate_error(where: str, error: Exception, columns: list[str]) -> MemoryStoreError:
+    """The store's complaint about `where` as one line that ends with the columns that can be named."""
+    reason = _STORE_NOISE.sub("", str(error)).strip().splitlines()[0]
+    return MemoryStoreError(f"the predicate {where!r} is not understood: {reason} (columns: {', '.join(columns)})")

@@ -1,0 +1,155 @@
+"""The rows of a memory on disk: two Lance tables, read as one fixed version, written by atomic commits."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from retroclip.errors import MemoryStoreError
+from retroclip.memory.predicate import checked_predicate, predicate_error
+from retroclip.memory.schema import (
+    DATA_COLUMNS,
+    REJECTED_SCHEMA,
+    FloatMatrix,
+    IdArray,
+    matrix,
+    pair_schema,
+    rejected_table,
+)
+from retroclip.pairs import Rejected
+
+PAIRS_NAME = "pairs.lance"
+REJECTED_NAME = "rejected.lance"
+
+
+class Store:
+    """The table of pairs and the table of rejected rows in `directory`, as they were at the last `refresh`.
+
+    Row ids are Lance's stable ones: given once, in order of appending, never reused, kept by compaction.
+    """
+
+    def __init__(self, directory: Path, dim: int) -> None:
+        self.directory = directory
+        self.dim = dim
+        self._dataset = _opened(directory / PAIRS_NAME)
+
+    @classmethod
+    def create(cls, directory: Path, dim: int) -> "Store":
+        """Open the tables in `directory`, made empty where they are missing."""
+        for name, schema in ((PAIRS_NAME, pair_schema(dim)), (REJECTED_NAME, REJECTED_SCHEMA)):
+            if not (directory / name / "_versions").is_dir():
+                # Stable row ids can be chosen only here: later the option is silently ignored.
+                lance.write_dataset(
+                    schema.empty_table(), str(directory / name), mode="create", enable_stable_row_ids=True
+                )
+        return cls(directory, dim)
+
+    @property
+    def version(self) -> int:
+        return int(self._dataset.version)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._dataset.schema
+
+    def refresh(self) -> None:
+        """Go to the newest version."""
+        self._dataset = _opened(self.directory / PAIRS_NAME)
+
+    def count(self, where: str | None = None) -> int:
+        return len(self.matching(where)) if where is not None else int(self._dataset.count_rows())
+
+    def matching(self, where: str) -> IdArray:
+        """Sorted ids of the live rows for which the predicate holds. Raises MemoryStoreError when it is no predicate."""
+        return np.sort(_ids(self._filtered(where, [])))
+
+    def _filtered(self, where: str, columns: list[str]) -> pa.Table:
+        predicate = checked_predicate(where)
+        try:
+            return self._dataset.scanner(columns=columns, filter=predicate, with_row_id=True).to_table()
+        except (ValueError, OSError, RuntimeError) as error:
+            raise predicate_error(where, error, list(DATA_COLUMNS)) from error
+
+    def ids(self) -> IdArray:
+        """Sorted ids of all live rows."""
+        return np.sort(_ids(self._dataset.scanner(columns=[], with_row_id=True).to_table()))
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One column of all live rows in the order of the table, which after a compaction need not be that of ids."""
+        return self._dataset.to_table(columns=[name])[name]
+
+    def vectors(self, of: str) -> tuple[IdArray, FloatMatrix]:
+        """Sorted ids (m,) of the rows that have an embedding `of` "image" or "text", and these as float32 (m, d)."""
+        name = f"{of}_embedding"
+        table = self._dataset.scanner(columns=[name], with_row_id=True).to_table()
+        table = table.filter(pc.is_valid(table[name]))
+        ids = _ids(table)
+        values = matrix(table[name], self.dim)
+        if len(ids) > 1 and (np.diff(ids) < 0).any():
+            order = np.argsort(ids)
+            ids, values = ids[order], values[order]
+        return ids, values
+
+    def take(self, ids: IdArray, columns: Sequence[str]) -> pa.Table:
+        """The given columns of the given rows, aligned to `ids`, repeats included. Raises MemoryStoreError for an
+        unknown column or an id without a live row."""
+        unknown = [name for name in columns if name not in self._dataset.schema.names]
+        if unknown:
+            raise MemoryStoreError(f"no column {', '.join(unknown)}: a memory has {', '.join(DATA_COLUMNS)}")
+        wanted, positions = np.unique(ids, return_inverse=True)
+        # Lance's public `take` is by position; this one is by id, drops deleted rows, and keeps no promise of order.
+        table = self._dataset._take_rows(wanted.tolist(), columns=[*columns, "_rowid"])
+        found = _ids(table)
+        if len(found) != len(wanted):
+            missing = np.setdiff1d(wanted, found)
+            raise MemoryStoreError(f"{self.directory} has no row {missing[0]} (deleted?): search it again")
+        return table.select(list(columns)).take(pa.array(np.argsort(found)[positions]))
+
+    def append(self, table: pa.Table) -> None:
+        """Add rows in one commit: after a crash all of them are there, or none."""
+        lance.write_dataset(table, str(self.directory / PAIRS_NAME), mode="append")
+        self.refresh()
+
+    def delete(self, where: str) -> int:
+        """Delete the rows for which the predicate holds, in one commit; how many they were."""
+        count = self.count(where)
+        if count:
+            self._dataset.delete(where)
+            self.refresh()
+        return count
+
+    def reject(self, rejected: Sequence[Rejected]) -> None:
+        if rejected:
+            lance.write_dataset(rejected_table(rejected), str(self.directory / REJECTED_NAME), mode="append")
+
+    def rejected(self) -> list[Rejected]:
+        table = _opened(self.directory / REJECTED_NAME).to_table()
+        return [Rejected(**row) for row in table.to_pylist()]
+
+    def problems(self) -> list[str]:
+        """What the store's own check finds wrong, one line each."""
+        found = []
+        for name in (PAIRS_NAME, REJECTED_NAME):
+            try:
+                dataset = _opened(self.directory / name)
+                dataset.validate()
+                for _ in dataset.to_batches():  # a truncated file passes everything but being read
+                    pass
+            except Exception as error:
+                found.append(f"{name}: {str(error).splitlines()[0]}")
+        return found
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return lance.dataset(str(path))
+    except (ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise MemoryStoreError(f"{path} can't be read ({reason}): restore it or create the memory again") from error
+
+
+def _ids(table: pa.Table) -> IdArray:
+    return table["_rowid"].to_numpy().astype(np.int64)
