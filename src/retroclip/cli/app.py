@@ -1,0 +1,82 @@
+"""The `retroclip` command: its verbs, and what becomes of a failure."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+from retroclip.cli import (
+    compare,
+    customize,
+    demo,
+    evaluate,
+    fuse,
+    memory,
+    models,
+    predict,
+    report,
+    retrieve,
+    tasks,
+    train,
+)
+from retroclip.cli.failures import DEBUG_VARIABLE, explain, silence_libraries
+from retroclip.version import __version__
+
+HELP = "An external memory of image-text pairs for any CLIP-like model. Start with `retroclip demo`."
+DONE, FAILED, WRONG_USAGE = 0, 1, 2
+
+app = App(name="retroclip", help=HELP, version=__version__, result_action="return_value")
+app.command(demo.demo)
+app.command(models.models)
+app.command(tasks.tasks)
+app.command(memory.app)
+app.command(retrieve.retrieve)
+app.command(customize.customize)
+app.command(fuse.fuse)
+app.command(train.train)
+app.command(evaluate.evaluate)
+app.command(compare.compare)
+app.command(predict.predict)
+app.command(report.report)
+
+
+@app.meta.default
+def launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    debug: Annotated[bool, Parameter(negative=())] = False,
+) -> int | None:
+    """Run a verb.
+
+    Parameters
+    ----------
+    debug
+        Show the whole traceback of a failure, and the warnings of the libraries beneath.
+    """
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+    else:
+        silence_libraries()
+    return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 done, 1 failed with one line on stderr, 2 wrong usage."""
+    tokens = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        status = app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        return DONE if status is None else int(status)
+    except CycloptsError as error:
+        verb = " ".join(["retroclip", *(error.command_chain or ())])
+        print(f"{verb}: {' '.join(str(error).split())} See `{verb} --help`.", file=sys.stderr)
+        return WRONG_USAGE
+    except BrokenPipeError:
+        # The reader of our output, `head` say, has what it wanted; nothing may be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (Exception, KeyboardInterrupt) as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        print(f"retroclip: {explain(error)}", file=sys.stderr)
+        return FAILED

@@ -1,0 +1,45 @@
+"""`retroclip customize`"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from retroclip.cli.options import ModelReference
+from retroclip.cli.terminal import say
+
+Tuning = Literal["gated-image", "locked-text", "locked-image", "full", "gated-text", "gated-both"]
+
+
+def customize(
+    retrieved: Path,
+    /,
+    *,
+    model: ModelReference = "builtin",
+    tuning: Tuning = "gated-image",
+    out: Path,
+    epochs: Annotated[int | None, Parameter(help="Default: the tuning's own.")] = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+) -> None:
+    """Tune a model on retrieved pairs (REACT).
+
+    Parameters
+    ----------
+    retrieved
+        Folder that `retroclip retrieve` wrote.
+    tuning
+        What is trained: gated blocks beside frozen ones, or a whole tower with the other locked.
+    out
+        Folder for the customized model; name it wherever a model is asked for.
+    """
+    from retroclip.encoders import load
+    from retroclip.retrieval import Retrieved
+    from retroclip.training import customize as tune
+
+    given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    options = {name: value for name, value in given.items() if value is not None}
+    encoder = tune(load(model), Retrieved.load(retrieved), tuning=tuning, seed=seed, **options)
+    encoder.save(out)
+    say(f"{out}: {encoder.name}")

@@ -1,0 +1,34 @@
+"""`retroclip demo`"""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from retroclip.cli.options import Json, ModelReference
+from retroclip.cli.terminal import print_json, say
+
+
+def demo(
+    *,
+    out: Path = Path("retroclip-demo"),
+    model: ModelReference = "builtin",
+    seeds: Annotated[int, Parameter(help="Runs of each trained method.")] = 1,
+    json: Json = False,
+) -> None:
+    """Run the whole flow on the photos that ship with retroclip: memory, retrieval, every method, table and report.
+
+    Parameters
+    ----------
+    out
+        Where the memory, the results and `report.html` go. Run again, it goes on from what is there.
+    """
+    from retroclip.demo import run_demo
+    from retroclip.report import print_comparison
+
+    finished = run_demo(out, model=model, seeds=range(seeds), tell=say)
+    if json:
+        print_json([result.model_dump(mode="json") for result in finished.results])
+    else:
+        print_comparison(finished.results)
+    say(f"report: {finished.report}")

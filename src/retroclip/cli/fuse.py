@@ -1,0 +1,41 @@
+"""`retroclip fuse`"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from retroclip.cli.options import ModelReference
+from retroclip.cli.terminal import say
+
+
+def fuse(
+    memory: Path,
+    /,
+    *,
+    model: ModelReference = "builtin",
+    kind: Literal["reco", "ra-clip", "mean"] = "reco",
+    train: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)] = None,
+    k: Annotated[int, Parameter(name=["-k", "--k"], help="Neighbours to consult.")] = 10,
+    seed: int = 0,
+    out: Path,
+) -> None:
+    """Train an encoder to consult a memory at inference (RECO, RA-CLIP), or average its neighbours.
+
+    Parameters
+    ----------
+    memory
+        The memory to consult.
+    train
+        Sources of pairs to train on. Default: the memory's own, each without itself.
+    out
+        Folder for the model; name it wherever a model is asked for.
+    """
+    from retroclip.encoders import load
+    from retroclip.memory import Memory
+    from retroclip.training import fuse as train_fusion
+
+    options: dict[str, Any] = {"train": train} if train else {}
+    encoder = train_fusion(load(model), Memory.open(memory), kind=kind, k=k, seed=seed, **options)
+    encoder.save(out)
+    say(f"{out}: {encoder.name}")

@@ -1,0 +1,166 @@
+"""`retroclip memory ...`"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from retroclip.cli.options import Json, ModelReference, Precision, Where
+from retroclip.cli.terminal import is_interactive, print_facts, print_json, print_table, say
+
+app = App(name="memory", help="Make, change, inspect and search a memory of image-text pairs.")
+
+MaxRejected = Annotated[float, Parameter(help="Share of bad pairs in the first shard above which to stop.")]
+
+
+@app.command
+def create(
+    memory: Path,
+    sources: list[str],
+    /,
+    *,
+    model: ModelReference = "builtin",
+    precision: Precision = "auto",
+    where: Where = None,
+    labels_as_captions: Annotated[bool, Parameter(negative=())] = False,
+    store_images: bool = True,
+    max_rejected: MaxRejected = 0.1,
+    batch_size: int = 64,
+) -> None:
+    """Embed pairs into a new memory. Interrupted and repeated, it goes on where it stopped.
+
+    Parameters
+    ----------
+    memory
+        Folder to make.
+    sources
+        Folders (image and same-named .txt or .json, or class sub-folders), tar shards (`{000..012}.tar`), parquet, csv.
+    labels_as_captions
+        Give labelled pairs without caption the caption "a photo of a {label}.".
+    store_images
+        Keep the images in the memory; customization needs them.
+    """
+    from retroclip.encoders import load
+    from retroclip.memory import Memory
+
+    made = Memory.create(
+        memory,
+        load(model, precision=precision),
+        sources,
+        where=where,
+        store_images=store_images,
+        labels_as_captions=labels_as_captions,
+        max_rejected=max_rejected,
+        batch_size=batch_size,
+        progress=is_interactive(),
+    )
+    say(f"{memory}: {len(made)} pairs, {len(made.rejected())} rejected")
+
+
+@app.command
+def add(
+    memory: Path,
+    sources: list[str],
+    /,
+    *,
+    precision: Precision = "auto",
+    where: Where = None,
+    max_rejected: MaxRejected = 0.1,
+    batch_size: int = 64,
+) -> None:
+    """Embed more pairs into a memory, with the model that made it. Keys that are there already are skipped."""
+    from retroclip.encoders import load
+    from retroclip.memory import Memory
+
+    opened = Memory.open(memory)
+    encoder = load(opened.model, precision=precision)
+    options = {"where": where, "max_rejected": max_rejected, "batch_size": batch_size}
+    added = opened.add(sources, encoder, progress=is_interactive(), **options)
+    say(f"{memory}: {added.rows} pairs added, {added.duplicates} were there, {added.rejected} rejected")
+
+
+@app.command
+def delete(memory: Path, /, *, where: Annotated[str, Parameter(help="SQL predicate: which pairs.")]) -> None:
+    """Delete the pairs for which a SQL predicate holds, such as "source = 'flickr'"."""
+    from retroclip.memory import Memory
+
+    say(f"{memory}: {Memory.open(memory).delete(where)} pairs deleted")
+
+
+@app.command
+def index(memory: Path, /, *, kind: Literal["auto", "exact", "flat", "hnsw"] = "auto", recall: float = 0.95) -> None:
+    """Build the search indexes. Small memories need none: they are searched exactly.
+
+    Parameters
+    ----------
+    recall
+        Wanted recall@10; what was measured is stored beside the index.
+    """
+    from retroclip.memory import Memory
+
+    print_facts("index", Memory.open(memory).index(kind, recall=recall))
+
+
+@app.command
+def info(memory: Path, /, *, json: Json = False) -> None:
+    """Tell what a memory holds: pairs, sources, size, model, index."""
+    from retroclip.memory import Memory
+
+    facts = Memory.open(memory).info()
+    if json:
+        print_json(facts)
+    else:
+        print_facts(str(memory), facts)
+
+
+@app.command
+def verify(memory: Path, /, *, json: Json = False) -> int:
+    """Read everything and name what is broken. Exit status 1 if anything is."""
+    from retroclip.memory import Memory
+
+    problems = Memory.open(memory).verify()
+    if json:
+        print_json(problems)
+    else:
+        for problem in problems:
+            print(problem)
+    say(f"{memory}: {len(problems)} problems" if problems else f"{memory}: whole")
+    return 1 if problems else 0
+
+
+@app.command
+def search(
+    memory: Path,
+    /,
+    *,
+    text: str | None = None,
+    image: Path | None = None,
+    by: Annotated[Literal["image", "text"], Parameter(help="Compare with the pairs' images or captions.")] = "image",
+    k: Annotated[int, Parameter(name=["-k", "--k"])] = 10,
+    where: Where = None,
+    json: Json = False,
+) -> int | None:
+    """Find the pairs nearest to a text or an image."""
+    if (text is None) == (image is None):
+        say("retroclip memory search: give either --text or --image. See `retroclip memory search --help`.")
+        return 2
+    from retroclip.encoders import load
+    from retroclip.memory import Memory
+
+    opened = Memory.open(memory)
+    encoder = load(opened.model)
+    opened.check_encoder(encoder)
+    query = encoder.encode_texts([text]) if text is not None else encoder.encode_images([image])
+    hits = opened.search(query, by=by, k=k, where=where)
+    ids, scores = hits.ids[0], hits.scores[0]
+    found = opened.take(ids[ids >= 0], ["key", "caption", "label", "source", "license"]).to_pylist()
+    rows = [
+        {"score": round(float(score), 4), "id": int(row_id)} | row
+        for score, row_id, row in zip(scores, ids, found, strict=False)
+    ]
+    if json:
+        print_json(rows)
+    else:
+        columns = ["score", "key", "caption", "label"]
+        print_table(f"{text or image} in {memory}", columns, [[row[name] for name in columns] for row in rows])
+    return None

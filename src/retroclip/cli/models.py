@@ -1,0 +1,23 @@
+"""`retroclip models`"""
+
+from retroclip.cli.options import Json
+from retroclip.cli.terminal import print_json, print_table
+
+
+def models(pattern: str = "*", /, *, json: Json = False) -> None:
+    """List the model references that can be loaded by name: `builtin`, and open_clip's (downloaded at first use).
+
+    Parameters
+    ----------
+    pattern
+        A shell pattern, such as 'ViT-B-*'.
+    """
+    from retroclip.encoders import list_models
+
+    names = list_models(pattern)
+    if json:
+        print_json(names)
+    else:
+        print_table(
+            "A directory, `hf-hub:org/name` and `ViT-B-32@file.pt` work as well.", ["model"], [[n] for n in names]
+        )

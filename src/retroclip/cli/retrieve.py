@@ -1,0 +1,56 @@
+"""`retroclip retrieve`"""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from retroclip.cli.options import split_words
+from retroclip.cli.terminal import print_facts, say
+
+
+def retrieve(
+    memory: Path,
+    task: str,
+    /,
+    *,
+    out: Path,
+    search: str = "t2t,t2i",
+    k: Annotated[int, Parameter(name=["-k", "--k"], help="Pairs per class, template and search mode.")] = 50,
+    min_clip_score: str | None = None,
+    exclude_near: str | None = None,
+) -> None:
+    """Find a memory's pairs for a task from its class names alone.
+
+    Parameters
+    ----------
+    memory
+        The memory to search.
+    task
+        A catalogue name (`retroclip tasks`) or a YAML file.
+    out
+        Folder to write the pairs to.
+    search
+        t2t: class texts against captions; t2i: class texts against images.
+    min_clip_score
+        Drop pairs whose image and caption agree less: a cosine, or `quantile` for the lowest 6.5 %.
+    exclude_near
+        A data set whose near-duplicates are left out, such as the one to evaluate on.
+    """
+    from retroclip.memory import Memory
+    from retroclip.pairs import load_labelled
+    from retroclip.retrieval import retrieve as retrieve_pairs
+    from retroclip.tasks import Task
+
+    threshold = min_clip_score if min_clip_score in (None, "quantile") else float(min_clip_score)
+    found = retrieve_pairs(
+        Memory.open(memory),
+        Task.load(task),
+        search=split_words(search),
+        k=k,
+        min_clip_score=threshold,
+        exclude_near=load_labelled(exclude_near) if exclude_near else None,
+    )
+    found.save(out)
+    print_facts(f"{len(found)} pairs for {found.task} in {out}", found.provenance)
+    say(f"{out}: {len(found)} pairs")

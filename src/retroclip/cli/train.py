@@ -1,0 +1,52 @@
+"""`retroclip train`"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from retroclip.cli.terminal import say
+
+
+def train(
+    recipe: Path,
+    /,
+    *settings: Annotated[str, Parameter(allow_leading_hyphen=True, help="`--set.field value`, as often as wanted.")],
+    out: Path | None = None,
+) -> int | None:
+    """Pre-train a model with a recipe (YAML). Interrupted and repeated, it goes on from the last checkpoint.
+
+    Parameters
+    ----------
+    recipe
+        A recipe, such as `recipes/builtin.yaml`. Every field of it can be changed: `--set.lr 1e-3`.
+    out
+        Where the model goes. Default: as the recipe says.
+    """
+    try:
+        overrides = parse_settings(settings)
+    except ValueError as error:
+        say(f"retroclip train: {error}. See `retroclip train --help`.")
+        return 2
+    from retroclip.training.pretrain import run_recipe
+
+    run_recipe(recipe, overrides, out=out)
+    return None
+
+
+def parse_settings(tokens: tuple[str, ...]) -> dict[str, Any]:
+    """`--set.a.b 1 --set.c=x` → {"a.b": 1, "c": "x"}; values are YAML. ValueError for anything else."""
+    import yaml
+
+    overrides: dict[str, Any] = {}
+    waiting = iter(tokens)
+    for token in waiting:
+        name, equals, value = token.partition("=")
+        if not name.startswith("--set.") or name == "--set.":
+            raise ValueError(f"{token!r} is neither an option nor a setting (--set.field value)")
+        if not equals:
+            value = next(waiting, "")
+            if not value or value.startswith("--set."):
+                raise ValueError(f"{name} has no value")
+        overrides[name.removeprefix("--set.")] = yaml.safe_load(value)
+    return overrides
