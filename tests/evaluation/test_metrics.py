@@ -84,11 +84,13 @@ def test_roc_auc_equals_scikit_learn(scores_and_labels):
     assert metrics.roc_auc(probabilities, labels) == pytest.approx(expected)
     two = scores[:, :2]
     binary = (labels > 3).astype(int)
-    by_pairs = np.mean([
-        np.sign(p - q) / 2 + 0.5
-        for p in (two[:, 1] - two[:, 0])[binary == 1]
-        for q in (two[:, 1] - two[:, 0])[binary == 0]
-    ])
+    by_pairs = np.mean(
+        [
+            np.sign(p - q) / 2 + 0.5
+            for p in (two[:, 1] - two[:, 0])[binary == 1]
+            for q in (two[:, 1] - two[:, 0])[binary == 0]
+        ]
+    )
     assert metrics.roc_auc(two, binary) == pytest.approx(by_pairs)
     assert np.isnan(metrics.roc_auc(two, np.ones(200, dtype=int)))
 

@@ -56,7 +56,7 @@ def evaluate(
     task = as_task(task)
     samples = load_samples(task, dataset, where=where)
     answered = answer(model, task, samples, base=base, batch_size=batch_size, progress=progress)
-    name = method or ("zero-shot" if is_encoder(model) else getattr(model, "name", "classifier"))
+    name = method or ("zero-shot" if is_encoder(model) else str(getattr(model, "name", "classifier")))
     return summarise(model, task, samples, [answered.outcome], method=name, resamples=resamples).model_copy(
         update={"seconds": answered.seconds, "predict_seconds": answered.seconds}
     )
@@ -103,7 +103,7 @@ def head(model: "Encoder | Classifier", task: "Task") -> "Classifier":
         return zero_shot(model, task)
     if list(model.classes) != list(task.classes):
         raise TaskError(
-            f"the classifier has {len(model.classes)} classes that are not the {len(task.classes)} of task {task.name!r}"
+            f"the {len(model.classes)} classes of the classifier are not the {len(task.classes)} of task {task.name!r}"
             " in their order: make it for this task"
         )
     return model

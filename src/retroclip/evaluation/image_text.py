@@ -56,7 +56,7 @@ def recalls(image_ranks: NDArray[np.int64], text_ranks: NDArray[np.int64], ks: S
 def retrieval_metrics(
     images: torch.Tensor, texts: torch.Tensor, text_to_image: torch.Tensor, ks: Sequence[int] = KS
 ) -> dict[str, float]:
-    """Recall at each K, in [0, 1]: image → text counts if any caption of the image is in the top K, text → image per text.
+    """Recall at each K, in [0, 1]; image → text counts if any caption of the image is in the top K.
 
     Shapes as in `retrieval_ranks`. ValueError where an image has no text.
     """

@@ -1,6 +1,6 @@
 """The metrics of classification, as pure functions of scores and labels.
 
-`scores` is `(n, K)`, higher is better, any scale; `labels` is `(n,)` class indices in `[0, K)`. Every value is in [0, 1].
+`scores` is `(n, K)`, higher is better, any scale; `labels` is `(n,)` class indices in `[0, K)`. Values are in [0, 1].
 Classes without a single sample have no accuracy and no precision: they are left out of class means.
 """
 
@@ -63,7 +63,7 @@ def average_precision_11(scores: Floats, positive: NDArray[np.bool_]) -> float:
 
 
 def map11(scores: Floats, labels: Ints) -> float:
-    """Mean over the classes present of `average_precision_11`; `labels` may also be `(n, K)` booleans (several a sample)."""
+    """Mean over the classes present of `average_precision_11`; `labels` may be `(n, K)` booleans (several a sample)."""
     positive = labels.astype(bool) if labels.ndim == 2 else labels[:, None] == np.arange(scores.shape[1])
     return float(np.nanmean([average_precision_11(scores[:, c], positive[:, c]) for c in range(scores.shape[1])]))
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,9 +10,9 @@ from numpy.typing import NDArray
 from retroclip.errors import ModelError
 from retroclip.evaluation import metrics
 
-
 # Both are the share of `correct`; for retrieval a sample is an image, right if one of its captions comes first.
 SHARE_CORRECT = ("top1", "i2t-recall@1")
+ARRAYS = ("labels", "predicted", "correct", "confidence")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,9 @@ class Outcome:
         """Reduce logits `(n, K)` to an outcome; ModelError where any of them is not finite."""
         bad = int((~np.isfinite(logits)).any(axis=1).sum())
         if bad:
-            raise ModelError(f"the model gave NaN or infinite scores for {bad} of {len(logits)} images: check its weights")
+            raise ModelError(
+                f"the model gave NaN or infinite scores for {bad} of {len(logits)} images: check its weights"
+            )
         probabilities = metrics.softmax(logits)
         return cls(
             labels=labels,
@@ -87,24 +90,20 @@ class Outcome:
 
     def save(self, path: Path) -> None:
         """Write as a compressed .npz."""
-        scores = {} if self.scores is None else {"scores": self.scores}
-        np.savez_compressed(
-            path,
-            labels=self.labels,
-            predicted=self.predicted,
-            correct=self.correct,
-            confidence=self.confidence,
-            n_classes=self.n_classes,
-            top5=self.top5,
-            **scores,
-        )
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in ARRAYS} | {
+            "n_classes": self.n_classes,
+            "top5": self.top5,
+        }
+        if self.scores is not None:
+            arrays["scores"] = self.scores
+        np.savez_compressed(path, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "Outcome":
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in ("labels", "predicted", "correct", "confidence")}
-            scores = stored["scores"] if "scores" in stored else None
+            arrays = {name: stored[name] for name in ARRAYS}
+            scores = stored.get("scores")
             return cls(**arrays, n_classes=int(stored["n_classes"]), top5=float(stored["top5"]), scores=scores)
 
 

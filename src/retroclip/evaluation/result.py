@@ -12,10 +12,21 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
 from retroclip.errors import SourceError
-from retroclip.evaluation.bootstrap import paired_gain
+from retroclip.evaluation.bootstrap import RESAMPLES, paired_gain
 from retroclip.evaluation.outcome import Outcome
 
 NAMED_VERSIONS = ("retroclip", "torch", "open_clip_torch", "timm", "faiss-cpu", "pylance", "numpy")
+
+
+def _installed_versions() -> dict[str, str]:
+    """Versions of the packages that a figure depends on; those not installed are left out."""
+    found = {}
+    for name in NAMED_VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 class Forgetting(BaseModel):
@@ -79,7 +90,7 @@ class Result(BaseModel):
     fingerprint: str | None = None
     precision: str | None = None
     data_hash: str | None = None
-    versions: dict[str, str] = Field(default_factory=lambda: installed_versions())
+    versions: dict[str, str] = Field(default_factory=_installed_versions)
     date: str = Field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
     outcomes: list[Outcome] = Field(default=[], exclude=True, repr=False)
 
@@ -88,25 +99,16 @@ class Result(BaseModel):
         # JSON has no NaN; a class without samples simply has no entry.
         return {name: value for name, value in values.items() if math.isfinite(value)}
 
-    def gain_over(self, base: "Result", metric: str | None = None) -> tuple[float, tuple[float, float]]:
+    def gain_over(
+        self, base: "Result", metric: str | None = None, *, resamples: int = RESAMPLES
+    ) -> tuple[float, tuple[float, float]]:
         """Gain over another result in points and its paired bootstrap 95 % interval.
 
         Needs both results' outcomes, so both must come from this process or from a comparison's `cache`.
         """
         if not (self.outcomes and base.outcomes):
             raise SourceError("a paired gain needs the predictions of both results: evaluate them in one comparison")
-        return paired_gain(self.outcomes, base.outcomes, metric or self.metric)
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions of the packages that a figure depends on; those not installed are left out."""
-    found = {}
-    for name in NAMED_VERSIONS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+        return paired_gain(self.outcomes, base.outcomes, metric or self.metric, resamples=resamples)
 
 
 def hash_samples(images: Sequence[bytes], labels: Sequence[str]) -> str:

@@ -101,7 +101,9 @@ def unreadable(images: Sequence[bytes], source: str) -> dict[int, str]:
         except BadImageError as error:
             bad[index] = str(error)
     if len(bad) > MAX_REJECTED * len(images):
-        raise SourceError(f"{source}: {len(bad)} of {len(images)} images can't be read, such as {next(iter(bad.values()))}")
+        raise SourceError(
+            f"{source}: {len(bad)} of {len(images)} images can't be read, such as {next(iter(bad.values()))}"
+        )
     return bad
 
 

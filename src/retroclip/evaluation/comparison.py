@@ -1,0 +1,232 @@
+"""Every method on one problem: the same images, the same memory, one table."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retroclip.errors import RetroclipError
+from retroclip.evaluation.bootstrap import RESAMPLES, paired_gain
+from retroclip.evaluation.classification import answer, as_task, summarise
+from retroclip.evaluation.leakage import NEAR, near_duplicates, without
+from retroclip.evaluation.outcome import Outcome
+from retroclip.evaluation.result import Forgetting, Result
+from retroclip.evaluation.runs import OnModel, Run, RunCache, run_method
+from retroclip.evaluation.samples import Samples, load_samples
+
+if TYPE_CHECKING:
+    from retroclip.encoders import Encoder
+    from retroclip.memory import Memory
+    from retroclip.methods import Method, MethodContext
+    from retroclip.pairs import LabelledSet
+    from retroclip.tasks import Task
+
+logger = logging.getLogger(__name__)
+BASE = "zero-shot"
+
+
+def compare(
+    encoder: "Encoder",
+    task: "Task | str | Path",
+    dataset: "LabelledSet | Samples | str | Path",
+    memory: "Memory | None",
+    *,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    where: str | None = None,
+    also: Sequence[tuple["Task | str", "LabelledSet | Samples | str | Path"]] = (),
+    near_threshold: float = NEAR,
+    resamples: int = RESAMPLES,
+    cache: str | Path | None = None,
+    on_result: Callable[[Result], None] | None = None,
+    on_model: OnModel | None = None,
+) -> list[Result]:
+    """Run methods (default: all of `methods.default_methods()`) on one task; one result each, zero-shot always first.
+
+    Trained methods run once for each of `seeds`. `also` names further (task, dataset) on which every model that is an
+    encoder is evaluated beside its base (`Result.forgetting`). `options` are described at `MethodContext`. With a
+    folder as `cache`, finished runs are kept there and a killed comparison goes on from them. `on_result` gets each row
+    when it is done, `on_model(method, seed, model)` each model that was built (not those taken from the cache).
+
+    A method that fails becomes a row with `error`. Raises only for what concerns all rows: labels that don't fit the
+    task, an empty data set, a memory made by another model, unknown method names.
+    """
+    from retroclip.methods import get_method
+
+    task = as_task(task)
+    chosen = [get_method(name) for name in method_names(methods)]
+    samples = load_samples(task, dataset, where=where)
+    others = [(other, load_samples(other, data)) for other, data in ((as_task(t), d) for t, d in also)]
+    context = prepare_context(encoder, task, samples, memory, options=options, near_threshold=near_threshold)
+    runs = RunCache(Path(cache) if cache is not None else None, circumstances(context, samples, others))
+    elsewhere = [answer(encoder, other, data, base=encoder).outcome for other, data in others]
+    results: list[Result] = []
+    for method in chosen:
+        result, finished = _row(
+            method, context, samples, others=others, seeds=seeds, cache=runs, on_model=on_model, resamples=resamples
+        )
+        if finished:
+            result = _with_gains(result, results[0] if results else result, resamples)
+        if finished and finished[0].elsewhere:
+            result.forgetting = _forgetting(finished, others, elsewhere, resamples)
+        results.append(result)
+        if on_result is not None:
+            on_result(result)
+    return results
+
+
+def method_names(methods: Sequence[str] | None) -> list[str]:
+    """The names asked for, once each, with zero-shot first: every gain is over it."""
+    from retroclip.methods import default_methods
+
+    names = default_methods() if methods is None else methods
+    return list(dict.fromkeys([BASE, *names]))
+
+
+def prepare_context(
+    encoder: "Encoder",
+    task: "Task",
+    samples: Samples,
+    memory: "Memory | None",
+    *,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    near_threshold: float = NEAR,
+) -> "MethodContext":
+    """What methods may use for this evaluation set: the memory without near-duplicates of its images.
+
+    Raises MemoryStoreError for a memory made by another model.
+    """
+    from retroclip.methods import MethodContext
+
+    given = {name: dict(values) for name, values in (options or {}).items()}
+    if memory is None:
+        return MethodContext(encoder=encoder, memory=None, task=task, options=given)
+    memory.check_encoder(encoder)
+    excluded = near_duplicates(memory, samples.embed_base(encoder), threshold=near_threshold)
+    visible = without(memory, excluded)
+    return MethodContext(encoder=encoder, memory=visible, task=task, options=given, excluded_ids=excluded)
+
+
+def circumstances(
+    context: "MethodContext", samples: Samples, others: Sequence[tuple["Task", Samples]]
+) -> dict[str, Any]:
+    """What a cached run depends on besides its method and seed."""
+    from retroclip.version import __version__
+
+    memory = context.memory
+    return {
+        "retroclip": __version__,
+        "fingerprint": getattr(context.encoder, "fingerprint", None),
+        "precision": getattr(context.encoder, "precision", None),
+        "memory": None if memory is None else [str(getattr(memory, "path", "")), getattr(memory, "version", None)],
+        "visible": None if memory is None else len(memory),
+        "excluded": context.excluded_ids.tolist(),
+        "options": context.options,
+        "tasks": [(t.model_dump(mode="json"), s.hash) for t, s in [(context.task, samples), *others]],
+    }
+
+
+def _row(
+    method: "Method",
+    context: "MethodContext",
+    samples: Samples,
+    *,
+    others: Sequence[tuple["Task", Samples]],
+    seeds: Sequence[int],
+    cache: RunCache,
+    on_model: OnModel | None,
+    resamples: int,
+) -> tuple[Result, list[Run]]:
+    """One method's result with its finished runs; a failure gives a result with `error` and no run."""
+    finished: list[Run] = []
+    seeds = list(seeds) if method.trained else [context.seed]
+    try:
+        for seed in seeds:
+            run = cache.get(method.name, seed)
+            if run is None:
+                run = run_method(method, context.for_run(seed), samples, also=others, on_model=on_model)
+                cache.put(method.name, seed, run)
+            finished.append(run)
+        outcomes = [run.outcome for run in finished]
+        result = summarise(context.encoder, context.task, samples, outcomes, method=method.name, resamples=resamples)
+    except Exception as error:
+        # One method's failure must not cost the hours that the others took.
+        result, finished = _failed(method, context, samples, error), []
+    return _with_costs(result, method, context, finished, seeds), finished
+
+
+def _failed(method: "Method", context: "MethodContext", samples: Samples, error: Exception) -> Result:
+    expected = isinstance(error, RetroclipError)
+    if not expected:
+        logger.warning("method %s failed", method.name, exc_info=error)
+    return Result(
+        task=context.task.name,
+        dataset=samples.dataset,
+        split=samples.split,
+        n=len(samples),
+        method=method.name,
+        model=context.encoder.name,
+        metric=context.task.metric,
+        error=str(error) if expected else f"{type(error).__name__}: {error}",
+    )
+
+
+def _with_costs(
+    result: Result, method: "Method", context: "MethodContext", runs: Sequence[Run], seeds: Sequence[int]
+) -> Result:
+    memory = context.memory
+    fit, predict = ([getattr(run, name) for run in runs] or [0.0] for name in ("fit_seconds", "predict_seconds"))
+    return result.model_copy(
+        update={
+            "fit_seconds": float(np.mean(fit)),
+            "predict_seconds": float(np.mean(predict)),
+            "seconds": float(np.mean(fit) + np.mean(predict)),
+            "trained_parameters": runs[0].trained_parameters if runs else 0,
+            "seed": seeds[0],
+            "seeds": list(seeds) if method.trained else [],
+            "history": runs[0].history if runs else [],
+            "memory": None if memory is None else f"{Path(str(getattr(memory, 'path', ''))).name}",
+            "memory_pairs": None if memory is None else len(memory) + len(context.excluded_ids),
+            "excluded_near_duplicates": None if memory is None else len(context.excluded_ids),
+            "options": context.options_for(method.name),
+        }
+    )
+
+
+def _with_gains(result: Result, base: Result, resamples: int) -> Result:
+    """Gains over zero-shot in points, of the task's metric and of top-1; nothing where zero-shot itself failed."""
+    if not base.outcomes or result is base:
+        return result
+    gain, interval = result.gain_over(base, resamples=resamples)
+    if result.metric == "top1":
+        top1, top1_interval = gain, interval
+    else:
+        top1, top1_interval = result.gain_over(base, "top1", resamples=resamples)
+    update = {"gain": gain, "gain_interval": interval, "top1_gain": top1, "top1_gain_interval": top1_interval}
+    return result.model_copy(update=update)
+
+
+def _forgetting(
+    runs: Sequence[Run], others: Sequence[tuple["Task", Samples]], base: Sequence[Outcome], resamples: int
+) -> list[Forgetting]:
+    """A customized model beside its base on every other task, means over the seeds."""
+    rows = []
+    for position, (task, data) in enumerate(others):
+        outcomes = [run.elsewhere[position] for run in runs]
+        change, interval = paired_gain(outcomes, [base[position]], task.metric, resamples=resamples)
+        rows.append(
+            Forgetting(
+                task=task.name,
+                dataset=f"{data.dataset}#{data.split}" if data.split else data.dataset,
+                metric=task.metric,
+                n=len(data),
+                base=base[position].value(task.metric),
+                value=float(np.mean([outcome.value(task.metric) for outcome in outcomes])),
+                change=change,
+                interval=interval,
+            )
+        )
+    return rows

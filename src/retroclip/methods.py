@@ -1,0 +1,217 @@
+"""The registry of methods: from an encoder, a memory and a task to an `Encoder` or a `Classifier` again.
+
+A method is a function of a `MethodContext`, thin over the rooms that do the work. To add one, write it here (or in your
+own package) under `@register_method("name")`; `compare` and the command line then know it. The order of registration is
+the order of the rows in a comparison.
+"""
+
+import fnmatch
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retroclip.errors import RetroclipError
+
+if TYPE_CHECKING:
+    from retroclip.classifiers import Classifier
+    from retroclip.encoders import Encoder
+    from retroclip.memory import Memory
+    from retroclip.retrieval import Retrieved
+    from retroclip.tasks import Task
+
+RETRIEVAL = {"search": ("t2t", "t2i"), "k": 50}
+"""How `MethodContext.retrieved` is retrieved unless `options["retrieve"]` says otherwise (REACT's two modes)."""
+
+
+@dataclass
+class _Shared:
+    """What the contexts of one comparison share: the retrieval, done once, and its cost."""
+
+    retrieved: "Retrieved | None" = None
+    seconds: float = 0.0
+
+
+@dataclass
+class MethodContext:
+    """What a method may use.
+
+    `memory` is already without the pairs listed in `excluded_ids` (near-duplicates of evaluation images). `options`
+    maps a method's name to keyword arguments of the function beneath it, and `retrieve` to those of
+    `retrieval.retrieve`.
+    """
+
+    encoder: "Encoder"
+    memory: "Memory | None"
+    task: "Task"
+    seed: int = 0
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    excluded_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    used_retrieved: bool = False
+    _shared: _Shared = field(default_factory=_Shared, repr=False)
+
+    @property
+    def retrieved(self) -> "Retrieved":
+        """The pairs that `RETRIEVAL` finds for the task, retrieved at first use and shared by all methods."""
+        self.used_retrieved = True
+        if self._shared.retrieved is None:
+            from retroclip.retrieval import retrieve
+
+            settings = RETRIEVAL | self.options.get("retrieve", {})
+            start = time.perf_counter()
+            self._shared.retrieved = retrieve(self.memory, self.task, encoder=self.encoder, **settings)
+            self._shared.seconds = time.perf_counter() - start
+        return self._shared.retrieved
+
+    @property
+    def retrieval_seconds(self) -> float:
+        """What the shared retrieval took; 0 before anyone asked for it."""
+        return self._shared.seconds
+
+    def for_run(self, seed: int) -> "MethodContext":
+        """The same context for one run of one method: another seed, the same retrieval."""
+        return replace(self, seed=seed, used_retrieved=False)
+
+    def options_for(self, method: str) -> dict[str, Any]:
+        """The keyword arguments given for a method."""
+        return dict(self.options.get(method, {}))
+
+
+Build = Callable[[MethodContext], "Encoder | Classifier"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method. A `trained` one depends on the seed; `summary` is the first line of its docstring."""
+
+    name: str
+    build: Build
+    trained: bool
+    needs_memory: bool
+    default: bool
+
+    @property
+    def summary(self) -> str:
+        return (self.build.__doc__ or "").strip().split("\n")[0]
+
+    def __call__(self, context: MethodContext) -> "Encoder | Classifier":
+        """Build the model; RetroclipError where the method needs a memory and there is none."""
+        if self.needs_memory and context.memory is None:
+            raise RetroclipError(f"method {self.name!r} needs a memory: name one with --memory")
+        return self.build(context)
+
+
+_REGISTRY: dict[str, Method] = {}
+
+
+def register_method(
+    name: str, *, trained: bool = False, needs_memory: bool = True, default: bool = True
+) -> Callable[[Build], Build]:
+    """Register a function under a name; with `default=False` a comparison runs it only when it is named.
+
+    Raises ValueError for a name that is taken.
+    """
+
+    def register(build: Build) -> Build:
+        if name in _REGISTRY:
+            raise ValueError(f"a method called {name!r} is registered already")
+        _REGISTRY[name] = Method(name, build, trained, needs_memory, default)
+        return build
+
+    return register
+
+
+def list_methods(pattern: str = "*") -> list[str]:
+    """Names of the methods that match a shell pattern, in the order of a comparison's rows."""
+    return fnmatch.filter(_REGISTRY, pattern)
+
+
+def default_methods() -> list[str]:
+    """Names of the methods that a comparison runs unless told otherwise."""
+    return [name for name, method in _REGISTRY.items() if method.default]
+
+
+def get_method(name: str) -> Method:
+    """The method of that name; RetroclipError naming those there are."""
+    if name not in _REGISTRY:
+        raise RetroclipError(f"no method is called {name!r}: choose from {', '.join(_REGISTRY)}")
+    return _REGISTRY[name]
+
+
+@register_method("zero-shot", needs_memory=False)
+def _zero_shot(context: MethodContext) -> "Classifier":
+    """The class texts alone, as CLIP does it."""
+    from retroclip.classifiers import zero_shot
+
+    return zero_shot(context.encoder, context.task)
+
+
+@register_method("primed")
+def _primed(context: MethodContext) -> "Classifier":
+    """Class texts mixed with the centroid of the retrieved pairs; nothing is trained (Neural Priming)."""
+    from retroclip.classifiers import primed
+
+    return primed(context.encoder, context.task, context.retrieved, **context.options_for("primed"))
+
+
+@register_method("mean-neighbours")
+def _mean_neighbours(context: MethodContext) -> "Encoder":
+    """Every embedding mixed with the mean of its neighbours in the other modality; nothing is trained."""
+    return _fused(context, "mean", "mean-neighbours")
+
+
+@register_method("tip-adapter")
+def _tip_adapter(context: MethodContext) -> "Classifier":
+    """A cache of the retrieved images beside the class texts; nothing is trained (Tip-Adapter)."""
+    from retroclip.classifiers import tip_adapter
+
+    return tip_adapter(context.encoder, context.task, context.retrieved, **context.options_for("tip-adapter"))
+
+
+@register_method("real-linear", trained=True)
+def _real_linear(context: MethodContext) -> "Classifier":
+    """A linear head on the pairs whose caption names a class, averaged with the zero-shot head (REAL-Linear)."""
+    from retroclip.classifiers import real_linear
+
+    options = {"seed": context.seed} | context.options_for("real-linear")
+    return real_linear(context.encoder, context.task, context.retrieved, **options)
+
+
+@register_method("reco", trained=True)
+def _reco(context: MethodContext) -> "Encoder":
+    """A transformer layer that attends to the neighbours, trained on the memory's own pairs (RECO)."""
+    return _fused(context, "reco", "reco", seed=context.seed)
+
+
+@register_method("ra-clip", trained=True, default=False)
+def _ra_clip(context: MethodContext) -> "Encoder":
+    """RA-CLIP's augmentation module over a frozen encoder, trained on the memory's own pairs."""
+    return _fused(context, "ra-clip", "ra-clip", seed=context.seed)
+
+
+@register_method("locked-text", trained=True)
+def _locked_text(context: MethodContext) -> "Encoder":
+    """The whole image tower tuned on the retrieved pairs, the text tower locked (REACT)."""
+    return _customized(context, "locked-text")
+
+
+@register_method("gated-image", trained=True)
+def _gated_image(context: MethodContext) -> "Encoder":
+    """Gated blocks in a frozen image tower, tuned on the retrieved pairs (REACT)."""
+    return _customized(context, "gated-image")
+
+
+def _fused(context: MethodContext, kind: str, method: str, **options: Any) -> "Encoder":
+    from retroclip.training import fuse
+
+    return fuse(context.encoder, context.memory, kind=kind, **options | context.options_for(method))
+
+
+def _customized(context: MethodContext, tuning: str) -> "Encoder":
+    from retroclip.training import customize
+
+    options = {"seed": context.seed} | context.options_for(tuning)
+    return customize(context.encoder, context.retrieved, tuning=tuning, **options)
