@@ -1,0 +1,24 @@
+"""Pairs of images and texts: read them from anywhere, decode them safely, augment them for training (`retroclip.pairs.augment`)."""
+
+from retroclip.pairs.image import MAX_PIXELS, decode_image
+from retroclip.pairs.labelled import LabelledSet, load_labelled
+from retroclip.pairs.pair import Pair, Rejected, clean_captions
+from retroclip.pairs.readers import Reader, register_reader
+from retroclip.pairs.sources import count_pairs, read_pairs
+from retroclip.pairs.where import Predicate, parse_where
+
+__all__ = [
+    "MAX_PIXELS",
+    "LabelledSet",
+    "Pair",
+    "Predicate",
+    "Reader",
+    "Rejected",
+    "clean_captions",
+    "count_pairs",
+    "decode_image",
+    "load_labelled",
+    "parse_where",
+    "read_pairs",
+    "register_reader",
+]

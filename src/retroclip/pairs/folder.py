@@ -1,0 +1,108 @@
+"""Folders: images with same-named .txt or .json files, or class sub-folders; nested as deep as one likes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from retroclip.errors import SourceError
+from retroclip.pairs.annotations import ANNOTATION_SUFFIXES, read_annotation
+from retroclip.pairs.image import IMAGE_SUFFIXES
+from retroclip.pairs.pair import Pair, Rejected, clean_label
+from retroclip.pairs.readers import no_such_split, register_reader, row_of
+from retroclip.pairs.reference import SourceRef
+from retroclip.pairs.where import Predicate
+
+_SPLIT_NAMES = frozenset(["train", "training", "val", "valid", "validation", "test", "testing", "extra", "images"])
+
+
+@register_reader
+class FolderReader:
+    """Every image below a folder, in the order of its path.
+
+    The name of the folder an image lies in is its label, unless that folder is the source itself, is named like a
+    split, or holds annotation files: then it is a collection and not a class. Hidden files and folders are ignored.
+    """
+
+    kind = "folder"
+
+    def accepts(self, path: Path) -> bool:
+        return path.is_dir()
+
+    def open(self, ref: SourceRef, where: Predicate | None) -> Iterator[Pair | Rejected]:
+        root = _root(ref)
+        if next(_images(root), None) is None:
+            raise SourceError(f"no image found in {root}; images are {', '.join(sorted(IMAGE_SUFFIXES))} files")
+        return _read(root, ref.name, where)
+
+    def count(self, ref: SourceRef) -> int | None:
+        return sum(1 for _ in _images(_root(ref)))
+
+
+def _root(ref: SourceRef) -> Path:
+    if ref.split is None:
+        return ref.path
+    if not (ref.path / ref.split).is_dir():
+        raise no_such_split(ref, {entry.name for entry in os.scandir(ref.path) if entry.is_dir()})
+    return ref.path / ref.split
+
+
+def _read(root: Path, name: str, where: Predicate | None) -> Iterator[Pair | Rejected]:
+    for image, beside, is_class in _images(root):
+        pair = _pair(root, name, image, beside, is_class)
+        if isinstance(pair, Rejected) or where is None or where(row_of(pair)):
+            yield pair
+
+
+def _pair(root: Path, name: str, image: Path, beside: dict[str, Path], is_class: bool) -> Pair | Rejected:
+    key = _printable(image.relative_to(root).with_suffix("").as_posix())
+    try:
+        data = image.read_bytes()
+        annotation = read_annotation({suffix: path.read_bytes() for suffix, path in beside.items()})
+    except OSError as error:
+        return Rejected(key, name, f"can't read {error.filename or image.name}: {error.strerror or error}")
+    if not data:
+        return Rejected(key, name, "empty image file (0 bytes)")
+    if annotation.label is None and is_class:
+        annotation.label = clean_label(_printable(image.parent.name))
+    return Pair(key=key, image=data, source=name, **annotation.fields())
+
+
+def _images(root: Path) -> Iterator[tuple[Path, dict[str, Path], bool]]:
+    """Each image with the annotation files beside it, and whether its folder is a class; one folder at a time."""
+    for folder, names in _folders(root):
+        beside: dict[str, dict[str, Path]] = {}
+        images = []
+        for name in names:
+            stem, dot, suffix = name.rpartition(".")
+            if f".{suffix.lower()}" in IMAGE_SUFFIXES and dot:
+                images.append((stem, folder / name))
+            elif suffix.lower() in ANNOTATION_SUFFIXES and dot:
+                beside.setdefault(stem, {})[suffix.lower()] = folder / name
+        annotated = any(stem in beside for stem, _ in images)
+        is_class = folder != root and folder.name.lower() not in _SPLIT_NAMES and not annotated
+        for stem, path in images:
+            yield path, beside.get(stem, {}), is_class
+
+
+def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Folders below `root` in the order of their paths, each with its files' names; a link that leads back is left."""
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not _hidden(name))
+        yield Path(folder), sorted(name for name in files if not _hidden(name))
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _printable(name: str) -> str:
+    """File names need not be UTF-8; what is stored must be."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

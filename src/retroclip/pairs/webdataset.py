@@ -1,0 +1,119 @@
+"""WebDataset tar shards, streamed: nothing is ever written to disk."""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from retroclip.errors import SourceError
+from retroclip.pairs.annotations import ANNOTATION_SUFFIXES, read_annotation
+from retroclip.pairs.image import IMAGE_SUFFIXES
+from retroclip.pairs.pair import Pair, Rejected
+from retroclip.pairs.readers import register_reader, row_of
+from retroclip.pairs.reference import SourceRef
+from retroclip.pairs.where import Predicate
+
+MAX_MEMBER = 512 * 2**20
+"""Bytes; a larger member is not read into memory."""
+
+_BLOCK = 512
+_BROKEN = (tarfile.TarError, EOFError, zlib.error, OSError)
+
+
+@dataclass(slots=True)
+class _Sample:
+    """Consecutive members of one key, by suffix."""
+
+    key: str
+    files: dict[str, bytes] = field(default_factory=dict)
+    problem: str = ""
+
+
+@register_reader
+class WebdatasetReader:
+    """Samples of a shard: consecutive members that share their path up to the base name's first dot."""
+
+    kind = "webdataset"
+
+    def accepts(self, path: Path) -> bool:
+        return path.name.lower().endswith((".tar", ".tar.gz", ".tgz"))
+
+    def open(self, ref: SourceRef, where: Predicate | None) -> Iterator[Pair | Rejected]:
+        if ref.split is not None:
+            raise SourceError(f"{ref.path}: tar shards have no splits; name the shards of {ref.split!r} instead")
+        try:
+            tarfile.open(ref.path, "r|*").close()
+        except _BROKEN as error:
+            raise SourceError(f"{ref.path} can't be read as a tar: {error}") from None
+        return _read(ref, where)
+
+    def count(self, ref: SourceRef) -> int | None:
+        return None
+
+
+def _read(ref: SourceRef, where: Predicate | None) -> Iterator[Pair | Rejected]:
+    whole = 0
+    try:
+        for sample in _samples(ref.path):
+            whole += 1
+            pair = _pair(sample, ref.name)
+            if isinstance(pair, Rejected) or where is None or where(row_of(pair)):
+                yield pair
+    except _BROKEN as error:
+        reason = f"the shard is truncated or broken after {whole} samples, the rest is lost: {error}"
+        yield Rejected(f"{ref.name}#{whole}", ref.name, reason)
+
+
+def _samples(path: Path) -> Iterator[_Sample]:
+    """Group members by key. The sample in hand when the shard breaks is not whole and is not given out."""
+    sample: _Sample | None = None
+    with tarfile.open(path, "r|*") as tar:
+        for member in tar:
+            folder, _, name = member.name.rpartition("/")
+            stem, _, suffix = name.partition(".")
+            if not member.isfile() or not stem or name.startswith("."):
+                continue
+            key = f"{folder}/{stem}".removeprefix("./").lstrip("/")
+            if sample is None or sample.key != key:
+                if sample is not None:
+                    yield sample
+                sample = _Sample(key)
+            _keep(sample, suffix.lower(), tar, member)
+        _check_end(path, tar.offset)
+    if sample is not None:
+        yield sample
+
+
+def _keep(sample: _Sample, suffix: str, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    if f".{suffix}" not in IMAGE_SUFFIXES and suffix not in ANNOTATION_SUFFIXES and suffix != "mask.png":
+        return
+    if member.size > MAX_MEMBER:
+        sample.problem = f".{suffix} has {member.size:,} bytes, more than {MAX_MEMBER:,}"
+        return
+    content = tar.extractfile(member)
+    if content is not None:
+        sample.files[suffix] = content.read()
+
+
+def _check_end(path: Path, offset: int) -> None:
+    """tarfile takes a cut inside a header or a skipped member for the end: an uncut file is whole blocks long."""
+    size = path.stat().st_size
+    if path.suffix.lower() == ".tar" and (size % _BLOCK or offset > size):
+        raise tarfile.ReadError("unexpected end of data")
+
+
+def _pair(sample: _Sample, source: str) -> Pair | Rejected:
+    images = [data for suffix, data in sample.files.items() if f".{suffix}" in IMAGE_SUFFIXES]
+    if sample.problem:
+        return Rejected(sample.key, source, sample.problem)
+    if not images:
+        return Rejected(sample.key, source, "no image among the sample's members")
+    if not images[0]:
+        return Rejected(sample.key, source, "empty image file (0 bytes)")
+    annotation = read_annotation(sample.files)
+    return Pair(
+        key=sample.key, image=images[0], source=source, mask=sample.files.get("mask.png"), **annotation.fields()
+    )
