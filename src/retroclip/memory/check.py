@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
+
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.index import IndexFolder
 from retroclip.memory.schema import pair_schema

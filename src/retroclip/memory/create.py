@@ -13,7 +13,7 @@ from retroclip.memory.ingest import Ingest, Shard, describe_sources, encoded_sha
 from retroclip.memory.lock import writer_lock
 from retroclip.memory.manifest import MANIFEST_NAME, Manifest
 from retroclip.memory.schema import pair_table
-from retroclip.memory.store import Store
+from retroclip.memory.store import PAIRS_NAME, Store
 from retroclip.pairs import Pair, Rejected
 
 
@@ -27,15 +27,16 @@ class Added:
     rejected: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What is stored of a pair, and the share of the first shard that may be bad."""
+
+    store_images: bool = True
+    max_rejected: float = 0.1
+
+
 def create_memory(
-    path: Path,
-    encoder: Any,
-    sources: Any,
-    options: Ingest,
-    *,
-    store_images: bool,
-    max_rejected: float,
-    where: str | None,
+    path: Path, encoder: Any, sources: Any, where: str | None, *, options: Ingest, keeping: Keeping
 ) -> None:
     """Build a memory in `path.partial` and rename it to `path` when it is whole.
 
@@ -43,19 +44,22 @@ def create_memory(
     with the same rows. Raises MemoryStoreError when `path` is taken, another process writes it, the disk is full, or
     the interrupted creation had other arguments; SourceError when the sources hold nothing or too much that is bad.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        hint = (
-            f"add to it with `retroclip memory add {path}`, or" if (path / MANIFEST_NAME).exists() else "delete it, or"
-        )
-        raise MemoryStoreError(f"{path} exists already: {hint} choose another name")
+    _check_free(path)
     partial = path.with_name(path.name + ".partial")
     items = _first_pulled(read_sources(sources, where), sources)
     advice = f"free some space and run the same command again; what is done is kept in {partial}"
     with full_disk_told(partial, advice):
         partial.mkdir(parents=True, exist_ok=True)
         with writer_lock(partial), _unless_empty(partial):
-            manifest = _manifest(partial, encoder, sources, options, store_images, max_rejected, where)
-            added = ingest(partial, encoder, items, options, store_images, max_rejected, resume=True)
+            creation = {
+                "sources": describe_sources(sources),
+                "where": where,
+                "store_images": keeping.store_images,
+                "labels_as_captions": options.labels_as_captions,
+                "shard_pairs": options.shard_pairs,
+            }
+            manifest = _started(partial, Manifest(encoder.name, encoder.fingerprint, encoder.dim, creation))
+            added = ingest(partial, encoder, items, options, keeping=keeping, resume=True)
             manifest.counts = {"read": added.read, "duplicates": added.duplicates}
             manifest.save(partial)
             partial.rename(path)
@@ -66,24 +70,24 @@ def ingest(
     encoder: Any,
     items: Iterable[Pair | Rejected],
     options: Ingest,
-    store_images: bool,
-    max_rejected: float,
     *,
+    keeping: Keeping,
     resume: bool,
 ) -> Added:
-    """Append the stream's pairs to the tables in `directory`, one commit a shard. The caller holds the writer's lock."""
+    """Append the stream's pairs to the tables in `directory`, a commit for each shard. The caller holds the lock."""
     store = Store.create(directory, encoder.dim)
     committed = set(store.column("key").to_pylist())
-    written = {(item.key, item.source, item.reason) for item in store.rejected()}
+    written = set(store.rejected())
     added = Added()
     for number, shard in enumerate(encoded_shards(items, encoder, options, committed=committed, resume=resume)):
         if number == 0:
-            _check_share(shard, max_rejected)
-        fresh = [item for item in shard.rejected if (item.key, item.source, item.reason) not in written]
+            _check_share(shard, keeping.max_rejected)
+        # Before the rows: a crash in between repeats the shard, and finds here what it had already written.
+        fresh = [item for item in dict.fromkeys(shard.rejected) if item not in written]
         store.reject(fresh)
-        written.update((item.key, item.source, item.reason) for item in fresh)
+        written.update(fresh)
         if shard.rows:
-            store.append(pair_table(shard.rows, encoder.dim, store_images=store_images))
+            store.append(pair_table(shard.rows, encoder.dim, store_images=keeping.store_images))
         added = Added(
             added.read + shard.read,
             added.rows + len(shard.rows),
@@ -93,6 +97,13 @@ def ingest(
     if not store.count():
         raise SourceError(f"none of the {added.read} pairs read is usable: {_examples(store.rejected())}")
     return added
+
+
+def _check_free(path: Path) -> None:
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    hint = f"add to it with `retroclip memory add {path}`" if (path / MANIFEST_NAME).exists() else "delete it"
+    raise MemoryStoreError(f"{path} exists already: {hint}, or choose another name")
 
 
 def _check_share(shard: Shard, max_rejected: float) -> None:
@@ -124,43 +135,22 @@ def _first_pulled(items: Iterator[Pair | Rejected], sources: Any) -> Iterator[Pa
 
 @contextmanager
 def _unless_empty(partial: Path) -> Iterator[None]:
-    """Remove what a failed creation left when no row had been committed, so that nothing stands in another try's way."""
+    """Remove what a failed creation left unless rows had been committed: nothing stands in another try's way."""
     try:
         yield
     except BaseException:
-        if not _has_rows(partial):
+        if not any((partial / PAIRS_NAME / "data").glob("*")):
             shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def _has_rows(partial: Path) -> bool:
-    return any((partial / "pairs.lance" / "data").glob("*"))
-
-
-def _manifest(
-    partial: Path,
-    encoder: Any,
-    sources: Any,
-    options: Ingest,
-    store_images: bool,
-    max_rejected: float,
-    where: str | None,
-) -> Manifest:
-    """The manifest in `partial`: written now, or that of the interrupted creation when it had the same arguments."""
-    creation = {
-        "sources": describe_sources(sources),
-        "where": where,
-        "store_images": store_images,
-        "labels_as_captions": options.labels_as_captions,
-        "shard_pairs": options.shard_pairs,
-        "max_rejected": max_rejected,
-    }
-    fresh = Manifest(model=encoder.name, fingerprint=encoder.fingerprint, dim=encoder.dim, creation=creation)
+def _started(partial: Path, fresh: Manifest) -> Manifest:
+    """The manifest in `partial`: `fresh`, or that of the interrupted creation if it had the same arguments."""
     if not (partial / MANIFEST_NAME).exists():
         fresh.save(partial)
         return fresh
     old = Manifest.load(partial)
-    differing = [name for name, value in creation.items() if old.creation.get(name) != value and name != "max_rejected"]
+    differing = [name for name, value in fresh.creation.items() if old.creation.get(name) != value]
     if old.fingerprint != fresh.fingerprint:
         differing.append(f"model ({old.model} there, {fresh.model} here)")
     if differing:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+
 from retroclip.memory.schema import FloatMatrix, IdArray
 
 CHUNK_SCORES = 2**24  # scores held at a time: 64 MB

@@ -2,19 +2,21 @@
 
 import hashlib
 import os
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import faiss
+import faiss as faiss_module
 import numpy as np
-import torch
+
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.disk import read_json, write_json
-from retroclip.memory.exact import exact_search
 from retroclip.memory.schema import FloatMatrix, IdArray
 
+faiss: Any = faiss_module  # its type stubs know neither the search parameters of HNSW nor keyword arguments
 IndexKind = Literal["exact", "flat", "hnsw"]
+Exact = Callable[[FloatMatrix, int], IdArray]
 INDEX_FOLDER = "index"
 INDEX_NAME = "index.json"
 EXACT_ROWS = 100_000  # up to here one matrix product is as fast as a graph, and exact
@@ -27,19 +29,20 @@ EF_SEARCH = (64, 128, 256, 512, 1024)
 
 @dataclass(slots=True)
 class KeyIndex:
-    """One stored index: over the embeddings of one key modality.
+    """One stored index, over the embeddings of one key modality.
 
-    rows: how many it holds; last_row_id: rows with larger ids are newer and not in it; recall: its share of the exact
+    version: the store's version it was built from; rows: how many it holds; last_row_id: rows with larger ids are newer and not in it; recall: its share of the exact
     top 1, 10 and 20 for queries of its own modality ("own") and of the other one ("cross").
     """
 
     kind: IndexKind
-    file: str
-    sha256: str
+    version: int
     rows: int
     last_row_id: int
     parameters: dict[str, int]
-    recall: dict[str, dict[str, float]] = field(default_factory=dict)
+    recall: dict[str, dict[str, float]]
+    file: str = ""
+    sha256: str = ""
 
 
 def build_index(kind: IndexKind, ids: IdArray, rows: FloatMatrix) -> Any:
@@ -78,35 +81,24 @@ def search_index(
 
 
 def tuned_parameters(
-    kind: IndexKind, index: Any, queries: dict[str, FloatMatrix], ids: IdArray, rows: FloatMatrix, target: float
+    kind: IndexKind, index: Any, exact: Exact, queries: dict[str, FloatMatrix], target: float
 ) -> tuple[dict[str, int], dict[str, dict[str, float]]]:
     """Search parameters that reach `target` recall@10 for every set of queries, and the recall measured with them.
 
-    HNSW: the smallest efSearch of `EF_SEARCH` that does, or the largest. Queries: {"own": (n, d), "cross": (n, d)}.
+    HNSW: the smallest efSearch of `EF_SEARCH` that does, or the largest. queries: {"own": (n, d), "cross": (n, d)};
+    exact: a function from queries and k to the ids (n, k) that exact search finds.
     """
-    if kind != "hnsw":
-        return {}, measured_recall(index, queries, ids, rows, {})
+    wanted = {name: exact(vectors, max(RECALL_AT)) for name, vectors in queries.items() if len(vectors)}
     fixed = {"M": HNSW_LINKS, "efConstruction": HNSW_CONSTRUCTION}
-    for width in EF_SEARCH:
-        parameters = {**fixed, "efSearch": width}
-        recall = measured_recall(index, queries, ids, rows, parameters)
+    choices = [{**fixed, "efSearch": width} for width in EF_SEARCH] if kind == "hnsw" else [{}]
+    for parameters in choices:
+        recall = {}
+        for name, best in wanted.items():
+            found, _ = search_index(index, queries[name], max(RECALL_AT), parameters)
+            recall[name] = {str(n): round(_recall(best[:, :n], found[:, :n]), 4) for n in RECALL_AT}
         if all(measured["10"] >= target for measured in recall.values()):
             break
     return parameters, recall
-
-
-def measured_recall(
-    index: Any, queries: dict[str, FloatMatrix], ids: IdArray, rows: FloatMatrix, parameters: dict[str, int]
-) -> dict[str, dict[str, float]]:
-    """For each set of queries the mean share of the exact top n that the index finds, n in `RECALL_AT`."""
-    measured: dict[str, dict[str, float]] = {}
-    for name, vectors in queries.items():
-        if not len(vectors):
-            continue
-        exact, _ = exact_search(torch.from_numpy(vectors), torch.from_numpy(rows), ids, max(RECALL_AT))
-        found, _ = search_index(index, vectors, max(RECALL_AT), parameters)
-        measured[name] = {str(n): round(_recall(exact[:, :n], found[:, :n]), 4) for n in RECALL_AT}
-    return measured
 
 
 def _recall(exact: IdArray, found: IdArray) -> float:
@@ -147,7 +139,7 @@ class IndexFolder:
             return f"{path} is damaged: build it again with `retroclip memory index {self.folder.parent}`"
         return None
 
-    def replace(self, built: dict[str, tuple[KeyIndex, Any]], version: int) -> None:
+    def replace(self, built: dict[str, tuple[KeyIndex, Any]]) -> None:
         """Store indexes in place of the present ones; `entry.file` and `entry.sha256` are filled in."""
         self.folder.mkdir(exist_ok=True)
         for name, (entry, index) in built.items():
@@ -157,7 +149,7 @@ class IndexFolder:
             entry.file = f"{name}-{entry.kind}-{entry.sha256[:12]}.faiss"
             _flushed(temporary).replace(self.folder / entry.file)
         keys = {name: asdict(entry) for name, (entry, _) in built.items()}
-        write_json(self.folder / INDEX_NAME, {"dataset_version": version, "keys": keys})
+        write_json(self.folder / INDEX_NAME, {"keys": keys})
         self._tidy({entry.file for entry, _ in built.values()})
 
     def _tidy(self, wanted: set[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from retroclip.memory.schema import EncodedPair
 from retroclip.pairs import Pair, Rejected, decode_image, read_pairs
 
@@ -52,10 +53,7 @@ class _Item:
 def read_sources(sources: Any, where: str | None = None) -> Iterator[Pair | Rejected]:
     """All pairs of the sources in order: a path, an iterable of pairs, or a sequence of such things, mixed at will."""
     if isinstance(sources, (str, Path)):
-        for item in read_pairs(sources, where=where):
-            if isinstance(item, Pair) and not item.source:
-                item = replace(item, source=str(sources))
-            yield item
+        yield from read_pairs(sources, where=where)
     elif isinstance(sources, (Pair, Rejected)):
         yield sources
     else:
@@ -75,65 +73,95 @@ def describe_sources(sources: Any) -> list[str]:
 
 
 def encoded_shards(
-    items: Iterable[Pair | Rejected],
-    encoder: Any,
-    options: Ingest,
-    *,
-    committed: set[str],
-    resume: bool,
+    items: Iterable[Pair | Rejected], encoder: Any, options: Ingest, *, committed: set[str], resume: bool
 ) -> Iterator[Shard]:
     """Encode the stream shard by shard; where shards end depends on the stream alone, so a repeated run cuts it alike.
 
     committed: keys that the store held before. Their pairs are passed over without decoding; with `resume` they count
     as done by the interrupted run, else as duplicates.
     """
-    seen: set[str] = set()
+    cutter = _Cutter(encoder, options, committed, resume)
+    for item in _decoded_ahead(items, encoder, cutter.is_new, options.batch_size):
+        cutter.feed(item)
+        if cutter.shard.read >= options.shard_pairs or cutter.bytes >= SHARD_BYTES:
+            yield cutter.cut()
+    if cutter.shard.read:
+        yield cutter.cut()
 
-    def is_new(pair: Pair) -> bool:
-        return pair.key not in committed and pair.key not in seen
 
-    shard, batch, rows, size = Shard(), [], [], 0
-    done = rejected = 0
-    for item in _decoded_ahead(items, encoder, is_new, options.batch_size):
-        shard.read += 1
+class _Cutter:
+    """Collects the shard that is under way, encoding its images batch by batch."""
+
+    def __init__(self, encoder: Any, options: Ingest, committed: set[str], resume: bool) -> None:
+        self.encoder, self.options = encoder, options
+        self.committed, self.resume = committed, resume
+        self.seen: set[str] = set()
+        self.read = self.bad = 0
+        self._restart()
+
+    def _restart(self) -> None:
+        self.shard = Shard()
+        self.bytes = 0
+        self._rows: list[EncodedPair] = []
+        self._batch: list[_Item] = []
+
+    def is_new(self, pair: Pair) -> bool:
+        return pair.key not in self.committed and pair.key not in self.seen
+
+    def feed(self, item: _Item | Rejected) -> None:
+        self.shard.read += 1
         if isinstance(item, Rejected):
-            shard.rejected.append(item)
-            shard.bad += 1
+            self._reject(item)
         else:
-            size += len(item.pair.image or b"")
-            if item.pair.key in seen or (item.pair.key in committed and not resume):
-                shard.duplicates += 1
-            elif item.pair.key in committed:
-                seen.add(item.pair.key)
-            elif isinstance(item.image, Exception):
-                shard.rejected.append(_rejected(item.pair, item.image))
-                shard.bad += 1
-            else:
-                seen.add(item.pair.key)
-                batch.append(item)
-        ends = shard.read >= options.shard_pairs or size >= SHARD_BYTES
-        if batch and (ends or len(batch) >= options.batch_size):
-            rows += _with_image_embedding(batch, encoder)
-            batch = []
-        if options.on_batch and (ends or shard.read % options.batch_size == 0):
-            options.on_batch(done + shard.read, rejected + shard.bad)
-        if ends:
-            yield _finished(shard, rows, encoder, options)
-            done, rejected = done + shard.read, rejected + shard.bad
-            shard, rows, size = Shard(), [], 0
-    if batch:
-        rows += _with_image_embedding(batch, encoder)
-    if shard.read:
-        finished = _finished(shard, rows, encoder, options)
-        if options.on_batch:
-            options.on_batch(done + shard.read, rejected + shard.bad)
-        yield finished
+            self.bytes += len(item.pair.image or b"")
+            self._sort_in(item)
+        if len(self._batch) >= self.options.batch_size:
+            self._encode_batch()
+        if self.shard.read % self.options.batch_size == 0:
+            self._tell()
+
+    def _sort_in(self, item: _Item) -> None:
+        key = item.pair.key
+        if key in self.seen or (key in self.committed and not self.resume):
+            self.shard.duplicates += 1
+        elif key in self.committed:
+            self.seen.add(key)
+        elif isinstance(item.image, Exception):
+            self._reject(_rejected(item.pair, item.image))
+        else:
+            self.seen.add(key)
+            self._batch.append(item)
+
+    def _reject(self, item: Rejected) -> None:
+        self.shard.rejected.append(item)
+        self.shard.bad += 1
+
+    def _encode_batch(self) -> None:
+        images = torch.stack([item.image for item in self._batch if isinstance(item.image, torch.Tensor)])
+        embeddings = self.encoder.encode_images(images, batch_size=len(images)).float().cpu().numpy()
+        pairs = [item.pair for item in self._batch]
+        self._rows += [EncodedPair(pair, row, None) for pair, row in zip(pairs, embeddings, strict=True)]
+        self._batch = []
+
+    def cut(self) -> Shard:
+        """The shard, its texts encoded; the next one begins."""
+        if self._batch:
+            self._encode_batch()
+        shard = _finished(self.shard, self._rows, self.encoder, self.options)
+        self._tell()
+        self.read, self.bad = self.read + shard.read, self.bad + shard.bad
+        self._restart()
+        return shard
+
+    def _tell(self) -> None:
+        if self.options.on_batch:
+            self.options.on_batch(self.read + self.shard.read, self.bad + self.shard.bad)
 
 
 def _decoded_ahead(
     items: Iterable[Pair | Rejected], encoder: Any, is_new: Callable[[Pair], bool], batch_size: int
 ) -> Iterator[_Item | Rejected]:
-    """The stream with its new images decoded and preprocessed, up to two batches ahead of the reader of this iterator."""
+    """The stream with its new images decoded and preprocessed, up to two batches ahead of whoever reads it."""
 
     def prepare(pair: Pair) -> _Item:
         try:
@@ -169,12 +197,6 @@ def _result(item: "_Item | Rejected | Future[_Item]") -> _Item | Rejected:
 def _rejected(pair: Pair, reason: Exception | str) -> Rejected:
     lines = str(reason).splitlines()
     return Rejected(key=pair.key, source=pair.source, reason=lines[0] if lines else type(reason).__name__)
-
-
-def _with_image_embedding(batch: list[_Item], encoder: Any) -> list[EncodedPair]:
-    images = torch.stack([item.image for item in batch if isinstance(item.image, torch.Tensor)])
-    embeddings = encoder.encode_images(images, batch_size=len(batch)).float().cpu().numpy()
-    return [EncodedPair(item.pair, embedding, None) for item, embedding in zip(batch, embeddings, strict=True)]
 
 
 def _finished(shard: Shard, rows: list[EncodedPair], encoder: Any, options: Ingest) -> Shard:

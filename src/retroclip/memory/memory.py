@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.check import find_problems
-from retroclip.memory.create import Added, create_memory, ingest
+from retroclip.memory.create import Added, Keeping, create_memory, ingest
 from retroclip.memory.describe import described
 from retroclip.memory.disk import full_disk_told
 from retroclip.memory.exact import positions_of
@@ -39,8 +40,8 @@ class Memory:
     """Image-text pairs with the embeddings of one encoder, searchable by image or by text.
 
     An object reads one fixed version, also while another process writes; its own writes and `refresh` move it on.
-    Rows have stable int64 ids, given in order of adding and never reused. A pair's text embedding is the normalised mean
-    of its captions' embeddings; a pair without caption has none and is never found by text.
+    Rows have stable int64 ids, given in order of adding and never reused. A pair's text embedding is the normalised
+    mean of its captions' embeddings; a pair without caption has none and is never found by text.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -54,7 +55,6 @@ class Memory:
         self._ids: IdArray | None = None
         self._keys: dict[str, Keys] = {}
         self._matching: dict[str, IdArray] = {}
-        self._entries: dict[str, KeyIndex] | None = None
 
     # ---- making and changing -------------------------------------------------------------------------------------
 
@@ -78,16 +78,15 @@ class Memory:
 
         sources: paths that `pairs.read_pairs` reads, iterables of Pair, or a mixture. where: predicate for the readers.
         Bad pairs go to `rejected()`; duplicate keys are skipped and counted. Killed at any moment and called again it
-        goes on after the last committed shard of `shard_pairs` pairs. on_batch: called with the numbers of pairs read and
-        rejected so far. Raises SourceError when nothing, or more than the share `max_rejected` of the first shard, is
-        bad; MemoryStoreError when `path` is taken or in use, or the disk is full.
+        goes on after the last committed shard of `shard_pairs` pairs. on_batch: called with the numbers of pairs read
+        and rejected so far. Raises SourceError when there is nothing, or more than the share `max_rejected` of the
+        first shard is bad; MemoryStoreError when `path` is taken or in use, or the disk is full.
         """
         path = Path(path)
         with reporter(sources, progress, on_batch) as report:
             options = Ingest(batch_size, labels_as_captions, shard_pairs, report)
-            create_memory(
-                path, encoder, sources, options, store_images=store_images, max_rejected=max_rejected, where=where
-            )
+            keeping = Keeping(store_images, max_rejected)
+            create_memory(path, encoder, sources, where, options=options, keeping=keeping)
         memory = cls(path)
         if planned_kind(len(memory)) != "exact":
             memory.index("auto")
@@ -109,7 +108,7 @@ class Memory:
         on_batch: Callable[[int, int], None] | None = None,
         progress: bool = False,
     ) -> Added:
-        """Append pairs, found by search at once; keys that are already there are skipped, so that it can be repeated."""
+        """Append pairs, found at once; keys that are already there are skipped, so a killed run can be repeated."""
         self.check_encoder(encoder)
         creation = self.manifest.creation
         with (
@@ -118,9 +117,10 @@ class Memory:
             reporter(sources, progress, on_batch) as report,
         ):
             options = Ingest(batch_size, creation["labels_as_captions"], creation["shard_pairs"], report)
+            keeping = Keeping(creation["store_images"], max_rejected)
             items = read_sources(sources, where)
             try:
-                return ingest(self.path, encoder, items, options, creation["store_images"], max_rejected, resume=False)
+                return ingest(self.path, encoder, items, options, keeping=keeping, resume=False)
             finally:
                 self.refresh()
 
@@ -143,8 +143,7 @@ class Memory:
             self.refresh()
             chosen = planned_kind(len(self)) if kind == "auto" else kind
             built = {} if chosen == "exact" else self._built(chosen, recall)
-            self._indexes.replace(built, self.version)
-        self._entries = None
+            self._indexes.replace(built)
         return dict(self.info()["index"])
 
     def _built(self, kind: IndexKind, recall: float) -> dict[str, tuple[KeyIndex, Any]]:
@@ -156,8 +155,8 @@ class Memory:
                 continue
             index = build_index(kind, ids, rows)
             queries = {"own": sampled(rows), "cross": sampled(keys[cross].rows.numpy())}
-            parameters, measured = tuned_parameters(kind, index, queries, ids, rows, recall)
-            built[own] = (KeyIndex(kind, "", "", len(ids), int(ids[-1]), parameters, measured), index)
+            parameters, measured = tuned_parameters(kind, index, keys[own].nearest, queries, recall)
+            built[own] = (KeyIndex(kind, self.version, len(ids), int(ids[-1]), parameters, measured), index)
         return built
 
     def refresh(self) -> None:
@@ -192,7 +191,7 @@ class Memory:
         return self._store.version
 
     def check_encoder(self, encoder: Any) -> None:
-        """Raise MemoryStoreError unless `encoder` is the one that made this memory: other embeddings would match noise."""
+        """Raise MemoryStoreError unless `encoder` made this memory: another one's embeddings would match noise."""
         if encoder.fingerprint != self.fingerprint:
             raise MemoryStoreError(
                 f"{self.path} was made by model {self.model} ({self.fingerprint[:12]}), not by {encoder.name} "
@@ -201,7 +200,7 @@ class Memory:
 
     def info(self) -> dict[str, Any]:
         """Rows, texts, labels, sources, size, model, index and its recall: what `retroclip memory info` shows."""
-        return described(self.path, self.manifest, self._store, self._index_entries())
+        return described(self.path, self.manifest, self._store, self._indexes.entries())
 
     def verify(self) -> list[str]:
         """Read everything and return the problems found, one line each; empty: the memory is whole."""
@@ -236,8 +235,8 @@ class Memory:
     def embeddings(self, ids: Any = None, *, of: Modality = "image") -> torch.Tensor:
         """Unit-norm float32 embeddings: (n, d) in the order of `ids()`, or `ids.shape` + (d,) for given ids.
 
-        Zero vectors stand for missing texts, and for ids of -1, the empty places of `Hits`. Without `ids` the tensor may
-        be the one that searches use: do not change it in place. Raises MemoryStoreError for a row that isn't there.
+        Zero vectors stand for missing texts, and for ids of -1, the empty places of `Hits`. Without `ids` the tensor
+        may be the one that searches use: do not change it in place. Raises MemoryStoreError for a row that isn't there.
         """
         keys = self._searchable(of)
         if ids is None and len(keys.ids) == len(self.ids()):
@@ -280,7 +279,9 @@ class Memory:
                     f"exclude has {len(exclude)} lists for {len(vectors)} queries: give one for each"
                 )
             banned = [np.asarray(row, np.int64).reshape(-1) for row in exclude]
-        entry = self._index_entries().get(by)
+        entry = self._indexes.entries().get(by)
+        if entry and entry.version > self.version:
+            entry = None  # another process built it since: rows that this version has may be missing there
         return search_keys(
             vectors,
             self._searchable(by),
@@ -298,8 +299,3 @@ class Memory:
             ids, rows = self._store.vectors(of)
             self._keys[of] = Keys(ids, torch.from_numpy(rows))
         return self._keys[of]
-
-    def _index_entries(self) -> dict[str, KeyIndex]:
-        if self._entries is None:
-            self._entries = self._indexes.entries()
-        return self._entries

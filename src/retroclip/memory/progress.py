@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from retroclip.memory.ingest import describe_sources
-from retroclip.pairs import count_pairs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from retroclip.memory.ingest import describe_sources
+from retroclip.pairs import count_pairs
 
 Report = Callable[[int, int], None]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
 from retroclip.pairs import Pair, Rejected
 
 FloatMatrix = npt.NDArray[np.float32]

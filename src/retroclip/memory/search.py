@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.exact import exact_search, positions_of
 from retroclip.memory.index import KeyIndex, search_index
 from retroclip.memory.schema import FloatMatrix, IdArray
 
-EXACT_SHARE = (
-    0.2  # filters that keep less of the rows are searched exactly: a graph then mostly walks over excluded rows
-)
+EXACT_SHARE = 0.2
+"""Filters that keep less of the rows are searched exactly: a graph would mostly walk over excluded ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,10 @@ class Keys:
         """Those among the sorted ids `allowed`."""
         places = positions_of(allowed, self.ids)
         return Keys(self.ids[places], self.rows[torch.from_numpy(places)])
+
+    def nearest(self, queries: FloatMatrix, k: int) -> IdArray:
+        """Ids (n, k) of the exact nearest rows."""
+        return exact_search(torch.from_numpy(queries), self.rows, self.ids, k)[0]
 
 
 def as_queries(queries: Any, dim: int) -> torch.Tensor:
@@ -78,7 +82,7 @@ def search_keys(
     found, scores = best_of(found, scores, k, exclude)
     short = np.flatnonzero((found < 0).any(axis=1))
     if len(short):
-        left = None if exclude is None else [exclude[i] for i in short]
+        left = None if exclude is None else [exclude[int(i)] for i in short]
         found[short], scores[short] = _exact(queries[short], keys, k, allowed, left)
     return Hits(found, scores)
 

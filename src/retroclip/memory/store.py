@@ -8,6 +8,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.predicate import checked_predicate, predicate_error
 from retroclip.memory.schema import (
@@ -63,7 +64,7 @@ class Store:
         return len(self.matching(where)) if where is not None else int(self._dataset.count_rows())
 
     def matching(self, where: str) -> IdArray:
-        """Sorted ids of the live rows for which the predicate holds. Raises MemoryStoreError when it is no predicate."""
+        """Sorted ids of the live rows for which the predicate holds. Raises MemoryStoreError when it is none."""
         return np.sort(_ids(self._filtered(where, [])))
 
     def _filtered(self, where: str, columns: list[str]) -> pa.Table:
