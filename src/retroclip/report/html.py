@@ -1,0 +1,167 @@
+"""The HTML report: one self-contained file, no scripts, nothing loaded from elsewhere."""
+
+import base64
+import io
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from retroclip.errors import BadImageError
+from retroclip.evaluation import Result
+from retroclip.report import plots, tables
+from retroclip.report.evidence import Example, MemorySummary, RetrievedClass
+
+THUMBNAIL = 128
+BASE = "zero-shot"
+
+
+@dataclass
+class Report:
+    """All that a report may show; only `results` is needed. Texts may come from anywhere: they are escaped."""
+
+    results: Sequence[Result]
+    title: str = "What a memory gains"
+    introduction: str = ""
+    examples: Sequence[Example] = ()
+    examples_method: str = ""
+    retrieved: Sequence[RetrievedClass] = ()
+    memories: Sequence[MemorySummary] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Positions on a row's axis in per cent of its width."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass
+class Section:
+    """One table of the report: results on the same task, data, model and memory."""
+
+    results: list[Result]
+    axis: tuple[float, float] = (0.0, 1.0)
+    base: Result | None = None
+    best: Result | None = None
+    bars: dict[str, Bar] = field(default_factory=dict)
+    gains: Markup | None = None
+    gains_left_out: int = 0
+    curves: Markup | None = None
+
+
+def render(report: Report) -> str:
+    """The report as an HTML document."""
+    environment = Environment(
+        loader=PackageLoader("retroclip.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "percent": tables.percent,
+        "points": tables.points,
+        "interval": tables.interval_of,
+        "duration": tables.duration,
+        "count": tables.count,
+        "thumbnail": thumbnail,
+        "deviation": tables.with_deviation,
+        "data_name": tables.data_name,
+    }
+    environment.globals |= {
+        "caption": tables.caption,
+        "footnotes": tables.footnotes,
+        "circumstances": circumstances,
+    }
+    sections = [make_section(results) for results in tables.group(report.results)]
+    return environment.get_template("report.html").render(report=report, sections=sections)
+
+
+def write_report(report: Report, path: str | Path) -> Path:
+    """Render and write; the file appears under its name only when whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(render(report), encoding="utf-8")
+    os.replace(unfinished, path)
+    return path
+
+
+def make_section(results: Sequence[Result]) -> Section:
+    """Work out a group's axis, bars and plots."""
+    section = Section(results=list(results))
+    done = [result for result in results if result.value is not None]
+    if not done:
+        return section
+    section.axis = axis_of(done)
+    section.bars = {result.method: bar_of(result, section.axis) for result in done}
+    section.base = next((result for result in done if result.method == BASE), None)
+    section.best = max(done, key=lambda result: result.value or 0.0)
+    if section.base is not None and section.best is not section.base:
+        gains = plots.per_class_gains(section.base, section.best)
+        shown = plots.shown_gains(gains)
+        section.gains_left_out = len(gains) - len(shown)
+        # Markup: matplotlib has escaped the class names already.
+        section.gains = Markup(plots.plot_gains(shown)) if shown else None
+    trained = [result for result in done if any("loss" in row for row in result.history)]
+    section.curves = Markup(plots.plot_curves(trained)) if trained else None
+    return section
+
+
+def axis_of(results: Sequence[Result]) -> tuple[float, float]:
+    """The ends of the common axis, in steps of 10 %, around all intervals."""
+    lows = [result.interval[0] if result.interval else result.value or 0.0 for result in results]
+    highs = [result.interval[1] if result.interval else result.value or 0.0 for result in results]
+    low, high = math.floor(10 * min(lows)) / 10, math.ceil(10 * max(highs)) / 10
+    return low, high if high > low else low + 0.1
+
+
+def bar_of(result: Result, axis: tuple[float, float]) -> Bar:
+    """Where the value and its interval lie on the axis."""
+    assert result.value is not None
+    low, high = result.interval or (result.value, result.value)
+    return Bar(*(round(100 * (x - axis[0]) / (axis[1] - axis[0]), 2) for x in (result.value, low, high)))
+
+
+def thumbnail(image: bytes | None, size: int = THUMBNAIL) -> Markup | None:
+    """An image as a small JPEG data URI, or None where there is none or it can't be read."""
+    from retroclip.pairs import decode_image
+
+    if image is None:
+        return None
+    try:
+        picture = decode_image(image)
+    except BadImageError:
+        return None
+    picture.thumbnail((2 * size, 2 * size))  # twice the size shown: sharp on dense screens
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=82)
+    return Markup("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode())
+
+
+def circumstances(section: Section) -> list[tuple[str, Any]]:
+    """What the figures of a section depend on, as labelled lines."""
+    first = next((r for r in section.results if r.error is None), section.results[0])
+    seeds = max((r.seeds for r in section.results), key=len)
+    lines: list[tuple[str, Any]] = [
+        ("Model", first.model),
+        ("Model fingerprint", first.fingerprint),
+        ("Precision", first.precision),
+        ("Data", f"{tables.data_name(first)}, {first.n:,} images, hash {first.data_hash}"),
+        ("Task", f"{first.task}, metric {first.metric}"),
+        ("Templates", " · ".join(first.templates)),
+        ("Memory", first.memory and f"{first.memory}, {tables.count(first.memory_pairs)} pairs"),
+        ("Near-duplicates left out of the memory", first.excluded_near_duplicates),
+        ("Classes without an image", ", ".join(first.missing_classes)),
+        ("Images left out as unreadable", "; ".join(first.rejected)),
+        ("Seeds of trained methods", ", ".join(map(str, seeds))),
+        ("Options", "; ".join(f"{r.method}: {r.options}" for r in section.results if r.options)),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in first.versions.items())),
+        ("Date", first.date),
+    ]
+    return [(name, value) for name, value in lines if value not in (None, "")]

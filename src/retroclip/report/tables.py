@@ -1,0 +1,183 @@
+"""The comparison as a table: for the terminal (rich), Markdown and CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from retroclip.evaluation import Result
+
+CSV_FIELDS = (
+    "task", "dataset", "split", "n", "model", "method", "metric", "value", "low", "high", "sd", "top1",
+    "gain_points", "gain_low", "gain_high", "top1_gain_points", "top1_gain_low", "top1_gain_high",
+    "fit_seconds", "predict_seconds", "trained_parameters", "seeds", "memory", "memory_pairs",
+    "excluded_near_duplicates", "error",
+)  # fmt: skip
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as a percentage without the sign: 0.873 → '87.3'."""
+    return "–" if value is None else f"{100 * value:.{digits}f}"
+
+
+def points(value: float | None) -> str:
+    """A gain in points with its sign: 2.34 → '+2.3'."""
+    return "–" if value is None else f"{value:+.1f}".replace("-", "−")
+
+
+def interval_of(low_high: tuple[float, float] | None, *, signed: bool = False) -> str:
+    """An interval of shares ('84.9–89.1') or, signed, of points ('+1.2 to +3.4')."""
+    if low_high is None:
+        return "–"
+    low, high = low_high
+    return f"{points(low)} to {points(high)}" if signed else f"{percent(low)}–{percent(high)}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds to read: '0.4 s', '12 s', '3 min 20 s'."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    return f"{whole} s" if whole < 120 else f"{whole // 60} min {whole % 60:02d} s"
+
+
+def count(number: int | None) -> str:
+    """A count to read: '0', '12,345', '1.58 M'."""
+    if number is None:
+        return "–"
+    return f"{number / 1e6:.2f} M" if number >= 1_000_000 else f"{number:,}"
+
+
+def with_deviation(result: Result) -> str:
+    """The value as a percentage, ± the standard deviation over seeds where there are several."""
+    deviation = f" ± {percent(result.sd)}" if result.sd is not None else ""
+    return percent(result.value) + deviation
+
+
+def group(results: Sequence[Result]) -> list[list[Result]]:
+    """Results that may stand in one table: the same task, data, model and memory; groups in order of appearance."""
+    groups: dict[tuple, list[Result]] = {}
+    for result in results:
+        key = (result.task, result.dataset, result.split, result.model, result.memory, result.data_hash)
+        # A failed row knows no data hash; it belongs to the row before it.
+        if result.error is not None:
+            key = next((known for known in groups if known[:5] == key[:5]), key)
+        groups.setdefault(key, []).append(result)
+    return list(groups.values())
+
+
+def data_name(result: Result) -> str:
+    """`dataset#split`."""
+    return f"{result.dataset}#{result.split}" if result.split else result.dataset
+
+
+def caption(results: Sequence[Result]) -> str:
+    """One line that says what the figures of a group were measured on."""
+    first = results[0]
+    seeds = max((r.seeds for r in results), key=len)
+    parts = [
+        f"{first.task} on {data_name(first)}",
+        f"n = {first.n:,}",
+        f"model {first.model}",
+        f"metric {first.metric}",
+    ]
+    if first.templates:
+        parts.append(_templates(first.templates))
+    if first.memory:
+        parts.append(f"memory {first.memory} ({count(first.memory_pairs)} pairs)")
+    if seeds:
+        parts.append(f"seeds {', '.join(map(str, seeds))}")
+    return " · ".join(parts)
+
+
+def footnotes(results: Sequence[Result]) -> list[str]:
+    """What a reader must know beside the figures."""
+    notes = ["Intervals: 95 %, bootstrap over the images; gains over zero-shot are paired, in percentage points."]
+    first = results[0]
+    if first.excluded_near_duplicates is not None:
+        notes.append(
+            f"{first.excluded_near_duplicates:,} of the memory's pairs were left out as near-duplicates of evaluation "
+            "images (cosine over 0.95)."
+        )
+    if first.missing_classes:
+        notes.append(f"{len(first.missing_classes)} classes of the task have no evaluation image.")
+    if first.rejected:
+        notes.append(f"{len(first.rejected)} evaluation images could not be read and were left out.")
+    return notes
+
+
+def _templates(templates: Sequence[str]) -> str:
+    return f"template “{templates[0]}”" if len(templates) == 1 else f"{len(templates)} templates"
+
+
+def _columns(results: Sequence[Result]) -> list[str]:
+    metric = results[0].metric
+    side = ["top1"] if metric != "top1" and any(r.top1 is not None for r in results) else []
+    return ["method", metric, "95 %", *side, "gain", "95 % of gain", "seconds (fit + predict)", "trained"]
+
+
+def _cells(result: Result, columns: Sequence[str]) -> list[str]:
+    if result.error is not None:
+        return [result.method, "failed", *[""] * (len(columns) - 2)]
+    cells = [result.method, with_deviation(result), interval_of(result.interval)]
+    if "top1" in columns[2:]:
+        cells.append(percent(result.top1))
+    cells += [points(result.gain), interval_of(result.gain_interval, signed=True) if result.gain_interval else "–"]
+    cells += [f"{duration(result.fit_seconds)} + {duration(result.predict_seconds)}", count(result.trained_parameters)]
+    return cells
+
+
+def rich_table(results: Sequence[Result]) -> Table:
+    """One group of results for the terminal; the best value is bold, failures are below."""
+    columns = _columns(results)
+    failures = [f"{_plain(r.method)} failed: {_plain(r.error)}" for r in results if r.error is not None]
+    table = Table(title=_plain(caption(results)), caption="\n".join([*map(_plain, footnotes(results)), *failures]))
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="left" if position == 0 else "right", no_wrap=position < 2)
+    best = max((r.value for r in results if r.value is not None), default=None)
+    for result in results:
+        style = "bold" if result.value is not None and result.value == best else "red" if result.error else None
+        table.add_row(*map(_plain, _cells(result, columns)), style=style)
+    return table
+
+
+def _plain(text: str | None) -> str:
+    from rich.markup import escape
+
+    return escape(text or "")
+
+
+def markdown_table(results: Sequence[Result]) -> str:
+    """One group of results as Markdown, with its circumstances above and its notes below."""
+    columns = _columns(results)
+    lines = [_md(caption(results)), "", _md_row(columns), _md_row(["---", *["---:"] * (len(columns) - 1)])]
+    lines += [_md_row(_cells(result, columns)) for result in results]
+    failures = [f"{r.method} failed: {r.error}" for r in results if r.error is not None]
+    return "\n".join([*lines, "", *[f"{_md(note)}  " for note in [*footnotes(results), *failures]]]) + "\n"
+
+
+def _md(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _md_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(map(_md, cells)) + " |"
+
+
+def csv_table(results: Sequence[Result]) -> str:
+    """All results as CSV: values in [0, 1], gains in points, one row a method."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, CSV_FIELDS, lineterminator="\n")
+    writer.writeheader()
+    for r in results:
+        row = {name: getattr(r, name) for name in CSV_FIELDS if hasattr(r, name)}
+        row |= _ends("low", "high", r.interval) | _ends("gain_low", "gain_high", r.gain_interval)
+        row |= _ends("top1_gain_low", "top1_gain_high", r.top1_gain_interval)
+        row |= {"gain_points": r.gain, "top1_gain_points": r.top1_gain, "seeds": " ".join(map(str, r.seeds))}
+        writer.writerow(row)
+    return buffer.getvalue()
+
+
+def _ends(low: str, high: str, interval: tuple[float, float] | None) -> dict[str, float | None]:
+    return dict(zip((low, high), interval or (None, None), strict=True))
