@@ -81,7 +81,7 @@ def test_saved_and_loaded(tmp_path, memory, encoder, fusion):
         parameter.data.normal_(std=0.3)
     wrapped = MemoryEncoder(encoder, memory, fusion, k=4, k_text=6, search="cross-modal")
     wrapped.save(tmp_path / "model")
-    again = load_memory_encoder(tmp_path / "model", encoder, memory)
+    again = load_memory_encoder(tmp_path / "model", base=encoder, memory=memory)
     images = memory.parts["image"][:9]
     torch.testing.assert_close(again.encode_images(images), wrapped.encode_images(images))
     torch.testing.assert_close(again.encode_texts(["a bird"]), wrapped.encode_texts(["a bird"]))

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from retroclip.encoders import load, register_loader
 from retroclip.errors import ModelError
 from retroclip.fusion.mean import MeanFusion
 from retroclip.fusion.neighbours import Neighbours, find_neighbours, has_captions
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from retroclip.encoders import Encoder
     from retroclip.memory import Memory
 
+LOADER, BASE, WEIGHTS, CARD = "memory-encoder", "base", "fusion.safetensors", "retroclip.json"
 KINDS: dict[str, type[nn.Module]] = {"mean": MeanFusion, "reco": RecoFusion, "ra-clip": RetrievalAugmentation}
-WEIGHTS, CARD = "fusion.safetensors", "retroclip.json"
 
 
 class MemoryEncoder:
@@ -74,7 +75,11 @@ class MemoryEncoder:
 
     def encode_images(self, images: Sequence[Any] | Tensor, **options: Any) -> Tensor:
         """As `Encoder.encode_images`: (n, d) float32, unit norm, refined by the memory."""
-        return self.refine(self.base.encode_images(images, **options), "image")
+        return self.refine_images(self.base.encode_images(images, **options))
+
+    def refine_images(self, embeddings: Tensor) -> Tensor:
+        """The base encoder's image embeddings (n, d) → refined ones: what `encode_images` does after embedding."""
+        return self.refine(embeddings, "image")
 
     def encode_texts(self, texts: Sequence[str], **options: Any) -> Tensor:
         """As `Encoder.encode_texts`; a text met before is not searched again."""
@@ -115,22 +120,27 @@ class MemoryEncoder:
     def _settings(self) -> dict[str, Any]:
         return {"k": self.k, "k_text": self.k_text, "search": self.search, "values": self.values}
 
-    def save(self, directory: str | Path) -> None:
-        """The base encoder's files plus `fusion.safetensors` and a `fusion` entry in `retroclip.json`.
+    def save(self, directory: str | Path) -> Path:
+        """Write the fusion, and the base encoder in `base/`; returns the folder, which `retroclip.load` opens.
 
-        The memory itself isn't copied: its path is written down, and `load_memory_encoder` takes another if it moved.
+        The memory isn't copied: its path is written down, and `load_memory_encoder` takes another one if it moved.
+        `retroclip.json` comes last, so that a killed save leaves nothing that loads.
         """
         directory = Path(directory)
-        self.base.save(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / CARD).unlink(missing_ok=True)
+        self.base.save(directory / BASE)
         save_file({name: value.contiguous() for name, value in self.fusion.state_dict().items()}, directory / WEIGHTS)
-        card = json.loads((directory / CARD).read_text()) if (directory / CARD).exists() else {}
-        card["fusion"] = {
-            "kind": self.kind,
+        card = {
+            "format": 1,
+            "kind": LOADER,
+            "fusion": self.kind,
             "options": self.fusion.options,
             "settings": self._settings,
             "memory": str(Path(self.memory.path).resolve()),
         }
-        (directory / CARD).write_text(json.dumps(card, indent=2))
+        (directory / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        return directory
 
 
 def build_fusion(kind: str, **options: Any) -> nn.Module:
@@ -140,14 +150,24 @@ def build_fusion(kind: str, **options: Any) -> nn.Module:
     return KINDS[kind](**options)
 
 
-def load_memory_encoder(directory: str | Path, base: Encoder, memory: Memory | None = None) -> MemoryEncoder:
-    """What `MemoryEncoder.save` wrote, over `base`, the encoder beside it, and `memory` (default: where it was)."""
+def load_memory_encoder(
+    directory: str | Path, *, base: Encoder | None = None, memory: Memory | None = None, **options: Any
+) -> MemoryEncoder:
+    """What `MemoryEncoder.save` wrote; `options` go to `load` of the base encoder.
+
+    `base` and `memory` stand in for the saved ones. Raises MemoryStoreError if the memory has moved or has changed its
+    model.
+    """
     directory = Path(directory)
-    card = json.loads((directory / CARD).read_text())["fusion"]
-    fusion = build_fusion(card["kind"], **card["options"])
+    card = json.loads((directory / CARD).read_text(encoding="utf-8"))
+    base = load(directory / BASE, **options) if base is None else base
+    fusion = build_fusion(card["fusion"], **card["options"])
     fusion.load_state_dict(load_file(directory / WEIGHTS))
     if memory is None:
         from retroclip.memory import Memory
 
         memory = Memory.open(card["memory"])
     return MemoryEncoder(base, memory, fusion, **card["settings"])
+
+
+register_loader(LOADER, load_memory_encoder)

@@ -1,0 +1,64 @@
+"""Neural Priming: class texts mixed with the centroids of retrieved images; no gradients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from retroclip.classifiers.classifier import LinearClassifier
+from retroclip.classifiers.naming import named_classes
+from retroclip.classifiers.zero_shot import class_texts
+
+if TYPE_CHECKING:
+    from retroclip.encoders import Encoder
+    from retroclip.retrieval import Retrieved
+    from retroclip.tasks import Task
+
+
+def centroids(images: Tensor, members: Tensor) -> Tensor:
+    """Unit-norm mean of the images (m, d) of each class; `members` (m, K) is True where a pair belongs to it. (K, d)
+
+    A class without members gets zeros.
+    """
+    return F.normalize(members.to(images.dtype).T @ images, dim=-1)
+
+
+def stand_in_centroids(texts: Tensor, found: Tensor) -> Tensor:
+    """Centroids (K, d) for all classes: those without pairs (zero rows of `found`) get one guessed from their text [D].
+
+    Texts and images live in different cones: an image is nearer to any centroid than to any text, so a class that has
+    only its text would never win against one that has a centroid. The guess is a line through the classes that have
+    both: mean centroid + ρ·(text − mean text), with ρ the least-squares slope.
+    """
+    has = found.norm(dim=1) > 0
+    if has.all() or not has.any():
+        return found
+    centred_texts = texts - texts[has].mean(dim=0)
+    centred = found[has] - found[has].mean(dim=0)
+    spread = centred_texts[has].square().sum()
+    slope = (centred_texts[has] * centred).sum() / spread if spread > 0 else torch.tensor(1.0)
+    guessed = F.normalize(found[has].mean(dim=0) + slope * centred_texts, dim=-1)
+    return torch.where(has[:, None], found, guessed)
+
+
+def membership(captions: list[tuple[str, ...]], task: Task) -> Tensor:
+    """Boolean (m, K): which pair's captions name which class."""
+    members = torch.zeros(len(captions), len(task.classes), dtype=torch.bool)
+    for row, classes in enumerate(named_classes(captions, task)):
+        members[row, list(classes)] = True
+    return members
+
+
+def primed(encoder: Encoder, task: Task, retrieved: Retrieved, alpha: float = 0.5) -> LinearClassifier:
+    """W_c = α·text_c + (1−α)·centroid of the retrieved pairs whose caption names the class (Neural Priming).
+
+    A class that no caption names falls back to its text, moved to where centroids are (`stand_in_centroids`); if none
+    is named at all, this is the zero-shot head.
+    """
+    texts = class_texts(encoder, task)
+    found = centroids(retrieved.image_embeddings, membership(retrieved.captions, task))
+    weights = F.normalize(alpha * texts + (1 - alpha) * stand_in_centroids(texts, found), dim=-1)
+    return LinearClassifier("primed", encoder, task.classes, weights)

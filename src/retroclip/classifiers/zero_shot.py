@@ -1,0 +1,28 @@
+"""The zero-shot head: class names through templates and the text tower."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from retroclip.classifiers.classifier import LinearClassifier
+
+if TYPE_CHECKING:
+    from retroclip.encoders import Encoder
+    from retroclip.tasks import Task
+
+
+def class_texts(encoder: Encoder, task: Task) -> Tensor:
+    """One embedding a class (K, d): every prompt embedded, normalised, averaged, normalised again (CLIP)."""
+    prompts = [task.prompts(name) for name in task.classes]
+    rows = encoder.encode_texts([prompt for own in prompts for prompt in own])
+    means = [part.mean(dim=0) for part in rows.split([len(own) for own in prompts])]
+    return F.normalize(torch.stack(means), dim=-1)
+
+
+def zero_shot(encoder: Encoder, task: Task) -> LinearClassifier:
+    """The classifier that class names alone give."""
+    return LinearClassifier("zero-shot", encoder, task.classes, class_texts(encoder, task))

@@ -1,0 +1,111 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from retroclip.classifiers import class_texts, primed, real_linear, tip_adapter, tip_x, zero_shot
+from retroclip.classifiers.cache import balanced_values, cache_logits, signature_logits
+from retroclip.classifiers.linear import matched_pairs
+from retroclip.classifiers.primed import stand_in_centroids
+from retroclip.errors import RetroclipError
+
+
+def test_class_texts_embed_average_normalise(encoder, task):
+    rows = class_texts(encoder, task)
+    for name, row in zip(task.classes, rows, strict=True):
+        mean = encoder.encode_texts(task.prompts(name)).mean(0)
+        torch.testing.assert_close(row, mean / mean.norm())
+
+
+def test_zero_shot_gives_scaled_cosines_and_probabilities(encoder, task, make_images):
+    classifier, images = zero_shot(encoder, task), make_images([0, 1, 2])
+    torch.testing.assert_close(classifier(images), 20.0 * images @ class_texts(encoder, task).T)
+    torch.testing.assert_close(classifier.predict_images(images).sum(1), torch.ones(3))
+    assert classifier.classes == task.classes and classifier.encoder is encoder
+
+
+def test_primed_weights_are_text_and_centroid(encoder, task, retrieved):
+    texts, images = class_texts(encoder, task), retrieved.image_embeddings
+    expected = 0.3 * texts[0] + 0.7 * F.normalize(images[:6].mean(0), dim=0)
+    weights = primed(encoder, task, retrieved, alpha=0.3).weights
+    torch.testing.assert_close(weights[0], F.normalize(expected, dim=0))
+    expected = 0.3 * texts[2] + 0.7 * F.normalize(images[8:11].mean(0), dim=0)
+    torch.testing.assert_close(weights[2], F.normalize(expected, dim=0))
+
+
+def test_primed_without_any_named_class_is_the_zero_shot_head(encoder, task, retrieved):
+    retrieved.captions = [("grass",)] * 12
+    torch.testing.assert_close(primed(encoder, task, retrieved).weights, zero_shot(encoder, task).weights)
+
+
+def test_a_class_without_pairs_is_not_drowned_by_those_with(encoder, task, retrieved, make_images):
+    retrieved.captions = [own if "sea" not in own[0] else ("water",) for own in retrieved.captions]
+    retrieved.image_embeddings[6:8] = 0.0
+    images, labels = make_images([0, 1, 2] * 30, seed=3), torch.tensor([0, 1, 2] * 30)
+    predicted = primed(encoder, task, retrieved)(images).argmax(1)
+    assert (predicted[labels == 1] == 1).float().mean() > 0.5
+
+
+def test_stand_in_centroids_lie_on_the_line_through_classes_that_have_both():
+    generator = torch.Generator().manual_seed(0)
+    texts = F.normalize(torch.randn(4, 8, generator=generator), dim=-1)
+    offset = torch.randn(8, generator=generator)
+    found = 0.5 * texts + offset
+    found[3] = 0
+    guessed = stand_in_centroids(texts, found)
+    torch.testing.assert_close(guessed[:3], found[:3])
+    torch.testing.assert_close(guessed[3], F.normalize(0.5 * texts[3] + offset, dim=0))
+
+
+def test_cache_logits_equal_a_loop(make_images):
+    queries, keys, values = make_images([0, 1]), make_images([0, 1, 2], seed=1), torch.eye(3)
+    for i, row in enumerate(cache_logits(queries, keys, values, 5.5)):
+        expected = [torch.exp(-5.5 * (1 - queries[i] @ key)) for key in keys]
+        torch.testing.assert_close(row, torch.stack(expected))
+
+
+def test_signature_affinity_orders_by_divergence(make_images, encoder, task):
+    queries, keys, texts = make_images([0, 1]), make_images([0, 1, 2], seed=1), class_texts(encoder, task)
+    affinity = signature_logits(queries, keys, torch.eye(3), texts, 20.0)
+    for i in range(2):
+        p = (20.0 * texts @ queries[i]).softmax(0)
+        kl = torch.stack([(p * (p / (20.0 * texts @ key).softmax(0)).log()).sum() for key in keys])
+        torch.testing.assert_close(affinity[i], (kl.max() - kl) / (kl.max() - kl.min()))
+
+
+def test_tip_adapter_is_zero_shot_plus_a_balanced_cache(encoder, task, retrieved, make_images):
+    images = make_images([0, 1, 2], seed=4)
+    classifier = tip_adapter(encoder, task, retrieved, alpha=2.0, beta=3.0)
+    torch.testing.assert_close(classifier.values.sum(0), torch.full((3,), 16.0))
+    cache = cache_logits(images, retrieved.image_embeddings[:11], classifier.values, 3.0)
+    torch.testing.assert_close(classifier(images), zero_shot(encoder, task)(images) + 2.0 * cache)
+    extra = tip_x(encoder, task, retrieved, alpha=2.0, beta=3.0)(images) - classifier(images)
+    assert extra.abs().max() > 0
+
+
+def test_balanced_values_leave_absent_classes_empty():
+    members = torch.tensor([[True, False], [True, False]])
+    torch.testing.assert_close(balanced_values(members), torch.tensor([[8.0, 0.0], [8.0, 0.0]]))
+
+
+def test_matched_pairs_name_exactly_one_class_and_are_capped(task):
+    captions = [("cat",)] * 30 + [("cat and horse",)] + [("horse",)] * 3
+    rows, labels = matched_pairs(captions, task, per_class=10, seed=1)
+    assert (labels == 0).sum() == 10 and (labels == 2).sum() == 3 and 30 not in rows.tolist()
+    assert rows.tolist() == matched_pairs(captions, task, per_class=10, seed=1)[0].tolist()
+    assert rows.tolist() != matched_pairs(captions, task, per_class=10, seed=2)[0].tolist()
+
+
+def test_real_linear_learns_and_stays_half_zero_shot(encoder, task, retrieved, make_images):
+    classifier = real_linear(encoder, task, retrieved)
+    images, labels = make_images([0, 1, 2] * 20, seed=5), torch.tensor([0, 1, 2] * 20)
+    accuracy = lambda head: (head(images).argmax(1) == labels).float().mean()  # noqa: E731
+    assert accuracy(classifier) > accuracy(zero_shot(encoder, task))
+    assert classifier.history[-1]["loss"] < classifier.history[0]["loss"]
+    assert classifier.trained_parameters == 3 * 8
+
+
+@pytest.mark.parametrize("build", [tip_adapter, real_linear])
+def test_nothing_named_is_a_clear_error(encoder, task, retrieved, build):
+    retrieved.captions = [("grass",)] * 12
+    with pytest.raises(RetroclipError, match="no retrieved caption names"):
+        build(encoder, task, retrieved)
