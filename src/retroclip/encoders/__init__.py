@@ -7,7 +7,7 @@ from retroclip.encoders.encoder import Encoder
 from retroclip.encoders.gates import GatedBlock, add_gates, gate_parameters, gated_blocks
 from retroclip.encoders.loading import load, register_loader
 from retroclip.encoders.precision import FIDELITY_BOUND, fidelity
-from retroclip.encoders.references import model_names
+from retroclip.encoders.references import list_models
 
 __all__ = [
     "FIDELITY_BOUND",
@@ -21,8 +21,8 @@ __all__ = [
     "image_blocks",
     "image_prefix",
     "image_suffix",
+    "list_models",
     "load",
-    "model_names",
     "register_loader",
     "text_blocks",
 ]

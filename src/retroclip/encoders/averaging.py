@@ -38,13 +38,11 @@ def average(encoder_a: Encoder, encoder_b: Encoder, weight: float) -> Encoder:
 
 
 def _mix(name: str, a: Tensor | None, b: Tensor | None, weight: float) -> Tensor:
+    shares = [(value, share) for value, share in ((a, 1 - weight), (b, weight)) if value is not None]
     if name.endswith((".alpha_attn", ".alpha_dense")):
-        opened = sum(
-            share * torch.tanh(alpha.double()) for alpha, share in ((a, 1 - weight), (b, weight)) if alpha is not None
-        )
-        return torch.atanh(torch.as_tensor(opened))
-    if a is None or b is None:
-        return a if b is None else b
-    if not a.is_floating_point():
-        return b
-    return torch.lerp(a.double(), b.to(a.device).double(), weight).to(a.dtype)
+        return torch.atanh(sum((share * torch.tanh(alpha.double().cpu()) for alpha, share in shares), torch.zeros(())))
+    last = shares[-1][0]
+    if len(shares) == 1 or not last.is_floating_point():
+        return last
+    (first, _), _ = shares
+    return torch.lerp(first.double(), last.to(first.device).double(), weight).to(first.dtype)

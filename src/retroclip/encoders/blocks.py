@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from open_clip.model import CLIP
 from open_clip.timm_model import TimmModel
@@ -15,7 +17,7 @@ from retroclip.errors import ModelError
 
 @dataclass(frozen=True)
 class BlockShape:
-    """What a block inserted beside another one needs to know: width, heads, activation, and its layer norms' epsilon."""
+    """What a block inserted beside another one needs to know of it; `eps` is its layer norms' epsilon."""
 
     width: int
     heads: int
@@ -23,7 +25,7 @@ class BlockShape:
     eps: float
 
 
-def image_blocks(model: nn.Module) -> nn.ModuleList | nn.Sequential:
+def image_blocks(model: Any) -> nn.ModuleList | nn.Sequential:
     """The image tower's transformer blocks, in order; raises ModelError where the tower isn't a plain stack of them."""
     tower = model.visual
     blocks = None
@@ -34,7 +36,7 @@ def image_blocks(model: nn.Module) -> nn.ModuleList | nn.Sequential:
     return _checked(blocks, "image", tower.trunk if isinstance(tower, TimmModel) else tower)
 
 
-def text_blocks(model: nn.Module) -> nn.ModuleList | nn.Sequential:
+def text_blocks(model: Any) -> nn.ModuleList | nn.Sequential:
     """The text tower's transformer blocks (open_clip's, or the encoder layers of a BERT-like Hugging Face tower)."""
     if isinstance(model, CLIP):
         return _checked(model.transformer.resblocks, "text", model.transformer)
@@ -44,7 +46,7 @@ def text_blocks(model: nn.Module) -> nn.ModuleList | nn.Sequential:
     return _checked(getattr(getattr(tower.transformer, "encoder", None), "layer", None), "text", tower.transformer)
 
 
-def block_shape(block: nn.Module) -> BlockShape:
+def block_shape(block: Any) -> BlockShape:
     """Width, heads, activation and epsilon of one block of open_clip, timm or a BERT-like Hugging Face model."""
     if hasattr(block, "ln_1"):  # open_clip
         return BlockShape(block.ln_1.normalized_shape[0], block.attn.num_heads, block.mlp.gelu, block.ln_1.eps)
@@ -58,7 +60,7 @@ def block_shape(block: nn.Module) -> BlockShape:
     )
 
 
-def image_prefix(model: nn.Module, images: Tensor, start: int) -> Tensor:
+def image_prefix(model: Any, images: Tensor, start: int) -> Tensor:
     """Tokens (B, L, width) at the input of image block `start`, of preprocessed images (B, 3, H, W).
 
     With `image_suffix` it splits `model.encode_image` so that frozen lower blocks are computed once and cached. Raises
@@ -75,8 +77,8 @@ def image_prefix(model: nn.Module, images: Tensor, start: int) -> Tensor:
     return tokens
 
 
-def image_suffix(model: nn.Module, tokens: Tensor, start: int) -> Tensor:
-    """Raw image features (B, d) from the tokens at the input of block `start`; not normalised, as `encode_image` gives."""
+def image_suffix(model: Any, tokens: Tensor, start: int) -> Tensor:
+    """Raw image features (B, d), as `encode_image` gives them, from the tokens at the input of block `start`."""
     tower, blocks = model.visual, image_blocks(model)
     _check_start(start, len(blocks))
     if isinstance(tower, VisionTransformer):
@@ -88,14 +90,14 @@ def image_suffix(model: nn.Module, tokens: Tensor, start: int) -> Tensor:
     return tower.head(trunk.forward_head(trunk.norm(tokens)))
 
 
-def _run(transformer: Transformer, tokens: Tensor, blocks: nn.ModuleList) -> Tensor:
+def _run(transformer: Transformer, tokens: Tensor, blocks: Iterable[nn.Module]) -> Tensor:
     x = tokens if transformer.batch_first else tokens.transpose(0, 1)
     for block in blocks:
         x = block(x, attn_mask=None)
     return x if transformer.batch_first else x.transpose(0, 1)
 
 
-def _plain_trunk(tower: nn.Module) -> TimmVisionTransformer:
+def _plain_trunk(tower: Any) -> TimmVisionTransformer:
     trunk = getattr(tower, "trunk", None)
     if not isinstance(trunk, TimmVisionTransformer):
         raise ModelError(f"a {type(trunk).__name__} image tower can't be cut between blocks: train without caching")
@@ -107,7 +109,7 @@ def _check_start(start: int, count: int) -> None:
         raise ModelError(f"the image tower has blocks 0 to {count - 1}, and none at {start}")
 
 
-def _checked(blocks: object, kind: str, tower: nn.Module) -> nn.ModuleList | nn.Sequential:
+def _checked(blocks: Any, kind: str, tower: nn.Module) -> nn.ModuleList | nn.Sequential:
     if not isinstance(blocks, (nn.ModuleList, nn.Sequential)):
         raise ModelError(f"the {kind} tower ({type(tower).__name__}) has no plain transformer blocks: gates need a ViT")
     return blocks

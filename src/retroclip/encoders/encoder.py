@@ -35,7 +35,7 @@ class Encoder:
     def __init__(
         self,
         name: str,
-        model: nn.Module,
+        model: Any,
         tokenizer: Callable[[list[str]], Tensor],
         *,
         model_cfg: dict[str, Any],
@@ -51,7 +51,7 @@ class Encoder:
         self.tokenizer = tokenizer
         set_model_preprocess_cfg(model, preprocess_cfg)
         self.preprocess = image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)
-        self.model = cast(model.to(self.device), self.precision).eval()
+        self.model: Any = cast(model.to(self.device), self.precision).eval()
         self._channels_last = has_convolutions(model)
         if self._channels_last:
             self.model.to(memory_format=torch.channels_last)
@@ -78,7 +78,7 @@ class Encoder:
         return fingerprint(self.model, self.model_cfg, self.preprocess_cfg, self.tokenizer)
 
     def with_model(self, model: nn.Module, *, name: str | None = None, precision: str | None = None) -> Encoder:
-        """An encoder around another model of the same configuration (trained, gated), cast to the precision in place."""
+        """An encoder around another model of the same configuration (trained, gated), which is cast in place."""
         return Encoder(
             name or self.name,
             model,
@@ -90,16 +90,16 @@ class Encoder:
         )
 
     def copy(self, *, precision: str | None = None) -> Encoder:
-        """An independent copy of this encoder, in another precision if asked (bf16 → fp32 doesn't undo the rounding)."""
+        """An independent copy, in another precision if asked (bf16 → fp32 doesn't undo the rounding)."""
         return self.with_model(copy.deepcopy(self.model), precision=precision)
 
     def encode_images(
         self, images: Sequence[ImageLike] | Tensor, *, batch_size: int = 64, progress: bool = False
     ) -> Tensor:
-        """Embed encoded images (bytes, paths), PIL images, or preprocessed pixels (n, 3, H, W): (n, d) float32 on the CPU.
+        """Embed encoded images (bytes, paths), PIL images, or preprocessed pixels (n, 3, H, W).
 
-        Rows have unit norm. Raises BadImageError at the first image that can't be decoded, ModelError if the model gives
-        numbers that aren't finite.
+        Returns (n, d) float32 on the CPU, rows of unit norm. Raises BadImageError at the first image that can't be
+        decoded, ModelError if the model gives numbers that aren't finite.
         """
         if not len(images):
             return torch.zeros(0, self.dim)
@@ -141,7 +141,7 @@ class Encoder:
         return rows
 
     def save(self, directory: str | Path, *, dtype: str = "fp32") -> Path:
-        """Write the model as an open_clip directory that `load` and (for plain models) open_clip read; see `saving.save`."""
+        """Write the model as a directory that `load`, and for plain models open_clip, reads; see `saving.save`."""
         from retroclip.encoders.saving import save
 
         return save(self, directory, dtype=dtype)

@@ -1,8 +1,8 @@
 """The fingerprint: one short string that says whether two encoders give the same embeddings.
 
-Weights are hashed as bfloat16, whatever they are held or stored in, so that an encoder has one fingerprint in fp32 and in
-bf16, before and after saving; what is never rounded (`stays_fp32`) is hashed in fp32. Two models that differ by less than
-that rounding in *every* weight would be taken for one another: no training step is that small.
+Weights are hashed as bfloat16, whatever they are held or stored in, so that an encoder has one fingerprint in fp32 and
+in bf16, before and after saving; what is never rounded (`stays_fp32`) is hashed in fp32. Two models that differ by less
+than that rounding in *every* weight would be taken for one another: no training step is that small.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def fingerprint(
 
 
 def hash_weights(digest: Any, model: nn.Module) -> None:
-    """Feed names, shapes and values of a model's floating-point state to a hash, independent of precision and layout."""
+    """Feed names, shapes and values of a model's floating-point state to a hash, whatever their precision."""
     exact = stays_fp32(model)
     for name, value in sorted(model.state_dict().items()):
         if not value.is_floating_point():

@@ -108,7 +108,7 @@ def gated_layers(model: nn.Module, state: dict[str, Tensor]) -> dict[str, int]:
         except ModelError:
             continue
         names = {module: name for name, module in model.named_modules()}
-        # A checkpoint of the plain CLIP class names text blocks `transformer.…`, a custom text tower `text.transformer.…`.
+        # Checkpoints of the plain CLIP class name text blocks `transformer.…`, custom text towers `text.transformer.…`.
         aliases = [{names[block], names[block].removeprefix("text.")} for block in blocks]
         gated = [bool(alias & hosts) for alias in aliases]
         hosts -= set().union(*aliases)
@@ -145,7 +145,7 @@ def _insert(block: nn.Module) -> GatedBlock:
 
 
 def _run_gate(host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The hook, a plain function so that hosts can be copied and pickled: the host's first argument goes through the gate."""
+    """The hook, a plain function so that hosts can be copied and pickled: the first argument goes through the gate."""
     mask = kwargs.get("attn_mask", kwargs.get("attention_mask"))
     if mask is None:
         mask = next((value for value in args[1:] if isinstance(value, Tensor)), None)

@@ -1,7 +1,7 @@
 """Encoded images to batches of pixels, decoded in threads while the model works on the batch before.
 
-JPEGs are always decoded at full size: the decoder's own reduced sizes (PIL's draft mode) move embeddings away from those
-of plain open_clip, and were not worth a bound of their own.
+JPEGs are always decoded at full size: the decoder's own reduced sizes (PIL's draft mode) would move embeddings away
+from those of plain open_clip.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import Compose, Normalize
 from torchvision.transforms.functional import pil_to_tensor
+
+from retroclip.errors import BadImageError
+from retroclip.pairs import decode_image
 
 BATCHES_AHEAD = 2
 ImageLike = bytes | Path | str | Image.Image
@@ -56,16 +59,12 @@ def image_batches(
 
     Raises BadImageError, with the position in the sequence, at the first image that can't be decoded.
     """
-    # Not at the top: the pairs room may itself import the encoders.
-    from retroclip.errors import BadImageError
-    from retroclip.pairs import decode_image
-
     preprocessing = Preprocessing(transform)
 
     def prepare(position: int) -> Tensor:
         item: Any = images[position]
         try:
-            return preprocessing.one(decode_image(Path(item) if isinstance(item, str) else item))
+            return preprocessing.one(decode_image(item))
         except BadImageError as error:
             raise BadImageError(f"image {position}: {error}") from error
 

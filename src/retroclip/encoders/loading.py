@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import logging
 import warnings
@@ -17,6 +18,7 @@ from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from retroclip.encoders.activations import activation
 from retroclip.encoders.encoder import Encoder
@@ -31,10 +33,11 @@ FORMAT_VERSION = 1
 # What else a directory may hold, by the "kind" in its retroclip.json; rooms further down the flow add theirs.
 Loader = Callable[..., Any]
 _LOADERS: dict[str, Loader] = {}
+_LOADERS_IN = {"memory-encoder": "retroclip.fusion"}
 
 
 def register_loader(kind: str, loader: Loader) -> None:
-    """Let `load` open directories whose retroclip.json says `kind`: loader(directory, precision=, device=) → Encoder-like."""
+    """Let `load` open directories whose retroclip.json says `kind`, by loader(directory, precision=, device=)."""
     _LOADERS[kind] = loader
 
 
@@ -48,6 +51,8 @@ def load(reference: str | Path, *, precision: str = "auto", device: str | torch.
     record = _record(reference)
     kind = record.get("kind", "encoder")
     if kind != "encoder":
+        if kind in _LOADERS_IN:
+            importlib.import_module(_LOADERS_IN[kind])
         if kind not in _LOADERS:
             raise ModelError(f"{reference} holds a {kind!r}, which this version can't load: upgrade retroclip")
         return _LOADERS[kind](_directory(reference), precision=precision, device=device)
@@ -82,10 +87,37 @@ def build(model_cfg: dict[str, Any], directory: Path | None = None) -> nn.Module
     custom = cfg.pop("custom_text", False) or is_hf
     cls = (CoCa if "multimodal_cfg" in cfg else CustomTextCLIP) if custom else CLIP
     try:
-        return cls(**cfg)
+        with SkipRandom():
+            return cls(**cfg)
     except Exception as error:  # timm, transformers and open_clip raise whatever they like for a bad configuration
         first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise ModelError(f"the model's configuration can't be built ({first}): check its {CONFIG_HINT}") from error
+
+
+class SkipRandom(TorchFunctionMode):
+    """Leave new weights as they are: they are about to be read from a file, and drawing them takes seconds."""
+
+    DRAWN = frozenset(
+        {
+            Tensor.normal_,
+            Tensor.uniform_,
+            Tensor.erfinv_,
+            nn.init.normal_,
+            nn.init.uniform_,
+            nn.init.trunc_normal_,
+            nn.init.kaiming_uniform_,
+            nn.init.kaiming_normal_,
+            nn.init.xavier_uniform_,
+            nn.init.xavier_normal_,
+        }
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Skip the in-place draws; everything else runs."""
+        kwargs = kwargs or {}
+        if func in self.DRAWN:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 CONFIG_HINT = "open_clip_config.json, and config.json for a Hugging Face text tower"
@@ -111,7 +143,7 @@ def load_weights(model: nn.Module, resolved: Resolved) -> None:
 
 
 def preprocessing(model: nn.Module, described: dict[str, Any]) -> dict[str, Any]:
-    """open_clip's complete preprocessing configuration: defaults, the model's own, and the size its tower was built for."""
+    """open_clip's complete preprocessing configuration: defaults, the model's own, and the size of its tower."""
     merged = merge_preprocess_dict(asdict(PreprocessCfg()), described)
     size = getattr(model.visual, "image_size", None)
     return merged if size is None else merged | {"size": size}

@@ -10,6 +10,7 @@ builtin                           the small model that ships with retroclip
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import json
 from dataclasses import dataclass, field
 from importlib import resources
@@ -71,10 +72,11 @@ def resolve(reference: str | Path) -> Resolved:
     return _resolve_tag(text)
 
 
-def model_names() -> list[str]:
-    """Every `architecture/tag` that open_clip can download, `builtin` first if it is installed."""
-    first = ["builtin"] if builtin_directory().joinpath(CONFIG_FILE).is_file() else []
-    return first + [f"{name}/{tag}" for name, tag in open_clip.list_pretrained()]
+def list_models(pattern: str = "*") -> list[str]:
+    """The `architecture/tag` names that open_clip can download and a shell pattern matches; `builtin` comes first."""
+    names = ["builtin"] if builtin_directory().joinpath(CONFIG_FILE).is_file() else []
+    names += [f"{name}/{tag}" for name, tag in open_clip.list_pretrained()]
+    return [name for name in names if fnmatch.fnmatchcase(name.lower(), pattern.lower())]
 
 
 def builtin_directory() -> Path:

@@ -60,7 +60,7 @@ def replace_directory(new: Path, target: Path) -> None:
 
 
 def storable(model: nn.Module, dtype: str) -> dict[str, Tensor]:
-    """A model's state dict for safetensors: contiguous, unshared, on the CPU, floats in `dtype` but for `stays_fp32`."""
+    """A model's state dict for safetensors: contiguous, unshared, floats in `dtype` but for `stays_fp32`."""
     exact = stays_fp32(model)
     tensors = {}
     for name, value in model.state_dict().items():

@@ -7,6 +7,8 @@ CoCa's class token at the end) always get the whole context.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from open_clip.model import CLIP
 from open_clip.transformer import TextTransformer, text_global_pool
@@ -15,11 +17,11 @@ from torch import Tensor, nn
 POOLED_AT_END = ("argmax", "eos")
 
 
-def text_lengths(model: nn.Module, tokens: Tensor) -> Tensor:
+def text_lengths(model: Any, tokens: Tensor) -> Tensor:
     """How many leading columns of `tokens` (n, context) the embedding of each text depends on: (n,) int64."""
     if isinstance(model, CLIP):
         return _causal_lengths(tokens, model.attn_mask, model.text_pool_type, model.text_eos_id)
-    tower = getattr(model, "text", None)
+    tower: Any = getattr(model, "text", None)
     if isinstance(tower, TextTransformer) and tower.cls_emb is None:
         return _causal_lengths(tokens, tower.attn_mask, tower.pool_type, tower.eos_id)
     if _is_masked_hf(tower):
@@ -27,7 +29,7 @@ def text_lengths(model: nn.Module, tokens: Tensor) -> Tensor:
     return torch.full((len(tokens),), tokens.shape[1])
 
 
-def encode_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
+def encode_tokens(model: Any, tokens: Tensor) -> Tensor:
     """Raw text features (n, d) of tokens (n, length), where length may be anything from the longest text up.
 
     Equal to `model.encode_text` on the whole context, up to the rounding of differently shaped kernels.
@@ -35,13 +37,13 @@ def encode_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
     length = tokens.shape[1]
     if isinstance(model, CLIP) and length < model.context_length:
         return _encode_open_clip(model, tokens, model.attn_mask, model.text_pool_type, model.text_eos_id)
-    tower = getattr(model, "text", None)
+    tower: Any = getattr(model, "text", None)
     if isinstance(tower, TextTransformer) and tower.cls_emb is None and length < tower.context_length:
         return _encode_open_clip(tower, tokens, tower.attn_mask, tower.pool_type, tower.eos_id)
     return model.encode_text(tokens)
 
 
-def _encode_open_clip(tower: nn.Module, tokens: Tensor, mask: Tensor, pool: str, eos: int) -> Tensor:
+def _encode_open_clip(tower: Any, tokens: Tensor, mask: Tensor, pool: str, eos: int) -> Tensor:
     length, dtype = tokens.shape[1], tower.transformer.get_cast_dtype()
     x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)
     x = tower.transformer(x, attn_mask=mask[:length, :length])
@@ -58,7 +60,7 @@ def _causal_lengths(tokens: Tensor, mask: Tensor | None, pool: str, eos: int) ->
     return ends.argmax(dim=-1) + 1
 
 
-def _is_masked_hf(tower: nn.Module | None) -> bool:
+def _is_masked_hf(tower: Any) -> bool:
     return getattr(getattr(tower, "config", None), "pad_token_id", None) is not None
 
 

@@ -50,7 +50,7 @@ def strip(checkpoint: Any) -> dict[str, Tensor]:
 
 
 def fit(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load a state dict into a model, strictly, after the conversions that open_clip makes of older and foreign formats.
+    """Load a state dict into a model, strictly, after the conversions that open_clip makes of foreign formats.
 
     Raises ModelError that names the first tensors which are missing, unexpected or of another shape.
     """
