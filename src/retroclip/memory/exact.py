@@ -28,9 +28,12 @@ def exact_search(
     if not width:
         return found, scores
     step = max(1, CHUNK_SCORES // len(rows))
+    shared = exclude is not None and len(exclude) > 1 and all(banned is exclude[0] for banned in exclude)
     for start in range(0, len(queries), step):
         chunk = queries[start : start + step] @ rows.T
-        if exclude is not None:
+        if exclude is not None and shared:
+            chunk[:, torch.from_numpy(positions_of(exclude[0], ids))] = -torch.inf
+        elif exclude is not None:
             for row, banned in zip(chunk, exclude[start : start + step], strict=True):
                 row[torch.from_numpy(positions_of(banned, ids))] = -torch.inf
         best = chunk.topk(width, dim=1)

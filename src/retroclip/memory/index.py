@@ -31,8 +31,9 @@ EF_SEARCH = (64, 128, 256, 512, 1024)
 class KeyIndex:
     """One stored index, over the embeddings of one key modality.
 
-    version: the store's version it was built from; rows: how many it holds; last_row_id: rows with larger ids are newer and not in it; recall: its share of the exact
-    top 1, 10 and 20 for queries of its own modality ("own") and of the other one ("cross").
+    version: the store's version it was built from; rows: how many it holds; last_row_id: rows with larger ids are newer
+    and not in it; recall: its share of the exact top 1, 10 and 20 for queries of its own modality ("own") and of the
+    other one ("cross").
     """
 
     kind: IndexKind

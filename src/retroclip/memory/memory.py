@@ -224,9 +224,10 @@ class Memory:
             self._matching[where] = self._store.matching(where)
         return self._matching[where]
 
-    def has_text(self) -> npt.NDArray[np.bool_]:
-        """For every live row, in the order of `ids()`, whether it has a text embedding."""
-        return np.isin(self.ids(), self._searchable("text").ids, assume_unique=True)
+    def has_text(self, ids: Any = None) -> npt.NDArray[np.bool_]:
+        """For every live row, in the order of `ids()`, or for the given ones, whether it has a text embedding."""
+        wanted = self.ids() if ids is None else np.asarray(ids, np.int64)
+        return np.isin(wanted, self._searchable("text").ids)
 
     def take(self, ids: Any, columns: Sequence[str] = DATA_COLUMNS) -> pa.Table:
         """Columns of the given rows, aligned to `ids`. Raises MemoryStoreError for a row that isn't there."""
@@ -278,7 +279,7 @@ class Memory:
                 raise MemoryStoreError(
                     f"exclude has {len(exclude)} lists for {len(vectors)} queries: give one for each"
                 )
-            banned = [np.asarray(row, np.int64).reshape(-1) for row in exclude]
+            banned = [np.asarray(row, np.int64) for row in exclude]
         entry = self._indexes.entries().get(by)
         if entry and entry.version > self.version:
             entry = None  # another process built it since: rows that this version has may be missing there

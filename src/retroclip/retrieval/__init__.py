@@ -1,0 +1,8 @@
+"""From a task and a memory to the pairs that serve the task: search modes, filters, deduplication, selection."""
+
+from retroclip.retrieval.neighbours import Neighbours, neighbours
+from retroclip.retrieval.retrieve import retrieve
+from retroclip.retrieval.retrieved import Retrieved
+from retroclip.retrieval.select import ClassNames, named_classes
+
+__all__ = ["ClassNames", "Neighbours", "Retrieved", "named_classes", "neighbours", "retrieve"]
