@@ -182,7 +182,7 @@ def blood_pairs(rows: Sequence[Row]) -> list[Row]:
     pairs = []
     for row in rows:
         kinds = Counter(BLOOD[box["label"]] for box in row["boxes"])
-        seen = ", ".join(f"{count} {name}" for name, count in kinds.most_common())
+        seen = ", ".join(f"{name} ({count})" for name, count in kinds.most_common())
         credit = BLOOD_CREDIT.format(row["key"].rpartition("/")[2])
         pairs.append(
             captioned(row, f"a blood smear under the microscope: {seen}", credit) | {"source": "BCCD blood smears"}

@@ -21,7 +21,7 @@ from retroclip.cli import (
     tasks,
     train,
 )
-from retroclip.cli.failures import DEBUG_VARIABLE, explain, silence_libraries
+from retroclip.cli.failures import DEBUG_VARIABLE, WrongUsageError, explain, silence_libraries
 from retroclip.version import __version__
 
 HELP = "An external memory of image-text pairs for any CLIP-like model. Start with `retroclip demo`."
@@ -70,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CycloptsError as error:
         verb = " ".join(["retroclip", *(error.command_chain or ())])
         print(f"{verb}: {' '.join(str(error).split())} See `{verb} --help`.", file=sys.stderr)
+        return WRONG_USAGE
+    except WrongUsageError as error:
+        print(f"retroclip {error}. See `retroclip --help`.", file=sys.stderr)
         return WRONG_USAGE
     except BrokenPipeError:
         # The reader of our output, `head` say, has what it wanted; nothing may be flushed to it at exit.

@@ -1,12 +1,12 @@
 """`retroclip compare`"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from retroclip.cli.options import Json, ModelReference, Where, split_words
-from retroclip.cli.terminal import print_json, say
+from retroclip.cli.options import Json, ModelReference, Where, matching_methods, split_pair, split_words
+from retroclip.cli.terminal import print_json, print_results, say
 
 
 def compare(
@@ -38,22 +38,26 @@ def compare(
     out
         Folder for results.json and report.html; finished methods are kept there, so that a killed run goes on.
     """
-    from retroclip.comparing import run_comparison
-    from retroclip.report import print_comparison
+    from retroclip.encoders import load
+    from retroclip.evaluation import compare as compare_methods
+    from retroclip.memory import Memory
+    from retroclip.study import raise_if_all_failed, run_study, summary_line
+    from retroclip.tasks import Task
 
-    results = run_comparison(
-        model,
-        task,
-        dataset,
-        memory,
-        methods=split_words(methods) if methods else None,
-        seeds=range(seeds),
-        also=also or [],
-        where=where,
-        out=out,
-        tell=say,
-    )
+    others = [(Task.load(name), data) for name, data in (split_pair(text, "--also") for text in also or [])]
+    encoder, loaded, opened = load(model), Task.load(task), Memory.open(memory)
+    chosen = matching_methods(split_words(methods)) if methods else None
+    options: dict[str, Any] = {"methods": chosen, "seeds": range(seeds), "also": others, "where": where}
+    if out is not None:
+        study = run_study(encoder, loaded, dataset, opened, out, tell=say, **options)
+        results = study.results
+        say(f"report: {study.report}")
+    else:
+        results = compare_methods(
+            encoder, loaded, dataset, opened, on_result=lambda result: say(summary_line(result)), **options
+        )
+        raise_if_all_failed(results)
     if json:
         print_json([result.model_dump(mode="json") for result in results])
     else:
-        print_comparison(results)
+        print_results(results)

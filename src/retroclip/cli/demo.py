@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from retroclip.cli.options import Json, ModelReference
-from retroclip.cli.terminal import print_json, say
+from retroclip.cli.terminal import print_json, print_results, say
 
 
 def demo(
@@ -24,11 +24,10 @@ def demo(
         Where the memory, the results and `report.html` go. Run again, it goes on from what is there.
     """
     from retroclip.demo import run_demo
-    from retroclip.report import print_comparison
 
     finished = run_demo(out, model=model, seeds=range(seeds), tell=say)
     if json:
         print_json([result.model_dump(mode="json") for result in finished.results])
     else:
-        print_comparison(finished.results)
+        print_results(finished.results)
     say(f"report: {finished.report}")

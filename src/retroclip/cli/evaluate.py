@@ -1,12 +1,9 @@
 """`retroclip evaluate`"""
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from retroclip.cli.options import Json, ModelReference, Where
-from retroclip.cli.terminal import is_interactive, print_json
+from retroclip.cli.options import Json, Method, ModelReference, Where
+from retroclip.cli.terminal import print_json, print_results
 
 
 def evaluate(
@@ -16,7 +13,7 @@ def evaluate(
     /,
     *,
     memory: Path | None = None,
-    method: Annotated[str, Parameter(help="A method of `retroclip compare`.")] = "zero-shot",
+    method: Method = None,
     where: Where = None,
     seed: int = 0,
     json: Json = False,
@@ -33,22 +30,18 @@ def evaluate(
         The memory to use, for methods that need one.
     """
     from retroclip.encoders import load
-    from retroclip.evaluation import evaluate_method
+    from retroclip.errors import RetroclipError
+    from retroclip.evaluation import compare
     from retroclip.memory import Memory
-    from retroclip.report import print_result
+    from retroclip.prediction import default_method
     from retroclip.tasks import Task
 
-    result = evaluate_method(
-        load(model),
-        Task.load(task),
-        dataset,
-        method,
-        memory=Memory.open(memory) if memory else None,
-        where=where,
-        seed=seed,
-        progress=is_interactive(),
-    )
+    opened = Memory.open(memory) if memory else None
+    chosen = method or default_method(opened)
+    result = compare(load(model), Task.load(task), dataset, opened, methods=[chosen], seeds=[seed], where=where)[-1]
+    if result.error is not None:
+        raise RetroclipError(f"{chosen}: {result.error}")
     if json:
         print_json(result.model_dump(mode="json"))
     else:
-        print_result(result)
+        print_results([result])

@@ -13,6 +13,10 @@ NOISY = ("transformers", "huggingface_hub", "open_clip", "timm", "accelerate", "
 FULL = ("No space left on device", "os error 28", "Disk quota exceeded")
 
 
+class WrongUsageError(Exception):
+    """What the user typed can't be meant: one line, exit status 2."""
+
+
 def explain(error: BaseException) -> str:
     """One line for whatever ended a verb: what happened, and what to do about it."""
     if isinstance(error, KeyboardInterrupt):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.options import Json, ModelReference, Precision, Where
 from retroclip.cli.terminal import is_interactive, print_facts, print_json, print_table, say
 
@@ -139,11 +140,10 @@ def search(
     k: Annotated[int, Parameter(name=["-k", "--k"])] = 10,
     where: Where = None,
     json: Json = False,
-) -> int | None:
+) -> None:
     """Find the pairs nearest to a text or an image."""
     if (text is None) == (image is None):
-        say("retroclip memory search: give either --text or --image. See `retroclip memory search --help`.")
-        return 2
+        raise WrongUsageError("memory search: give either --text or --image")
     from retroclip.encoders import load
     from retroclip.memory import Memory
 
@@ -163,4 +163,3 @@ def search(
     else:
         columns = ["score", "key", "caption", "label"]
         print_table(f"{text or image} in {memory}", columns, [[row[name] for name in columns] for row in rows])
-    return None

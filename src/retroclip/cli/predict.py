@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from retroclip.cli.options import ModelReference
+from retroclip.cli.options import Method, ModelReference
 from retroclip.cli.terminal import say
 
 
@@ -17,7 +17,7 @@ def predict(
     /,
     *,
     memory: Path | None = None,
-    method: Annotated[str, Parameter(help="A method of `retroclip compare`.")] = "zero-shot",
+    method: Method = None,
     min_confidence: Annotated[float, Parameter(help="Below this probability the class is `none`.")] = 0.0,
     out: Annotated[Path | None, Parameter(help="A file instead of stdout.")] = None,
 ) -> int:
@@ -34,12 +34,16 @@ def predict(
     memory
         The memory to use, for methods that need one.
     """
-    from retroclip.prediction import find_images, method_classifier, predict_files, write_csv
+    from retroclip.encoders import load
+    from retroclip.memory import Memory
+    from retroclip.prediction import build_classifier, find_images, predict_files, write_csv
+    from retroclip.tasks import Task
 
-    files = find_images(images)
-    classifier = method_classifier(model, task, method, memory)
+    files, loaded = find_images(images), Task.load(task)
+    opened = Memory.open(memory) if memory else None
+    classifier = build_classifier(load(model), loaded, method=method, memory=opened)
     predictions = predict_files(classifier, files, min_confidence=min_confidence)
-    unreadable = write_csv(predictions, out if out is not None else sys.stdout, tell=say)
+    unreadable = write_csv(predictions, sys.stdout if out is None else out, tell=say)
     if unreadable:
         say(f"{unreadable} of {len(files)} images could not be read")
     return 1 if unreadable == len(files) else 0

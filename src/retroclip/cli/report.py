@@ -16,8 +16,8 @@ def report(results: list[Path], /, *, out: Path) -> None:
         The HTML file.
     """
     from retroclip.evaluation import load_results
-    from retroclip.report import write_html
+    from retroclip.report import Report, write_report
 
     loaded = [result for path in results for result in load_results(path)]
-    write_html(loaded, out)
+    write_report(Report(results=loaded), out)
     say(f"report: {out}")

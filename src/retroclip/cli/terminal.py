@@ -3,10 +3,14 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from retroclip.evaluation import Result
 
 
 def say(text: str) -> None:
@@ -21,14 +25,26 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table on stdout, as wide as its content when it is piped."""
-    table = Table(title=title, title_justify="left")
+    """A table on stdout."""
+    table = Table(title=escape(title), title_justify="left")
     for name in columns:
         table.add_column(name)
     for row in rows:
-        table.add_row(*["" if cell is None else str(cell) for cell in row])
-    wide = None if sys.stdout.isatty() else 200
-    Console(width=wide, highlight=False, markup=False).print(table)
+        table.add_row(*["" if cell is None else escape(str(cell)) for cell in row])
+    _results_console().print(table)
+
+
+def print_results(results: "Sequence[Result]") -> None:
+    """Results on stdout, one table for those that may be compared."""
+    from retroclip.report import group, rich_table
+
+    for rows in group(results):
+        _results_console().print(rich_table(rows))
+
+
+def _results_console() -> Console:
+    # A pipe has no width of its own, and a table cut at 80 columns is of no use to anybody.
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
 
 
 def print_facts(title: str, facts: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from retroclip.cli.terminal import say
+from retroclip.cli.failures import WrongUsageError
 
 
 def train(
@@ -13,7 +13,7 @@ def train(
     /,
     *settings: Annotated[str, Parameter(allow_leading_hyphen=True, help="`--set.field value`, as often as wanted.")],
     out: Path | None = None,
-) -> int | None:
+) -> None:
     """Pre-train a model with a recipe (YAML). Interrupted and repeated, it goes on from the last checkpoint.
 
     Parameters
@@ -23,19 +23,14 @@ def train(
     out
         Where the model goes. Default: as the recipe says.
     """
-    try:
-        overrides = parse_settings(settings)
-    except ValueError as error:
-        say(f"retroclip train: {error}. See `retroclip train --help`.")
-        return 2
+    overrides = parse_settings(settings)
     from retroclip.training.pretrain import run_recipe
 
     run_recipe(recipe, overrides, out=out)
-    return None
 
 
 def parse_settings(tokens: tuple[str, ...]) -> dict[str, Any]:
-    """`--set.a.b 1 --set.c=x` → {"a.b": 1, "c": "x"}; values are YAML. ValueError for anything else."""
+    """`--set.a.b 1 --set.c=x` → {"a.b": 1, "c": "x"}; values are YAML. WrongUsageError for anything else."""
     import yaml
 
     overrides: dict[str, Any] = {}
@@ -43,10 +38,10 @@ def parse_settings(tokens: tuple[str, ...]) -> dict[str, Any]:
     for token in waiting:
         name, equals, value = token.partition("=")
         if not name.startswith("--set.") or name == "--set.":
-            raise ValueError(f"{token!r} is neither an option nor a setting (--set.field value)")
+            raise WrongUsageError(f"train: {token!r} is neither an option nor a setting (--set.field value)")
         if not equals:
             value = next(waiting, "")
             if not value or value.startswith("--set."):
-                raise ValueError(f"{name} has no value")
+                raise WrongUsageError(f"train: {name} has no value")
         overrides[name.removeprefix("--set.")] = yaml.safe_load(value)
     return overrides

@@ -1,0 +1,124 @@
+"""Classify somebody's own image files: which there are, what each shows, and a CSV of the answers."""
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+from PIL import Image
+
+from retroclip.classifiers import Classifier
+from retroclip.encoders import Encoder
+from retroclip.errors import BadImageError, SourceError
+from retroclip.evaluation.classification import head
+from retroclip.memory import Memory
+from retroclip.methods import MethodContext, get_method
+from retroclip.pairs import decode_image
+from retroclip.pairs.image import IMAGE_SUFFIXES
+from retroclip.tasks import Task
+
+NONE = "none"
+COLUMNS = ("file", "class", "probability")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """`label` is a class of the task, or "none" if `probability` is too low; both are None where `error` tells why."""
+
+    file: Path
+    label: str | None = None
+    probability: float | None = None
+    error: str | None = None
+
+
+def find_images(paths: Iterable[str | Path]) -> list[Path]:
+    """The given files, and every image file in the given folders and below, in order; SourceError if there is none."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+            found += sorted(inside)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise SourceError(f"{path} does not exist: name image files, or folders of them")
+    if not found:
+        raise SourceError(f"no image file in {', '.join(map(str, paths))}: name image files, or folders of them")
+    return found
+
+
+def build_classifier(
+    encoder: Encoder, task: Task, *, method: str | None = None, memory: Memory | None = None, seed: int = 0
+) -> Classifier:
+    """A classifier over the task's classes; by default `primed` where there is a memory, else `zero-shot`."""
+    if memory is not None:
+        memory.check_encoder(encoder)
+    chosen = get_method(method or default_method(memory))
+    model = chosen(MethodContext(encoder=encoder, memory=memory, task=task, seed=seed))
+    return head(model, task)
+
+
+def default_method(memory: Memory | None) -> str:
+    """The method used when none is named."""
+    return "zero-shot" if memory is None else "primed"
+
+
+def predict_files(
+    classifier: Classifier, files: Sequence[Path], *, min_confidence: float = 0.0, batch_size: int = 64
+) -> Iterator[Prediction]:
+    """Classify image files in order, a batch at a time; one that can't be decoded gives a prediction with `error`."""
+    remaining = iter(files)
+    while batch := list(islice(remaining, batch_size)):
+        decoded = [_decoded(file) for file in batch]
+        images = [image for image in decoded if isinstance(image, Image.Image)]
+        rows = iter(classifier.predict_images(images) if images else ())
+        for file, image in zip(batch, decoded, strict=True):
+            if isinstance(image, BadImageError):
+                yield Prediction(file, error=str(image))
+                continue
+            probability, index = next(rows).max(dim=0)
+            sure = float(probability) >= min_confidence
+            yield Prediction(file, classifier.classes[int(index)] if sure else NONE, float(probability))
+
+
+def _decoded(file: Path) -> Image.Image | BadImageError:
+    try:
+        return decode_image(file)
+    except BadImageError as error:
+        return error
+
+
+def write_csv(predictions: Iterable[Prediction], out: Path | TextIO, *, tell: Callable[[str], None]) -> int:
+    """Write `file,class,probability`; returns how many images could not be read, each of which `tell` gets a line for.
+
+    The row of such an image has an empty class and probability. A file appears under its name only when it is whole.
+    """
+    unreadable = 0
+    with _opened(out) as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for prediction in predictions:
+            if prediction.error is not None:
+                unreadable += 1
+                tell(f"{prediction.file}: {prediction.error}")
+            shown = "" if prediction.probability is None else f"{prediction.probability:.4f}"
+            writer.writerow([prediction.file, prediction.label or "", shown])
+    return unreadable
+
+
+@contextmanager
+def _opened(out: Path | TextIO) -> Iterator[TextIO]:
+    if not isinstance(out, Path):
+        yield out
+        return
+    unfinished = out.with_name(f".{out.name}.unfinished")
+    try:
+        with unfinished.open("w", newline="", encoding="utf-8") as stream:
+            yield stream
+        os.replace(unfinished, out)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,107 @@
+"""A comparison with everything around it: results written down, and the report that shows what stands behind them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from retroclip.encoders import Encoder
+from retroclip.errors import RetroclipError
+from retroclip.evaluation import Result, Samples, compare, load_samples, prepare_context, save_results
+from retroclip.memory import Memory
+from retroclip.pairs import LabelledSet
+from retroclip.report import (
+    Report,
+    collect_examples,
+    collect_retrieved,
+    spread,
+    summarise_memory,
+    write_report,
+)
+from retroclip.report.tables import duration, percent, points
+from retroclip.tasks import Task
+
+SHOWN_CLASSES = 6
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study leaves: one result a method, and the HTML page."""
+
+    results: list[Result]
+    report: Path
+
+
+def run_study(
+    encoder: Encoder,
+    task: Task,
+    dataset: LabelledSet | str | Path,
+    memory: Memory,
+    out: Path,
+    *,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    also: Sequence[tuple[Task, LabelledSet | str | Path]] = (),
+    where: str | None = None,
+    frame: Report | None = None,
+    tell: Tell = print,
+) -> Study:
+    """Compare methods and write `results.json` and `report.html` to `out`; the arguments are those of `compare`.
+
+    Finished runs are kept in `out/runs`, so that a killed study, called again, goes on after the last of them. `frame`
+    gives the report's title, introduction and notes; `tell` gets a line for every method that is done. RetroclipError
+    when all methods failed.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    samples = load_samples(task, dataset, where=where)
+    results = compare(
+        encoder,
+        task,
+        samples,
+        memory,
+        methods=methods,
+        seeds=seeds,
+        also=also,
+        cache=out / "runs",
+        on_result=lambda result: tell(summary_line(result)),
+    )
+    raise_if_all_failed(results)
+    save_results(results, out / "results.json")
+    report = evidence(frame or Report(results=[]), results, encoder, task, samples, memory)
+    return Study(results, write_report(report, out / "report.html"))
+
+
+def raise_if_all_failed(results: Sequence[Result]) -> None:
+    """RetroclipError with the first reason when no method gave a figure."""
+    if all(result.error is not None for result in results):
+        raise RetroclipError(f"every method failed; {results[0].method}: {results[0].error}")
+
+
+def summary_line(result: Result) -> str:
+    """One method on one line, for those who wait."""
+    if result.error is not None:
+        return f"{result.method}: failed: {result.error}"
+    gain = f" ({points(result.gain)})" if result.gain is not None else ""
+    return f"{result.method}: {percent(result.value)} %{gain} in {duration(result.seconds * max(1, len(result.seeds)))}"
+
+
+def evidence(
+    frame: Report, results: Sequence[Result], encoder: Encoder, task: Task, samples: Samples, memory: Memory
+) -> Report:
+    """The frame filled: examples of the best method, retrieved pairs, the memory's contents."""
+    context = prepare_context(encoder, task, samples, memory)
+    assert context.memory is not None
+    base = results[0]
+    best = max((r for r in results[1:] if r.outcomes), key=lambda r: r.value or 0.0, default=None)
+    examples = []
+    if base.outcomes and best is not None:
+        examples = collect_examples(base, best, samples, context.memory, samples.embed_base(encoder))
+    return replace(
+        frame,
+        results=results,
+        examples=examples,
+        examples_method=best.method if best is not None else "",
+        retrieved=collect_retrieved(context.retrieved, task, spread(task.classes, SHOWN_CLASSES)),
+        memories=[summarise_memory(memory, task, name=memory.path.name)],
+    )
