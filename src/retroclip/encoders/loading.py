@@ -88,10 +88,11 @@ def build(model_cfg: dict[str, Any], directory: Path | None = None) -> nn.Module
     cls = (CoCa if "multimodal_cfg" in cfg else CustomTextCLIP) if custom else CLIP
     try:
         with SkipRandom():
-            return cls(**cfg)
+            model: nn.Module = cls(**cfg)
     except Exception as error:  # timm, transformers and open_clip raise whatever they like for a bad configuration
         first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise ModelError(f"the model's configuration can't be built ({first}): check its {CONFIG_HINT}") from error
+    return model.float()  # a Hugging Face config.json may name a 16-bit type, which would round the weights to come
 
 
 class SkipRandom(TorchFunctionMode):

@@ -102,6 +102,7 @@ def _write_text_files(encoder: Encoder, directory: Path) -> dict[str, Any]:
     tower = getattr(encoder.model, "text", None)
     if isinstance(tower, HFTextEncoder):
         tower.config.save_pretrained(directory)
+        text_cfg["hf_model_pretrained"] = False  # the tower's weights are among ours
     if hasattr(encoder.tokenizer, "save_pretrained"):
         encoder.tokenizer.save_pretrained(str(directory))
         text_cfg.setdefault("hf_tokenizer_name", ".")
