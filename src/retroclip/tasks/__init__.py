@@ -1,0 +1,7 @@
+"""Tasks: class names, templates, descriptions and metric, and a catalogue of the field's data sets."""
+
+from retroclip.tasks.catalogue import catalogue
+from retroclip.tasks.task import LabelIndex, Task, label_key
+from retroclip.tasks.templates import template_sets
+
+__all__ = ["LabelIndex", "Task", "catalogue", "label_key", "template_sets"]

@@ -1,0 +1,180 @@
+"""A classification problem in words: class names, templates, descriptions, metric. Everything else follows from it."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+
+from retroclip.errors import TaskError
+from retroclip.tasks.shared import expand_classes
+from retroclip.tasks.templates import named_templates
+
+Metric = Literal["top1", "mean-per-class", "map11", "roc-auc"]
+
+
+class LabelIndex(dict[str, int]):
+    """Label → class index; upper and lower case, '_', '/' and ' ' are the same on the way in and on look-up."""
+
+    def __setitem__(self, label: str, index: int) -> None:
+        super().__setitem__(label_key(label), index)
+
+    def __getitem__(self, label: str) -> int:
+        return super().__getitem__(label_key(label))
+
+    def __contains__(self, label: object) -> bool:
+        return super().__contains__(label_key(str(label)))
+
+    def get(self, label: str, default: Any = None) -> Any:
+        """The index of a label, or the default."""
+        return super().get(label_key(label), default)
+
+
+def label_key(label: str) -> str:
+    """The form in which labels are compared."""
+    return " ".join(unicodedata.normalize("NFC", label).replace("_", " ").replace("/", " ").casefold().split())
+
+
+class Task(BaseModel):
+    """Class names and how to ask for them.
+
+    `display` is the name that goes into the templates where the label itself reads badly ("faces" → "human face").
+    `synonyms` are other labels and other words for a class. `descriptions` are sentences after the name (iCAR).
+    `metric` is the one the data set is reported in; top1 stands beside it in every result.
+
+    Raises:
+        TaskError: no classes, a class named twice, a template without {}, an unknown key, an unknown metric.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    classes: list[str]
+    templates: list[str] = ["a photo of a {}."]
+    display: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
+    synonyms: dict[str, list[str]] = {}
+    metric: Metric = "top1"
+    about: str = ""
+
+    def __init__(self, name: str | None = None, **data: Any):
+        fields = data if name is None else {"name": name, **data}
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise TaskError(f"task {fields.get('name', '?')!r}: {_first(error)}") from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, data: Any) -> Any:
+        return expand_classes(data) if isinstance(data, dict) else data
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _clean_classes(cls, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [unicodedata.normalize("NFC", str(name)).strip() for name in value]
+        return value
+
+    @field_validator("classes")
+    @classmethod
+    def _check_classes(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("there are no classes; list at least one class name")
+        seen: dict[str, str] = {}
+        for name in value:
+            if not name:
+                raise ValueError("a class name is empty")
+            if label_key(name) in seen:
+                raise ValueError(f"class {name!r} is there twice (also as {seen[label_key(name)]!r})")
+            seen[label_key(name)] = name
+        return value
+
+    @field_validator("templates", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return named_templates(value) if isinstance(value, str) else value
+
+    @field_validator("templates")
+    @classmethod
+    def _check_templates(cls, value: list[str]) -> list[str]:
+        bad = next((template for template in value if "{}" not in template), None)
+        if bad is not None or not value:
+            raise ValueError(f"template {bad!r} has no {{}} for the class name" if value else "there are no templates")
+        return value
+
+    @model_validator(mode="after")
+    def _check_keys(self) -> Task:
+        for field in ("display", "descriptions", "synonyms"):
+            unknown = [name for name in getattr(self, field) if name not in self.classes]
+            if unknown:
+                raise ValueError(f"{field} names {unknown[0]!r}, which is not a class")
+        return self
+
+    @cached_property
+    def label_index(self) -> LabelIndex:
+        """Class names, display names and synonyms → class index. A class's own name goes before others' synonyms."""
+        index = LabelIndex()
+        for names in (self.display, self.synonyms):
+            for i, name in enumerate(self.classes):
+                for other in _listed(names.get(name)):
+                    if other not in index:
+                        index[other] = i
+        for i, name in enumerate(self.classes):
+            index[name] = i
+        return index
+
+    def display_name(self, name: str) -> str:
+        """What a class is called in prompts."""
+        return self.display.get(name, name)
+
+    def prompts(self, name: str, *, describe: bool = False) -> list[str]:
+        """Every template filled with a class's name; `describe` adds ", " and its description (iCAR, Eq. 5).
+
+        Raises:
+            TaskError: not a class of this task.
+        """
+        if name not in self.classes:
+            raise TaskError(f"task {self.name!r} has no class {name!r}")
+        text = self.display_name(name)
+        if describe and name in self.descriptions:
+            text = f"{text}, {self.descriptions[name].rstrip('.')}"
+        return [template.replace("{}", text) for template in self.templates]
+
+    @classmethod
+    def load(cls, reference: str | Path | Task) -> Task:
+        """A catalogue name, a file (.yaml: a task or just a list of names; .txt: a name a line), or "cat, dog"."""
+        from retroclip.tasks.catalogue import load_task
+
+        return reference if isinstance(reference, Task) else load_task(reference)
+
+    def to_yaml(self, path: str | Path) -> None:
+        """Write the task to a file that `Task.load` reads; only what differs from the defaults."""
+        record = self.model_dump(exclude_defaults=True)
+        text = yaml.safe_dump(record, allow_unicode=True, sort_keys=False, width=110)
+        partial = Path(path).with_name(f".{Path(path).name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+
+
+def _listed(value: str | list[str] | None) -> list[str]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else value
+
+
+def _first(error: ValidationError) -> str:
+    """The first complaint in one line."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {where!r}; the keys are {', '.join(Task.model_fields)}"
+    if problem["type"] == "missing" and where == "classes":
+        return "there are no classes; list at least one class name"
+    message = " ".join(problem["msg"].removeprefix("Value error, ").split())
+    return f"{where}: {message}" if where else message

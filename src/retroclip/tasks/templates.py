@@ -1,0 +1,29 @@
+"""Template sets that several tasks share, by name."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+import yaml
+
+
+@cache
+def template_sets() -> dict[str, list[str]]:
+    """Name → templates; `imagenet` is the 80 of CLIP and of RA-CLIP's Figure 1."""
+    text = files("retroclip.tasks").joinpath("templates.yaml").read_text(encoding="utf-8")
+    sets = yaml.load(text, Loader=yaml.BaseLoader)
+    return {name: list(templates) for name, templates in sets.items()}
+
+
+def named_templates(text: str) -> list[str]:
+    """A set by its name; a text with {} is a template itself.
+
+    Raises:
+        ValueError: neither.
+    """
+    if "{}" in text:
+        return [text]
+    if text not in template_sets():
+        raise ValueError(f"no template set {text!r}; there are {', '.join(template_sets())}, or write a list")
+    return list(template_sets()[text])
