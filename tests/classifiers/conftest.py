@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from retroclip.tasks import Task
+
 CLASSES = ["cat", "sea horse", "horse"]
 
 
@@ -35,8 +37,8 @@ def encoder():
 
 @pytest.fixture
 def task():
-    prompts = lambda name: [f"a photo of a {name}.", f"a drawing of the {name}, in ink."]  # noqa: E731
-    return SimpleNamespace(name="animals", classes=list(CLASSES), synonyms={"cat": ["tabby", "kitty"]}, prompts=prompts)
+    templates = ["a photo of a {}.", "a drawing of the {}, in ink."]
+    return Task("animals", classes=list(CLASSES), synonyms={"cat": ["tabby", "kitty"]}, templates=templates)
 
 
 def clustered(labels: list[int], seed: int = 0) -> torch.Tensor:

@@ -27,7 +27,10 @@ class ArrayMemory:
         return (self.parts["text"].norm(dim=1) > 0).numpy()
 
     def embeddings(self, ids=None, *, of="image") -> torch.Tensor:
-        return self.parts[of] if ids is None else self.parts[of][torch.as_tensor(np.asarray(ids)) - 100]
+        if ids is None:
+            return self.parts[of]
+        index = torch.as_tensor(np.asarray(ids))
+        return self.parts[of][(index - 100).clamp_min(0)] * (index >= 0)[..., None]
 
     def search(self, queries, *, by="image", k=10, where=None, exclude=None):
         self.searches += 1

@@ -3,7 +3,7 @@
 from retroclip.classifiers.cache import CacheClassifier, tip_adapter, tip_x
 from retroclip.classifiers.classifier import Classifier, LinearClassifier
 from retroclip.classifiers.linear import real_linear
-from retroclip.classifiers.naming import most_frequent_names, named_classes
+from retroclip.classifiers.naming import most_frequent_names
 from retroclip.classifiers.primed import primed
 from retroclip.classifiers.zero_shot import class_texts, zero_shot
 
@@ -13,7 +13,6 @@ __all__ = [
     "LinearClassifier",
     "class_texts",
     "most_frequent_names",
-    "named_classes",
     "primed",
     "real_linear",
     "tip_adapter",

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retroclip.classifiers.classifier import LinearClassifier
-from retroclip.classifiers.naming import named_classes
 from retroclip.classifiers.zero_shot import class_texts
 from retroclip.errors import RetroclipError
+from retroclip.retrieval import named_classes
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retroclip.classifiers.classifier import LinearClassifier
-from retroclip.classifiers.naming import named_classes
 from retroclip.classifiers.zero_shot import class_texts
+from retroclip.retrieval import named_classes
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder

@@ -71,18 +71,20 @@ def find_neighbours(
     for name, mode in (("search", search), ("values", values)):
         if mode not in ("uni-modal", "cross-modal"):
             raise ValueError(f"{name} is {mode!r}: choose 'uni-modal' or 'cross-modal'")
-    fused = OTHER[side] if values == "cross-modal" else side
     hits = memory.search(queries, by=side if search == "uni-modal" else OTHER[side], k=k, where=where, exclude=exclude)
-    ids = np.asarray(hits.ids)
+    return gathered(memory, hits.ids, hits.scores, side=side, values=values)
+
+
+def gathered(
+    memory: Memory, ids: np.ndarray, scores: np.ndarray, *, side: str, values: str = "cross-modal"
+) -> Neighbours:
+    """The embeddings behind search results for queries of modality `side`: ids (n, k), −1 for none, scores (n, k)."""
+    fused = OTHER[side] if values == "cross-modal" else side
     mask = torch.from_numpy(ids >= 0)
-    unique, slot = np.unique(ids[ids >= 0], return_inverse=True)
-    index = torch.zeros(ids.shape, dtype=torch.long)
-    index[mask] = torch.from_numpy(slot)
-
-    def gather(modality: str) -> Tensor:
-        if not len(unique):
-            return torch.zeros(*ids.shape, queries.shape[1])
-        return memory.embeddings(unique, of=modality)[index] * mask[..., None]
-
-    scores = torch.as_tensor(np.asarray(hits.scores), dtype=torch.float32).masked_fill(~mask, 0.0)
-    return Neighbours(gather(fused), gather(OTHER[fused]), scores, mask, ids)
+    return Neighbours(
+        values=memory.embeddings(ids, of=fused),
+        keys=memory.embeddings(ids, of=OTHER[fused]),
+        scores=torch.from_numpy(scores).float().masked_fill(~mask, 0.0),
+        mask=mask,
+        ids=ids,
+    )

@@ -1,0 +1,171 @@
+"""Fuse: train a fusion on cached embeddings and cached neighbours, the encoder frozen (RECO, section 3.2; RA-CLIP)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from retroclip.errors import MemoryStoreError
+from retroclip.fusion import MemoryEncoder, Neighbours, build_fusion
+from retroclip.fusion.neighbours import OTHER, gathered
+from retroclip.retrieval import neighbours
+from retroclip.training.loop import fit
+from retroclip.training.losses import class_aware_loss, reco_loss
+
+if TYPE_CHECKING:
+    from retroclip.encoders import Encoder
+    from retroclip.memory import Memory
+
+SIDES = ("image", "text")
+
+
+@dataclass
+class FusionExamples:
+    """Training pairs with both embeddings (m, d), their neighbours on each side, and `labels` (m,), one a text."""
+
+    embeddings: dict[str, Tensor]
+    neighbours: dict[str, Neighbours]
+    labels: Tensor
+
+    def batches(self, batch_size: int, seed: int) -> Callable[[int], Iterator[Tensor]]:
+        """Rows of an epoch: shuffled, in batches of nearly equal size."""
+        count = -(-len(self.labels) // batch_size)
+
+        def epoch(number: int) -> Iterator[Tensor]:
+            generator = torch.Generator().manual_seed(1_000_003 * seed + number)
+            yield from torch.randperm(len(self.labels), generator=generator).tensor_split(count)
+
+        return epoch
+
+
+class FusionObjective(nn.Module):
+    """RECO's three-term loss (CLIP's where only images are refined), plus the squared distance from the start."""
+
+    def __init__(self, fusion: nn.Module, examples: FusionExamples, scale: float, anchor: float) -> None:
+        super().__init__()
+        self.fusion = fusion
+        self._examples, self._scale, self._anchor = examples, scale, anchor
+        self._start = {name: value.detach().clone() for name, value in fusion.named_parameters()} if anchor else {}
+
+    def refined(self, side: str, rows: Tensor) -> Tensor:
+        """The embeddings of one side (B, d), fused where the fusion has that side."""
+        query = self._examples.embeddings[side][rows]
+        if side not in self.fusion.sides:
+            return query
+        near = self._examples.neighbours[side]
+        return self.fusion(
+            query, near.values[rows], keys=near.keys[rows], side=side, mask=near.mask[rows], scores=near.scores[rows]
+        )
+
+    def forward(self, rows: Tensor) -> dict[str, Tensor]:
+        v, t, labels = *(self._examples.embeddings[side][rows] for side in SIDES), self._examples.labels[rows]
+        if len(self.fusion.sides) == 2:
+            refined_v, refined_t = (self.refined(side, rows) for side in SIDES)
+            loss = reco_loss(refined_v, refined_t, v, t, self._scale, labels=labels)
+        else:
+            loss = class_aware_loss(self.refined("image", rows), self.refined("text", rows), labels, self._scale)
+        moved = [(p - self._start[name]).square().sum() for name, p in self.fusion.named_parameters() if self._start]
+        return {"loss": loss + self._anchor * sum(moved, start=loss.new_zeros(())), "contrast": loss}
+
+
+def fuse(
+    encoder: Encoder,
+    memory: Memory,
+    *,
+    kind: str = "reco",
+    train: Any = None,
+    k: int = 10,
+    k_text: int | None = None,
+    epochs: int = 10,
+    batch_size: int = 4096,
+    lr: float = 1e-3,
+    weight_decay: float = 0.0,
+    anchor: float = 1e-3,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    on_log: Callable[[dict[str, float]], None] | None = None,
+    **options: Any,
+) -> MemoryEncoder:
+    """An encoder that consults `memory` through a fusion of `kind` "reco", "ra-clip" or "mean" (which trains nothing).
+
+    `train` is another Memory (made by the same encoder) or sources of pairs to train on; default: the memory's own
+    pairs, each without itself and its near-duplicates (image cosine > 0.95) among its neighbours. `options` go to the
+    fusion (`init`, `heads`, `weight`, …); `anchor` is the weight decay towards where it starts,
+    for init="identity" [D].
+
+    Raises MemoryStoreError if the memory was made by another model or has no captions.
+    """
+    torch.manual_seed(seed)
+    fusion = build_fusion(kind, dim=encoder.dim, **options)
+    fused = MemoryEncoder(encoder, memory, fusion, k=k, k_text=k_text)
+    if not fused.trained_parameters:
+        return fused
+    examples = fusion_examples(fused, encoder, memory, train)
+    pulled = anchor if fusion.options.get("init") == "identity" else 0.0
+    steps = epochs * -(-len(examples.labels) // batch_size)
+    fused.history = fit(
+        FusionObjective(fusion, examples, encoder.logit_scale, pulled),
+        examples.batches(batch_size, seed),
+        steps=steps,
+        lr=lr,
+        weight_decay=weight_decay,
+        betas=(0.9, 0.98),
+        warmup=round(0.1 * steps),
+        checkpoint=checkpoint,
+        log_every=max(1, steps // 100),
+        on_log=on_log,
+        seed=seed,
+    )
+    fusion.requires_grad_(False)
+    return fused
+
+
+def fusion_examples(fused: MemoryEncoder, encoder: Encoder, memory: Memory, train: Any = None) -> FusionExamples:
+    """Embeddings and neighbours of the training pairs, without each pair itself and its near-duplicates.
+
+    Raises MemoryStoreError if another memory to train on was made by another model, or no pair has a caption.
+    """
+    if train is None:
+        return _examples_of(fused, memory, own=True)
+    if hasattr(train, "check_encoder"):
+        train.check_encoder(encoder)
+        return _examples_of(fused, train, own=False)
+    from retroclip.memory import Memory
+
+    sources = [train] if isinstance(train, str | Path) else train
+    with tempfile.TemporaryDirectory(prefix="retroclip-fuse-") as folder:
+        return _examples_of(
+            fused, Memory.create(Path(folder) / "train", encoder, sources, store_images=False), own=False
+        )
+
+
+def _examples_of(fused: MemoryEncoder, pairs: Memory, *, own: bool) -> FusionExamples:
+    ids = pairs.ids()[np.asarray(pairs.has_text())]
+    if not len(ids):
+        raise MemoryStoreError("none of the pairs to train the fusion on has a caption: add captions, or name others")
+    embeddings = {side: pairs.embeddings(ids, of=side) for side in SIDES}
+    near = {side: _near(fused, embeddings, side, ids if own else None) for side in fused.fusion.sides}
+    texts = pairs.take(ids, ["captions"])["captions"].to_pylist()
+    number = {text: label for label, text in enumerate(dict.fromkeys(map(tuple, texts)))}
+    return FusionExamples(embeddings, near, torch.tensor([number[tuple(text)] for text in texts]))
+
+
+def _near(fused: MemoryEncoder, embeddings: dict[str, Tensor], side: str, itself: np.ndarray | None) -> Neighbours:
+    """What the fusion gets to see in training: no pair is its own neighbour, nor are other copies of its picture."""
+    found = neighbours(
+        fused.memory,
+        embeddings[side],
+        by=side if fused.search == "uni-modal" else OTHER[side],
+        k=fused.k if side == "image" else fused.k_text,
+        where=fused.where,
+        exclude_self_ids=itself,
+        images=embeddings["image"],
+    )
+    return gathered(fused.memory, found.ids, found.scores, side=side, values=fused.values)

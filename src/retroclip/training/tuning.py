@@ -1,0 +1,148 @@
+"""Which part of a CLIP a tuning mode trains, and how the rest is kept out of every step (REACT, section 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retroclip.encoders import add_gates, gate_parameters, image_blocks, image_suffix, text_blocks
+from retroclip.encoders.blocks import image_prefix
+from retroclip.encoders.texts import encode_tokens, text_lengths
+from retroclip.errors import ModelError
+
+if TYPE_CHECKING:
+    from retroclip.encoders import Encoder
+
+MAX_LOGIT_SCALE = 4.6052  # ln 100
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What happens to each tower ("locked", "gated" or "trained"), and REACT's learning rate for it."""
+
+    image: str
+    text: str
+    lr: float
+
+
+TUNINGS = {
+    "gated-image": Tuning("gated", "locked", 5e-4),
+    "locked-text": Tuning("trained", "locked", 5e-5),
+    "locked-image": Tuning("locked", "trained", 5e-5),
+    "full": Tuning("trained", "trained", 5e-5),
+    "gated-text": Tuning("locked", "gated", 5e-4),
+    "gated-both": Tuning("gated", "gated", 5e-4),
+}
+
+
+class Towers:
+    """A copy of an encoder's model, fp32, in which only what a tuning trains has gradients.
+
+    `stage` and `start` say how far images are computed beforehand (`views.cache_views`); `texts_locked` whether
+    captions are. `image` and `text` compute the rest. Raises ModelError where a tower can't be gated.
+    """
+
+    def __init__(self, encoder: Encoder, tuning: Tuning, *, gates: int = 6) -> None:
+        self.encoder, self.tuning = encoder, tuning
+        self.model: Any = encoder.copy(precision="fp32").model
+        self.model.requires_grad_(False)
+        self.texts_locked = tuning.text == "locked"
+        self.stage, self.start = self._open_image(gates)
+        self._open_text(gates)
+        self.model.logit_scale.requires_grad_(True)
+        # Where the encoder runs in bf16 because that is faster, the frozen blocks between gates may as well.
+        self.low_precision = encoder.precision == "bf16"
+
+    def _open_image(self, gates: int) -> tuple[str, int]:
+        if self.tuning.image == "locked":
+            return "embedding", 0
+        if self.tuning.image == "gated":
+            before = {id(parameter) for parameter in gate_parameters(self.model)}
+            blocks = image_blocks(self.model)
+            gates = min(gates, len(blocks))
+            add_gates(self.model, last=gates, tower="image")
+            _train(p for p in gate_parameters(self.model) if id(p) not in before)
+            start = len(blocks) - gates
+            return ("tokens", start) if can_be_cut(self.model, start) else ("pixels", 0)
+        visual = self.model.visual
+        _train(visual.parameters())
+        if is_hybrid(visual):
+            # The convolutional part stays as it is (batch norms folded, no statistics to follow) and is computed once.
+            _freeze(visual.trunk.patch_embed.parameters())
+            _freeze([visual.trunk.pos_embed])
+            return "tokens", 0
+        return "pixels", 0
+
+    def _open_text(self, gates: int) -> None:
+        if self.tuning.text == "gated":
+            add_gates(self.model, last=min(gates, len(text_blocks(self.model))), tower="text")
+            inside_image = {id(p) for p in self.model.visual.parameters()}
+            _train(p for p in gate_parameters(self.model) if id(p) not in inside_image)
+        elif self.tuning.text == "trained":
+            named = self.model.named_parameters()
+            _train(p for name, p in named if not name.startswith(("visual.", "logit_")))
+
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that have gradients, logit scale included."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def image(self, cached: Tensor) -> Tensor:
+        """Unit-norm image embeddings (B, d) from what `cache_views` stored for them."""
+        values = cached.to(self.encoder.device, torch.float32)
+        if self.stage == "embedding":
+            return F.normalize(values, dim=-1)
+        with torch.autocast(self.encoder.device.type, torch.bfloat16, enabled=self.low_precision):
+            if self.stage == "tokens":
+                features = image_suffix(self.model, values, self.start)
+            else:
+                features = self.model.encode_image(values)
+        return F.normalize(features.float(), dim=-1)
+
+    def text(self, given: Tensor) -> Tensor:
+        """Unit-norm text embeddings (B, d), from cached ones if the tower is locked, else from tokens (B, context)."""
+        if self.texts_locked:
+            return given.to(self.encoder.device)
+        longest = int(text_lengths(self.model, given).max())
+        with torch.autocast(self.encoder.device.type, torch.bfloat16, enabled=self.low_precision):
+            features = encode_tokens(self.model, given[:, :longest].to(self.encoder.device))
+        return F.normalize(features.float(), dim=-1)
+
+    def scale(self) -> Tensor:
+        """exp(logit_scale), trainable."""
+        return self.model.logit_scale.exp()
+
+    @torch.no_grad()
+    def clamp_scale(self) -> None:
+        """Keep logit_scale in [0, ln 100]."""
+        self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+
+def is_hybrid(visual: Any) -> bool:
+    """Whether an image tower is a timm ViT over a convolutional net's feature map."""
+    return hasattr(getattr(getattr(visual, "trunk", None), "patch_embed", None), "backbone")
+
+
+def can_be_cut(model: nn.Module, start: int) -> bool:
+    """Whether the frozen blocks below `start` can be run apart from the rest (`image_prefix`)."""
+    size = getattr(model.visual, "image_size", 224)
+    height, width = size if isinstance(size, tuple | list) else (size, size)
+    try:
+        with torch.no_grad():
+            image_prefix(model, torch.zeros(1, 3, height, width), start)
+    except ModelError:
+        return False
+    return True
+
+
+def _train(parameters: Any) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+
+
+def _freeze(parameters: Any) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(False)

@@ -1,0 +1,97 @@
+"""Views of images: a plain one and augmented ones, and what a frozen tower part makes of them, computed once each."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance
+from torch import Tensor
+
+from retroclip.encoders import image_prefix
+from retroclip.encoders.images import image_batches
+from retroclip.pairs import decode_image
+
+if TYPE_CHECKING:
+    from retroclip.encoders import Encoder
+
+IN_MEMORY = 2**31  # bytes; a larger cache lies in an unnamed temporary file
+STAGES = ("pixels", "tokens", "embedding")
+
+
+def augmented(image: Image.Image, rng: np.random.Generator, *, scale: tuple[float, float] = (0.4, 1.0)) -> Image.Image:
+    """A random crop (share of the area in `scale`, aspect ratio 3/4 to 4/3), a flip, ±30 % of brightness and so on."""
+    width, height = image.size
+    area, ratio = width * height * rng.uniform(*scale), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    w, h = min(width, round((area * ratio) ** 0.5)), min(height, round((area / ratio) ** 0.5))
+    left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
+    image = image.crop((left, top, left + max(1, w), top + max(1, h)))
+    # Square: the preprocessing's own centre crop would cut off what was just chosen.
+    image = image.resize((max(image.size),) * 2, Image.Resampling.BICUBIC)
+    if rng.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        image = enhance(image).enhance(rng.uniform(0.7, 1.3))
+    return image
+
+
+@dataclass(frozen=True)
+class View(Sequence):
+    """View `number` of encoded images, made when asked for and the same every time; number 0 is the plain one."""
+
+    images: Sequence[bytes]
+    number: int
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        if self.number == 0:
+            return self.images[index]
+        rng = np.random.default_rng((self.seed, self.number, index))
+        return augmented(decode_image(self.images[index]), rng)
+
+
+def cache_views(
+    encoder: Encoder, images: Sequence[bytes], *, stage: str, start: int = 0, views: int = 0, seed: int = 0
+) -> Tensor:
+    """Every view of every image, taken as far as `stage`: (views + 1, m, …) float16, view 0 the plain one.
+
+    "pixels": preprocessed (3, H, W). "tokens": at the input of image block `start`, (L, width). "embedding": (d,)
+    unit norm. Computed in the encoder's own precision. Raises BadImageError for an image that can't be decoded.
+    """
+    cache: Tensor | None = None
+    row = 0
+    for number in range(views + 1):
+        for pixels in image_batches(View(images, number, seed), encoder.preprocess, 64):
+            values = taken_to(encoder, pixels, stage, start)
+            if cache is None:
+                cache = _allocate(((views + 1) * len(images), *values.shape[1:]))
+            cache[row : row + len(values)] = values
+            row += len(values)
+    if cache is None:
+        raise ValueError("no images to cache")
+    return cache.reshape(views + 1, len(images), *cache.shape[1:])
+
+
+@torch.no_grad()
+def taken_to(encoder: Encoder, pixels: Tensor, stage: str, start: int) -> Tensor:
+    """One batch of pixels at one of `STAGES`."""
+    if stage == "pixels":
+        return pixels
+    if stage == "embedding":
+        return encoder.encode_images(pixels)
+    dtype = next(encoder.model.visual.parameters()).dtype
+    return image_prefix(encoder.model, pixels.to(encoder.device, dtype), start).float().cpu()
+
+
+def _allocate(shape: tuple[int, ...]) -> Tensor:
+    if 2 * int(np.prod(shape)) <= IN_MEMORY:
+        return torch.empty(shape, dtype=torch.float16)
+    file = tempfile.TemporaryFile(prefix="retroclip-views-")  # noqa: SIM115 lives as long as the array that maps it
+    return torch.from_numpy(np.memmap(file, dtype=np.float16, mode="w+", shape=shape))

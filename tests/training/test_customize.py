@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from retroclip.classifiers import zero_shot
+from retroclip.encoders import gate_parameters, load
+from retroclip.errors import RetroclipError
+from retroclip.training import customize
+from retroclip.training.customize import prepare
+from retroclip.training.tuning import TUNINGS, Towers
+
+QUICK = {"epochs": 30, "batch_size": 12, "views": 1, "gates": 2}
+
+
+def top1(encoder, task, held_out) -> float:
+    images, labels = held_out
+    return float((zero_shot(encoder, task)(encoder.encode_images(images)).argmax(1) == labels).float().mean())
+
+
+@pytest.mark.parametrize("tuning", list(TUNINGS))
+def test_each_tuning_learns_and_trains_its_part_only(encoder, retrieved, task, held_out, tuning):
+    before = {name: value.clone() for name, value in encoder.model.state_dict().items()}
+    custom = customize(encoder, retrieved, tuning=tuning, lr=2e-2 if "gated" in tuning else 2e-3, **QUICK)
+    for name, value in encoder.model.state_dict().items():
+        assert torch.equal(value, before[name]), "the base encoder was changed"
+    changed = {
+        name.split(".")[0] == "visual" if ".gated_attn_block." not in name else f"gate {name.split('.')[0]}"
+        for name, value in custom.model.state_dict().items()
+        if name not in before or not torch.equal(value, before[name])
+        if name != "logit_scale"
+    }
+    expected = {
+        "gated-image": {"gate visual"},
+        "locked-text": {True},
+        "locked-image": {False},
+        "full": {True, False},
+        "gated-text": {"gate transformer"},
+        "gated-both": {"gate visual", "gate transformer"},
+    }
+    assert changed == expected[tuning]
+    assert custom.history["loss"][-1] < custom.history["loss"][0]
+    assert tuning in custom.name and "colours" in custom.name
+    if tuning in ("gated-image", "locked-text", "full"):
+        assert top1(custom, task, held_out) > max(0.9, top1(encoder, task, held_out))
+
+
+def test_trained_parameters_are_the_gates_and_the_logit_scale(encoder, retrieved):
+    custom = customize(encoder, retrieved, **QUICK | {"epochs": 1})
+    width = 32
+    assert custom.trained_parameters == 2 * (12 * width**2 + 13 * width + 2) + 1
+    assert custom.trained_parameters == sum(p.numel() for p in gate_parameters(custom.model)) + 1
+
+
+def test_what_is_cached_gives_the_embeddings_of_the_whole_tower(encoder, retrieved):
+    for tuning in TUNINGS:
+        towers = Towers(encoder, TUNINGS[tuning], gates=2)
+        examples = prepare(towers, retrieved, views=1, seed=0)
+        with torch.no_grad():
+            plain = towers.image(examples.images[0])
+            texts = towers.text(examples.texts)
+        torch.testing.assert_close(plain, encoder.encode_images(retrieved.images), atol=2e-3, rtol=0)
+        distinct = list(dict.fromkeys(caption for own in retrieved.captions for caption in own))
+        torch.testing.assert_close(texts, encoder.encode_texts(distinct), atol=1e-5, rtol=0)
+        assert examples.images.shape[:2] == (2, len(retrieved))
+        assert not torch.equal(examples.images[0], examples.images[1])
+
+
+def test_an_epoch_is_shuffled_complete_and_the_same_every_time(encoder, retrieved):
+    examples = prepare(Towers(encoder, TUNINGS["gated-image"], gates=2), retrieved, views=1, seed=0)
+    epoch = examples.batches(10, seed=3)
+    first, again, second = list(epoch(0)), list(epoch(0)), list(epoch(1))
+    sizes = [len(batch["label"]) for batch in first]
+    assert sum(sizes) == len(retrieved) and max(sizes) - min(sizes) <= 1 and max(sizes) <= 10
+    for one, other in zip(first, again, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not torch.equal(torch.cat([b["label"] for b in first]), torch.cat([b["label"] for b in second]))
+
+
+def test_saved_and_loaded(encoder, retrieved, held_out, tmp_path):
+    custom = customize(encoder, retrieved, **QUICK | {"epochs": 2})
+    custom.save(tmp_path / "custom")
+    again = load(tmp_path / "custom", precision="fp32", device="cpu")
+    images = held_out[0]
+    torch.testing.assert_close(again.encode_images(images), custom.encode_images(images), atol=1e-5, rtol=0)
+
+
+def test_a_seed_gives_one_result_and_a_checkpoint_resumes_to_it(encoder, retrieved, tmp_path):
+    options = QUICK | {"epochs": 4, "seed": 5}
+    whole = customize(encoder, retrieved, **options)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(row):
+        if row["step"] == 6:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        customize(encoder, retrieved, **options, checkpoint=tmp_path / "state", save_every=4, on_log=kill)
+    resumed = customize(encoder, retrieved, **options, checkpoint=tmp_path / "state", save_every=4)
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], value, atol=1e-6, rtol=0)
+
+
+def test_logit_scale_stays_in_its_bounds(encoder, retrieved):
+    custom = customize(encoder, retrieved, lr=3.0, **QUICK | {"epochs": 3})
+    assert 0.0 <= float(custom.model.logit_scale) <= 4.6052
+
+
+def shortened(retrieved, rows: list[int]):
+    short = copy.copy(retrieved)
+    for name in ("captions", "images", "classes", "keys"):
+        setattr(short, name, [getattr(retrieved, name)[row] for row in rows])
+    for name in ("ids", "scores", "image_embeddings", "text_embeddings"):
+        setattr(short, name, getattr(retrieved, name)[rows])
+    return short
+
+
+@pytest.mark.parametrize("rows", [[0], [0, 1, 2], [0, 3, 6]], ids=["one pair", "fewer than a batch", "one class"])
+def test_few_pairs_and_one_class_train(encoder, retrieved, rows):
+    custom = customize(encoder, shortened(retrieved, rows), **QUICK | {"epochs": 2, "batch_size": 256})
+    assert all(torch.isfinite(parameter).all() for parameter in custom.model.parameters())
+
+
+def test_no_pairs_and_no_captions_are_clear_errors(encoder, retrieved):
+    with pytest.raises(RetroclipError, match="none of the 0 pairs"):
+        customize(encoder, shortened(retrieved, []))
+    bare = shortened(retrieved, [0, 1])
+    bare.captions = [(), ()]
+    with pytest.raises(RetroclipError, match=r"none of the 2 pairs .* has an image and a caption"):
+        customize(encoder, bare)
+
+
+def test_pairs_without_caption_are_left_out(encoder, retrieved):
+    retrieved.captions[0] = ()
+    examples = prepare(Towers(encoder, TUNINGS["gated-image"], gates=2), retrieved, views=0, seed=0)
+    assert len(examples) == len(retrieved) - 1
+
+
+def test_an_unknown_tuning_names_the_known_ones(encoder, retrieved):
+    with pytest.raises(RetroclipError, match="choose one of gated-image, locked-text"):
+        customize(encoder, retrieved, tuning="gated")
