@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from retroclip.errors import BadImageError
 MAX_PIXELS = 89_478_485
 """Pillow's own limit: a quarter of a gigabyte of RGB."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "ICO", "JPEG2000", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
 """What may be opened; formats that start other programs (EPS) or that nobody trains on are left out."""
 
 IMAGE_SUFFIXES = frozenset(
@@ -74,11 +75,18 @@ def _read(path: Path) -> bytes:
         raise BadImageError(f"can't read {path}: {error.strerror or error}") from None
 
 
+@cache
+def _openable() -> list[str]:
+    """Those of FORMATS that this Pillow was built with: it raises KeyError for others."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise BadImageError("empty image file (0 bytes)")
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=_openable())
     except Image.UnidentifiedImageError:
         raise BadImageError(f"not an image in a known format (it starts with {bytes(data[:8])!r})") from None
 
