@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from retroclip.cli.options import Json, ModelReference, Where, matching_methods, split_pair, split_words
-from retroclip.cli.terminal import print_json, print_results, say
+from retroclip.cli.terminal import print_json, print_results, say, told_failures
 
 
 def compare(
@@ -22,13 +22,13 @@ def compare(
     where: Where = None,
     out: Path | None = None,
     json: Json = False,
-) -> None:
+) -> int:
     """Run every method on one problem: metrics, gain over zero-shot with its interval, seconds, trained parameters.
 
     Parameters
     ----------
     task
-        A catalogue name (`retroclip tasks`) or a YAML file.
+        A catalogue name (`retroclip tasks`), a YAML file, a .txt of one class a line, or `'cat, dog'`.
     dataset
         A parquet file with `image` and `label` columns, or a folder of class folders; `#val` picks a split.
     memory
@@ -61,3 +61,4 @@ def compare(
         print_json([result.model_dump(mode="json") for result in results])
     else:
         print_results(results)
+    return told_failures(results)

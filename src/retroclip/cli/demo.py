@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from retroclip.cli.options import Json, ModelReference
-from retroclip.cli.terminal import print_json, print_results, say
+from retroclip.cli.terminal import print_json, print_results, say, told_failures
 
 
 def demo(
@@ -15,7 +15,7 @@ def demo(
     model: ModelReference = "builtin",
     seeds: Annotated[int, Parameter(help="Runs of each trained method.")] = 1,
     json: Json = False,
-) -> None:
+) -> int:
     """Run the whole flow on the photos that ship with retroclip: memory, retrieval, every method, table and report.
 
     Parameters
@@ -31,3 +31,4 @@ def demo(
     else:
         print_results(finished.results)
     say(f"report: {finished.report}")
+    return told_failures(finished.results)

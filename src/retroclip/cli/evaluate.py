@@ -23,7 +23,7 @@ def evaluate(
     Parameters
     ----------
     task
-        A catalogue name (`retroclip tasks`) or a YAML file.
+        A catalogue name (`retroclip tasks`), a YAML file, a .txt of one class a line, or `'cat, dog'`.
     dataset
         A parquet file with `image` and `label` columns, or a folder of class folders; `#val` picks a split.
     memory

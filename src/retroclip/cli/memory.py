@@ -75,8 +75,14 @@ def add(
 
     opened = Memory.open(memory)
     encoder = load(opened.model, precision=precision)
-    options = {"where": where, "max_rejected": max_rejected, "batch_size": batch_size}
-    added = opened.add(sources, encoder, progress=is_interactive(), **options)
+    added = opened.add(
+        sources,
+        encoder,
+        where=where,
+        max_rejected=max_rejected,
+        batch_size=batch_size,
+        progress=is_interactive(),
+    )
     say(f"{memory}: {added.rows} pairs added, {added.duplicates} were there, {added.rejected} rejected")
 
 
@@ -150,7 +156,7 @@ def search(
     opened = Memory.open(memory)
     encoder = load(opened.model)
     opened.check_encoder(encoder)
-    query = encoder.encode_texts([text]) if text is not None else encoder.encode_images([image])
+    query = encoder.encode_images([image]) if image is not None else encoder.encode_texts([str(text)])
     hits = opened.search(query, by=by, k=k, where=where)
     ids, scores = hits.ids[0], hits.scores[0]
     found = opened.take(ids[ids >= 0], ["key", "caption", "label", "source", "license"]).to_pylist()

@@ -1,7 +1,7 @@
 """`retroclip models`"""
 
 from retroclip.cli.options import Json
-from retroclip.cli.terminal import print_json, print_table
+from retroclip.cli.terminal import print_json, print_table, say
 
 
 def models(pattern: str = "*", /, *, json: Json = False) -> None:
@@ -18,6 +18,5 @@ def models(pattern: str = "*", /, *, json: Json = False) -> None:
     if json:
         print_json(names)
     else:
-        print_table(
-            "A directory, `hf-hub:org/name` and `ViT-B-32@file.pt` work as well.", ["model"], [[n] for n in names]
-        )
+        print_table("Models", ["model"], [[name] for name in names])
+        say("A directory, `hf-hub:org/name` and `ViT-B-32@file.pt` can be named as well.")

@@ -28,7 +28,7 @@ def predict(
     Parameters
     ----------
     task
-        A catalogue name (`retroclip tasks`) or a YAML file.
+        A catalogue name (`retroclip tasks`), a YAML file, a .txt of one class a line, or `'cat, dog'`.
     images
         Image files and folders of them.
     memory

@@ -1,12 +1,13 @@
 """`retroclip retrieve`"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.options import split_words
-from retroclip.cli.terminal import print_facts, say
+from retroclip.cli.terminal import print_facts
 
 
 def retrieve(
@@ -27,7 +28,7 @@ def retrieve(
     memory
         The memory to search.
     task
-        A catalogue name (`retroclip tasks`) or a YAML file.
+        A catalogue name (`retroclip tasks`), a YAML file, a .txt of one class a line, or `'cat, dog'`.
     out
         Folder to write the pairs to.
     search
@@ -42,15 +43,25 @@ def retrieve(
     from retroclip.retrieval import retrieve as retrieve_pairs
     from retroclip.tasks import Task
 
-    threshold = min_clip_score if min_clip_score in (None, "quantile") else float(min_clip_score)
     found = retrieve_pairs(
         Memory.open(memory),
         Task.load(task),
         search=split_words(search),
         k=k,
-        min_clip_score=threshold,
+        min_clip_score=clip_score(min_clip_score),
         exclude_near=load_labelled(exclude_near) if exclude_near else None,
     )
     found.save(out)
-    print_facts(f"{len(found)} pairs for {found.task} in {out}", found.provenance)
-    say(f"{out}: {len(found)} pairs")
+    print_facts(f"{len(found)} pairs for {found.task.name} in {out}", found.provenance)
+
+
+def clip_score(text: str | None) -> float | Literal["quantile"] | None:
+    """A cosine, "quantile" or nothing; WrongUsageError for anything else."""
+    if text is None:
+        return None
+    if text == "quantile":
+        return "quantile"
+    try:
+        return float(text)
+    except ValueError:
+        raise WrongUsageError(f"retrieve: --min-clip-score is a cosine or `quantile`, not {text!r}") from None

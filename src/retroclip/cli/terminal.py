@@ -24,7 +24,7 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
     """A table on stdout."""
     table = Table(title=escape(title), title_justify="left")
     for name in columns:
@@ -42,18 +42,26 @@ def print_results(results: "Sequence[Result]") -> None:
         _results_console().print(rich_table(rows))
 
 
+def told_failures(results: "Sequence[Result]") -> int:
+    """1, and a line on stderr, when a method failed; else 0."""
+    failed = [result.method for result in results if result.error is not None]
+    if failed:
+        say(f"{len(failed)} of {len(results)} methods failed: {', '.join(failed)}; the reasons stand beside the table")
+    return 1 if failed else 0
+
+
 def _results_console() -> Console:
     # A pipe has no width of its own, and a table cut at 80 columns is of no use to anybody.
     return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
 
 
 def print_facts(title: str, facts: Mapping[str, Any]) -> None:
-    """Names and values, one a line; nested ones in one line of JSON."""
-    rows = [
-        (name, json.dumps(value, default=str) if isinstance(value, dict | list) else value)
-        for name, value in facts.items()
-    ]
-    print_table(title, ["", ""], rows)
+    """Names and values, one a line; nested ones as JSON."""
+    table = Table(title=escape(title), title_justify="left", show_header=False)
+    for name, value in facts.items():
+        shown = json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+        table.add_row(name, escape(shown))
+    _results_console().print(table)
 
 
 def is_interactive() -> bool:
