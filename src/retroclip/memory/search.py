@@ -13,7 +13,7 @@ from retroclip.memory.index import KeyIndex, search_index
 from retroclip.memory.schema import FloatMatrix, IdArray
 
 EXACT_SHARE = 0.2
-"""Filters that keep less of the rows are searched exactly: a graph would mostly walk over excluded ones."""
+"""When filters and deletions leave less of an index's rows, search is exact: a graph would mostly walk over others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,12 @@ def search_keys(
     keys: all live rows. index, entry: a stored index over older rows, some of which may be gone. allowed: sorted ids a
     filter keeps. exclude: for each query the ids it must not get.
     """
-    if index is None or entry is None or (allowed is not None and len(allowed) < EXACT_SHARE * len(keys.ids)):
+    if index is None or entry is None:
         return Hits(*_exact(queries, keys, k, allowed, exclude))
     live = keys.ids if allowed is None else keys.ids[positions_of(allowed, keys.ids)]
     old = live[live <= entry.last_row_id]
+    if len(old) < EXACT_SHARE * entry.rows:
+        return Hits(*_exact(queries, keys, k, live, exclude))
     selector = None if len(old) == entry.rows else old
     spare = max((len(banned) for banned in exclude), default=0) if exclude is not None else 0
     found, scores = search_index(index, queries.numpy(), k + spare, entry.parameters, selector)

@@ -54,7 +54,7 @@ def singular(word: str) -> str:
 
 
 class ClassNames:
-    """Finds the class names and synonyms of a task in texts, as whole words, in singular or plural.
+    """Finds the names, display names and synonyms of a task's classes in texts: whole words, singular or plural.
 
     Where a name lies inside a longer one ("horse" in "sea horse"), only the longer one counts.
     """
@@ -62,7 +62,7 @@ class ClassNames:
     def __init__(self, task: "Task") -> None:
         self._classes: dict[tuple[str, ...], set[int]] = {}
         for index, name in enumerate(task.classes):
-            for spelling in (name, *task.synonyms.get(name, ())):
+            for spelling in (name, task.display_name(name), *task.synonyms.get(name, ())):
                 if spelled := words(spelling):
                     self._classes.setdefault(spelled, set()).add(index)
         self._lengths: dict[str, list[int]] = {}

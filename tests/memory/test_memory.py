@@ -1,0 +1,119 @@
+"""Opening, predicates, deletion, information, verification."""
+
+import json
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from retroclip.errors import MemoryStoreError
+from retroclip.memory import Memory
+from retroclip.memory.predicate import checked_predicate
+
+
+@pytest.fixture
+def memory(tmp_path, encoder, pairs) -> Memory:
+    return Memory.create(tmp_path / "m", encoder, pairs)
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["key = 'p001'; DROP TABLE x", "key = 'p001' -- AND label = 'odd'", "key = 'p001' /* or */", "", "  ;"],
+)
+def test_more_than_a_predicate_is_refused(memory, where):
+    for use in (memory.delete, memory.matching, lambda own: memory.search(memory.embeddings()[:1], where=own)):
+        with pytest.raises(MemoryStoreError, match="predicate"):
+            use(where)
+    assert len(memory) == 60
+
+
+def test_quoted_text_may_contain_anything():
+    assert checked_predicate("caption = 'a; b -- c /* d'' */'")
+    with pytest.raises(MemoryStoreError):
+        checked_predicate("caption = 'it''s'; DELETE")
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("key ==", "not understood"),
+        ("lable = 'odd'", "No field named lable"),
+        ("key", "boolean"),
+        ("key = 'x", "string"),
+    ],
+)
+def test_a_wrong_predicate_is_one_clear_line(memory, where, message):
+    with pytest.raises(MemoryStoreError, match=message) as caught:
+        memory.delete(where)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert ".rs" not in text
+    assert "columns: key" in text
+
+
+def test_delete_counts_and_forgets(memory, pairs):
+    odd = [i for i, pair in enumerate(pairs) if pair.label == "odd"]
+    assert memory.matching("label = 'odd'").tolist() == odd
+    assert memory.delete("label = 'odd'") == len(odd)
+    assert memory.delete("label = 'odd'") == 0
+    assert len(memory) == 60 - len(odd)
+    assert not np.isin(memory.search(memory.embeddings(), k=60).ids, odd).any()
+    assert memory.delete("true") == 60 - len(odd)
+    assert len(memory) == 0
+    assert memory.search(np.ones((1, 16)), k=2).ids.tolist() == [[-1, -1]]
+    assert memory.embeddings().shape == (0, 16)
+    assert memory.verify() == []
+
+
+def test_another_model_is_named(memory, encoder, stub):
+    memory.check_encoder(encoder)
+    other = stub.StubEncoder(seed=1, name="other-model")
+    with pytest.raises(MemoryStoreError, match=r"made by model stub \(\w+\), not by other-model"):
+        memory.check_encoder(other)
+    with pytest.raises(MemoryStoreError, match="other-model"):
+        memory.add([], other)
+
+
+def test_info(memory, pairs):
+    info = memory.info()
+    assert info["rows"] == 60
+    assert info["with_text"] == sum(bool(pair.captions) for pair in pairs)
+    assert info["with_label"] == sum(pair.label is not None for pair in pairs)
+    assert info["labels"] == 2
+    assert info["sources"] == {"made": 60}
+    assert info["model"] == "stub"
+    assert info["size_bytes"] > 10_000
+    json.dumps(info)
+
+
+def test_what_is_no_memory_is_told(tmp_path, memory):
+    with pytest.raises(MemoryStoreError, match="there is no memory at"):
+        Memory.open(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MemoryStoreError, match="is not a memory"):
+        Memory.open(tmp_path / "empty")
+    manifest = tmp_path / "m" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "format_version": 99}))
+    with pytest.raises(MemoryStoreError, match="update retroclip"):
+        Memory.open(tmp_path / "m")
+    manifest.write_text("{")
+    with pytest.raises(MemoryStoreError, match="is damaged"):
+        Memory.open(tmp_path / "m")
+
+
+def test_verify_names_damage(tmp_path, memory):
+    table = memory._store._dataset.to_table(limit=2)
+    vector = pa.FixedSizeListArray.from_arrays(pa.array(np.full(32, np.nan, np.float16)), 16)
+    spoilt = table.set_column(table.schema.get_field_index("image_embedding"), "image_embedding", vector)
+    lance.write_dataset(spoilt, str(tmp_path / "m" / "pairs.lance"), mode="append")
+    memory.refresh()
+    problems = memory.verify()
+    assert any("2 keys occur more than once" in problem for problem in problems)
+    assert any("2 image embeddings are not of unit length" in problem for problem in problems)
+    fragment = max((tmp_path / "m" / "pairs.lance" / "data").iterdir(), key=lambda path: path.stat().st_size)
+    fragment.write_bytes(fragment.read_bytes()[:500])
+    problems = Memory.open(tmp_path / "m").verify()
+    assert len(problems) == 1
+    assert problems[0].startswith("pairs.lance")
