@@ -1,4 +1,7 @@
-"""Pairs of images and texts: read them from anywhere, decode them safely, augment them for training (`retroclip.pairs.augment`)."""
+"""Pairs of images and texts: read them from anywhere, decode them safely.
+
+Training transforms are in `retroclip.pairs.augment`, which imports torchvision and timm.
+"""
 
 from retroclip.pairs.image import MAX_PIXELS, decode_image
 from retroclip.pairs.labelled import LabelledSet, load_labelled

@@ -19,23 +19,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000"
 """What may be opened; formats that start other programs (EPS) or that nobody trains on are left out."""
 
 IMAGE_SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".jp2",
-        ".avif",
-        ".heic",
-        ".heif",
-    ]
+    [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"]
+    + [".jp2", ".avif", ".heic", ".heif"]
 )
 """File names taken for images. HEIC is among them so that it is rejected by name instead of being overlooked."""
 

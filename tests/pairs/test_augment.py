@@ -1,0 +1,55 @@
+"""Training transforms."""
+
+import pytest
+import torch
+
+from retroclip.pairs.augment import training_transform
+
+MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+
+
+def test_shape_type_and_seed(make_image):
+    transform = training_transform((32, 40), MEAN, STD)
+    outputs = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        _seed_timm(seed)
+        outputs.append(transform(make_image(0, (90, 60))))
+    assert all(output.shape == (3, 32, 40) and output.dtype == torch.float32 for output in outputs)
+    assert type(outputs[0]) is torch.Tensor
+    assert torch.equal(outputs[0], outputs[1]) and not torch.equal(outputs[0], outputs[2])
+
+
+def _seed_timm(seed):
+    """timm's RandAugment draws from random and NumPy."""
+    import random
+
+    import numpy as np
+
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_without_randomness_it_only_resizes_and_normalises(make_image, interpolation):
+    options = {"scale": (1.0, 1.0), "flip": 0, "colour_jitter": 0, "rand_augment": None, "erasing": 0}
+    transform = training_transform(24, MEAN, STD, interpolation, **options)
+    image = make_image(1, (24, 24))
+    flat = torch.tensor(list(image.getdata()), dtype=torch.float64).reshape(24, 24, 3) / 255
+    expected = (flat - torch.tensor(MEAN, dtype=torch.float64)) / torch.tensor(STD, dtype=torch.float64)
+    outputs = [transform(image) for _ in range(20)]
+    # the crop's random aspect ratio falls back to the whole image when no crop of that area fits
+    assert any(torch.allclose(output.double().permute(1, 2, 0), expected, atol=1e-5) for output in outputs)
+
+
+def test_erasing_and_flip_do_something(make_image):
+    plain = {"scale": (1.0, 1.0), "colour_jitter": 0, "rand_augment": None}
+    image = make_image(2, (24, 24))
+    torch.manual_seed(0)
+    still = training_transform(24, MEAN, STD, flip=0, erasing=0, **plain)(image)
+    torch.manual_seed(0)
+    flipped = training_transform(24, MEAN, STD, flip=1.0, erasing=0, **plain)(image)
+    torch.manual_seed(0)
+    erased = training_transform(24, MEAN, STD, flip=0, erasing=1.0, **plain)(image)
+    assert torch.allclose(flipped, still.flip(-1), atol=1e-5)
+    assert not torch.allclose(erased, still)

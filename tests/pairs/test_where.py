@@ -1,0 +1,79 @@
+"""The predicate language, against SQLite as the independent form, and what it refuses."""
+
+import sqlite3
+
+import pytest
+
+from retroclip.errors import SourceError
+from retroclip.pairs import parse_where
+
+ROWS = [
+    {"id": 0, "label": "dog", "width": 64, "license": "CC BY 4.0"},
+    {"id": 1, "label": "it's", "width": 128, "license": None},
+    {"id": 2, "label": None, "width": None, "license": "CC0"},
+    {"id": 3, "label": "100%", "width": -3, "license": ""},
+    {"id": 4, "label": "a_b", "width": 1000, "license": "cc0"},
+]
+
+PREDICATES = [
+    "label = 'dog'",
+    "label = 'it''s' OR width > 500",
+    "NOT (label = 'dog' OR width IS NULL)",
+    "label <> 'dog'",
+    "license IN ('CC0', 'CC BY 4.0') AND width >= 64",
+    "label NOT IN ('dog', 'cat')",
+    "width < 0 OR width = 1e3",
+    "label LIKE 'd%g' or label like '___%' AND NOT width = 64",
+    "label NOT LIKE '%o%'",
+    "label IS NOT NULL AND license IS NULL",
+    "NOT NOT \"label\" = 'dog'",
+    "width != 128 AND (label = 'dog' OR (label IS NULL))",
+    "width <= -3",
+]
+
+
+@pytest.mark.parametrize("predicate", PREDICATES)
+def test_equals_sqlite(predicate):
+    database = sqlite3.connect(":memory:")
+    database.execute("PRAGMA case_sensitive_like = ON")
+    database.execute("CREATE TABLE t (id INT, label TEXT, width INT, license TEXT)")
+    database.executemany("INSERT INTO t VALUES (:id, :label, :width, :license)", ROWS)
+    expected = [row[0] for row in database.execute(f"SELECT id FROM t WHERE {predicate} ORDER BY id")]
+    test = parse_where(predicate)
+    assert [row["id"] for row in ROWS if test(row)] == expected
+
+
+def test_columns_are_known():
+    assert parse_where("a = 1 AND NOT (b IS NULL OR c LIKE 'x')").columns == {"a", "b", "c"}
+
+
+def test_text_columns_compare_as_numbers_and_lists_by_any_value():
+    assert parse_where("width >= 9")({"width": "64"}) and not parse_where("width = 9")({"width": "nine"})
+    captions = {"captions": ("a dog", "a cat")}
+    assert parse_where("captions LIKE '%cat'")(captions) and not parse_where("captions = 'a'")(captions)
+    assert parse_where("flag = TRUE")({"flag": "true"}) and not parse_where("absent = 1")({})
+
+
+@pytest.mark.parametrize(
+    "predicate",
+    [
+        "label = 'x'; DROP TABLE t",
+        "label = 'x' -- more",
+        "label = 'x' /* more */",
+        "lower(label) = 'x'",
+        "label = other",
+        "label = (SELECT 1)",
+        "label =",
+        "label IN ()",
+        "label",
+        "'x' = label",
+        "label = 'x' AND",
+        "label = 'unclosed",
+        "1 = 1 OR label",
+        "(" * 3000 + "a = 1" + ")" * 3000,
+    ],
+)
+def test_anything_else_is_refused_in_one_line(predicate):
+    with pytest.raises(SourceError, match="where") as error:
+        parse_where(predicate)
+    assert "\n" not in str(error.value)
