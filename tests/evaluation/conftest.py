@@ -94,6 +94,21 @@ def encoder():
 
 
 @pytest.fixture
+def make_encoder():
+    return VectorEncoder
+
+
+@pytest.fixture
+def make_memory():
+    return BruteMemory
+
+
+@pytest.fixture
+def make_image():
+    return vector_image
+
+
+@pytest.fixture
 def task():
     return Task("shapes", classes=CLASSES, templates=["a photo of a {}."])
 

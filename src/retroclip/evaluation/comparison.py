@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retroclip.errors import RetroclipError
+from retroclip.errors import RetroclipError, TaskError
 from retroclip.evaluation.bootstrap import RESAMPLES, paired_gain
 from retroclip.evaluation.classification import answer, as_task, summarise
+from retroclip.evaluation.image_text import TASK_NAME, evaluate_retrieval
 from retroclip.evaluation.leakage import NEAR, near_duplicates, without
 from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.result import Forgetting, Result
@@ -78,12 +79,47 @@ def compare(
     return results
 
 
-def method_names(methods: Sequence[str] | None) -> list[str]:
-    """The names asked for, once each, with zero-shot first: every gain is over it."""
-    from retroclip.methods import default_methods
+def evaluate_method(
+    encoder: "Encoder",
+    task: "Task | str | Path",
+    dataset: "LabelledSet | Samples | str | Path",
+    method: str = BASE,
+    *,
+    memory: "Memory | None" = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    where: str | None = None,
+    seed: int = 0,
+    near_threshold: float = NEAR,
+    resamples: int = RESAMPLES,
+    progress: bool = False,
+) -> Result:
+    """Evaluate one registered method, without zero-shot beside it; the task may be `image-text-retrieval`.
 
-    names = default_methods() if methods is None else methods
-    return list(dict.fromkeys([BASE, *names]))
+    Raises what `compare` does, and what the method itself raises.
+    """
+    from retroclip.methods import get_method
+
+    if task == TASK_NAME:
+        if method != BASE:
+            raise TaskError(f"{TASK_NAME} has no classes for method {method!r} to work on: leave the method out")
+        return evaluate_retrieval(encoder, dataset, where=where, resamples=resamples, progress=progress)
+    chosen, task = get_method(method), as_task(task)
+    samples = load_samples(task, dataset, where=where)
+    samples.embed_base(encoder, progress=progress)
+    context = prepare_context(encoder, task, samples, memory, options=options, near_threshold=near_threshold)
+    run = run_method(chosen, context.for_run(seed), samples)
+    result = summarise(encoder, task, samples, [run.outcome], method=method, resamples=resamples)
+    return _with_costs(result, chosen, context, [run], [seed])
+
+
+def method_names(methods: Sequence[str] | None) -> list[str]:
+    """The names and shell patterns asked for as names, once each, with zero-shot first: every gain is over it."""
+    from retroclip.methods import default_methods, list_methods
+
+    if methods is None:
+        return default_methods()
+    # A name that matches nothing stays, so that it is refused by name.
+    return list(dict.fromkeys([BASE, *(name for given in methods for name in list_methods(given) or [given])]))
 
 
 def prepare_context(

@@ -47,13 +47,13 @@ class MemoryWithout:
         return len(self.ids())
 
     def ids(self) -> NDArray[np.int64]:
-        ids = np.asarray(self._memory.ids())
-        return ids[~np.isin(ids, self._excluded)]
+        return self._visible(self._memory.ids())
 
-    def has_text(self, ids: Any = None) -> NDArray[np.bool_]:
-        if ids is not None:
-            return self._memory.has_text(ids)
-        return np.asarray(self._memory.has_text())[~np.isin(self._memory.ids(), self._excluded)]
+    def matching(self, where: str) -> NDArray[np.int64]:
+        return self._visible(self._memory.matching(where))
+
+    def has_text(self) -> NDArray[np.bool_]:
+        return self._memory.has_text()[~np.isin(self._memory.ids(), self._excluded)]
 
     def embeddings(self, ids: Any = None, *, of: str = "image") -> torch.Tensor:
         return self._memory.embeddings(self.ids() if ids is None else ids, of=of)
@@ -63,6 +63,9 @@ class MemoryWithout:
         if exclude is not None:
             own = [np.union1d(self._excluded, np.asarray(ids, dtype=np.int64)) for ids in exclude]
         return self._memory.search(queries, exclude=own, **options)
+
+    def _visible(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        return ids[~np.isin(ids, self._excluded)]
 
 
 def without(memory: "Memory", excluded: NDArray[np.int64]) -> "Memory":

@@ -127,25 +127,21 @@ def load_samples(task: "Task", dataset: "LabelledSet | str | Path | Samples", *,
         images=list(dataset.images),
         labels=class_indices(dataset.labels, task, _named(dataset)),
         classes=list(task.classes),
+        rejected=[f"{row.key}: {row.reason}" for row in dataset.rejected],
     )
 
 
 def class_indices(labels: Sequence[str], task: "Task", source: str) -> NDArray[np.int64]:
-    """Indices `(n,)` of the labels in `task.classes`, by name or synonym, ignoring case and '_' for ' '."""
-    index = {_plain(name): position for name, position in task.label_index.items()}
-    unknown = sorted({label for label in labels if _plain(label) not in index})
+    """Indices `(n,)` of the labels in `task.classes`, by name or synonym; TaskError names those that are neither."""
+    unknown = sorted({label for label in labels if label not in task.label_index})
     if unknown:
         named = ", ".join(repr(label) for label in unknown[:NAMED_LABELS])
         more = f" and {len(unknown) - NAMED_LABELS} more" if len(unknown) > NAMED_LABELS else ""
         raise TaskError(
             f"{source} has labels that task {task.name!r} lacks: {named}{more}; add them as classes or synonyms"
         )
-    return np.array([index[_plain(label)] for label in labels], dtype=np.int64)
-
-
-def _plain(label: str) -> str:
-    return " ".join(label.replace("_", " ").casefold().split())
+    return np.array([task.label_index[label] for label in labels], dtype=np.int64)
 
 
 def _named(dataset: "LabelledSet") -> str:
-    return f"{dataset.name}#{dataset.split}" if dataset.split else dataset.name
+    return f"{dataset.name}#{dataset.split}" if dataset.split not in ("", "all") else dataset.name

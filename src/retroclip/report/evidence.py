@@ -1,6 +1,5 @@
 """What stands behind the figures: images with the neighbours they met, retrieved pairs, and the memory's contents."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from retroclip.classifiers.naming import ClassNames
 from retroclip.evaluation import Result, Samples
 
 if TYPE_CHECKING:
@@ -172,22 +172,12 @@ def spread(names: Sequence[str], number: int) -> list[str]:
     """`number` of the names, evenly spaced, the first and the last included."""
     if len(names) <= number:
         return list(names)
-    return [names[round(position * (len(names) - 1) / (number - 1))] for position in range(number)]
-
-
-def naming_pattern(task: "Task") -> re.Pattern[str]:
-    """Matches a text that names a class or a synonym as whole words, ignoring case, '_' for ' ' and a plural s."""
-    names = {name for cls in task.classes for name in (cls, *task.synonyms.get(cls, []))}
-    plain = sorted(
-        {" ".join(name.replace("_", " ").split()) for name in names} - {""}, key=lambda name: (-len(name), name)
-    )
-    choice = "|".join(re.escape(name).replace(r"\ ", r"[\s_-]+") for name in plain)
-    return re.compile(rf"(?<!\w)(?:{choice})(?:e?s)?(?!\w)", re.IGNORECASE)
+    return [names[round(position * (len(names) - 1) / max(1, number - 1))] for position in range(number)]
 
 
 def summarise_memory(memory: "Memory", task: "Task", *, name: str = "") -> MemorySummary:
     """Count the memory's pairs by source, and how many captions name a class of the task."""
-    pattern, ids = naming_pattern(task), memory.ids()
+    names, ids = ClassNames(task), memory.ids()
     pairs, captioned, naming = Counter[str](), Counter[str](), Counter[str]()
     licences: dict[str, set[str]] = {}
     read = ids if len(ids) <= MAX_CAPTIONS_READ else np.random.default_rng(0).choice(ids, MAX_CAPTIONS_READ, False)
@@ -196,7 +186,7 @@ def summarise_memory(memory: "Memory", task: "Task", *, name: str = "") -> Memor
             source, captions = row["source"] or "unnamed", row["captions"] or []
             pairs[source] += 1
             captioned[source] += bool(captions)
-            naming[source] += any(pattern.search(caption) for caption in captions)
+            naming[source] += bool(names.found_in(captions))
             licences.setdefault(source, set()).update([row["license"]] if row["license"] else [])
     rows = [SourceSummary(s, n, captioned[s], naming[s], sorted(licences[s])) for s, n in pairs.most_common()]
     return MemorySummary(name=name, pairs=len(ids), read=len(read), sources=rows)

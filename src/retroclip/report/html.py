@@ -92,6 +92,11 @@ def write_report(report: Report, path: str | Path) -> Path:
     return path
 
 
+def write_html(results: Sequence[Result], path: str | Path, *, title: str = Report.title) -> Path:
+    """Write the report of results alone, as read from files: tables and plots, no images."""
+    return write_report(Report(results, title=title), path)
+
+
 def make_section(results: Sequence[Result]) -> Section:
     """Work out a group's axis, bars and plots."""
     section = Section(results=list(results))
@@ -104,10 +109,9 @@ def make_section(results: Sequence[Result]) -> Section:
     section.best = max(done, key=lambda result: result.value or 0.0)
     if section.base is not None and section.best is not section.base:
         gains = plots.per_class_gains(section.base, section.best)
-        shown = plots.shown_gains(gains)
-        section.gains_left_out = len(gains) - len(shown)
+        section.gains_left_out = len(gains) - len(plots.shown_gains(gains))
         # Markup: matplotlib has escaped the class names already.
-        section.gains = Markup(plots.plot_gains(shown)) if shown else None
+        section.gains = Markup(plots.plot_gains(gains)) if gains else None
     trained = [result for result in done if any("loss" in row for row in result.history)]
     section.curves = Markup(plots.plot_curves(trained)) if trained else None
     return section
@@ -117,8 +121,9 @@ def axis_of(results: Sequence[Result]) -> tuple[float, float]:
     """The ends of the common axis, in steps of 10 %, around all intervals."""
     lows = [result.interval[0] if result.interval else result.value or 0.0 for result in results]
     highs = [result.interval[1] if result.interval else result.value or 0.0 for result in results]
-    low, high = math.floor(10 * min(lows)) / 10, math.ceil(10 * max(highs)) / 10
-    return low, high if high > low else low + 0.1
+    # Rounded first: 10 · 0.7 is a little over 7.
+    low, high = math.floor(round(10 * min(lows), 6)) / 10, math.ceil(round(10 * max(highs), 6)) / 10
+    return (low, high) if high > low else (round(high - 0.1, 1), high)
 
 
 def bar_of(result: Result, axis: tuple[float, float]) -> Bar:

@@ -54,7 +54,9 @@ def shown_gains(gains: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
 
 
 def plot_gains(gains: Sequence[tuple[str, float]]) -> str:
-    """Horizontal bars of the gain in each class, in points."""
+    """Horizontal bars of the gain in each class, in points; a dotted line where classes between are not drawn."""
+    cut = MOST_GAINED if len(gains) > MOST_GAINED + MOST_LOST else None
+    gains = shown_gains(gains)
 
     def draw(axes: Axes) -> None:
         names, values = [name for name, _ in gains], [value for _, value in gains]
@@ -66,6 +68,8 @@ def plot_gains(gains: Sequence[tuple[str, float]]) -> str:
         axes.set_yticks(rows, labels=names)
         axes.invert_yaxis()
         axes.axvline(0, color=INK, linewidth=0.8)
+        if cut is not None:
+            axes.axhline(cut - 0.5, color=INK, linewidth=1, linestyle=":")
         axes.margins(x=0.12, y=0.02)
         axes.set_xlabel("gain in accuracy, points")
         axes.tick_params(left=False)

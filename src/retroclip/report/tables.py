@@ -68,8 +68,8 @@ def group(results: Sequence[Result]) -> list[list[Result]]:
 
 
 def data_name(result: Result) -> str:
-    """`dataset#split`."""
-    return f"{result.dataset}#{result.split}" if result.split else result.dataset
+    """`dataset#split`; a split called all is the whole file."""
+    return f"{result.dataset}#{result.split}" if result.split not in (None, "", "all") else result.dataset
 
 
 def caption(results: Sequence[Result]) -> str:

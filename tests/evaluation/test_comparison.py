@@ -1,0 +1,190 @@
+"""compare(): one table from any registered methods, over a toy memory."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from retroclip import methods as registry
+from retroclip.classifiers import LinearClassifier, zero_shot
+from retroclip.errors import MemoryStoreError, RetroclipError, TaskError
+from retroclip.evaluation import compare, evaluate, load_samples, save_results
+from retroclip.evaluation.comparison import evaluate_method, prepare_context
+from retroclip.fusion import MemoryEncoder, build_fusion
+from retroclip.pairs import LabelledSet
+from retroclip.tasks import Task
+
+
+@pytest.fixture
+def calls():
+    return []
+
+
+@pytest.fixture
+def toy_methods(monkeypatch, calls, make_encoder):
+    """A registry of toys: a fixed head, a trained one, one that customizes the encoder, two that fail."""
+    monkeypatch.setattr(registry, "_REGISTRY", {"zero-shot": registry.get_method("zero-shot")})
+
+    @registry.register_method("noisy", trained=True)
+    def _noisy(context):
+        calls.append(("noisy", context.seed))
+        head = zero_shot(context.encoder, context.task)
+        noise = np.random.default_rng(context.seed).normal(scale=0.2, size=tuple(head.weights.shape))
+        model = LinearClassifier("noisy", context.encoder, context.task.classes, head.weights + noise.astype("float32"))
+        model.trained_parameters = model.weights.numel()
+        model.history = [{"step": s, "loss": 1 / s} for s in range(1, 4)]
+        return model
+
+    @registry.register_method("turned")
+    def _turned(context):
+        calls.append(("turned", context.seed))
+        return make_encoder("turned", turn=2.0)
+
+    @registry.register_method("refused")
+    def _refused(context):
+        raise RetroclipError("give it something to eat")
+
+    @registry.register_method("broken")
+    def _broken(context):
+        return {}["no such key"]
+
+
+def test_rows_come_in_order_with_gains_and_costs(toy_methods, encoder, task, dataset, memory, calls):
+    rows = compare(encoder, task, dataset, memory, methods=["noisy", "turned"])
+    assert [row.method for row in rows] == ["zero-shot", "noisy", "turned"]
+    base, noisy, turned = rows
+    assert base.value == evaluate(encoder, task, dataset).value
+    assert base.gain is None
+    assert calls == [("noisy", 0), ("noisy", 1), ("noisy", 2), ("turned", 0)]
+    values = [outcome.value("top1") for outcome in noisy.outcomes]
+    assert noisy.value == pytest.approx(np.mean(values))
+    assert noisy.sd == pytest.approx(np.std(values, ddof=1))
+    assert noisy.gain == pytest.approx(100 * (noisy.value - base.value))
+    assert noisy.gain_interval[0] <= noisy.gain <= noisy.gain_interval[1]
+    assert (noisy.seeds, noisy.trained_parameters, len(noisy.history)) == ([0, 1, 2], 32, 3)
+    assert turned.value < base.value
+    assert turned.gain_interval[1] < 0
+    assert all(row.memory_pairs == 200 for row in rows)
+
+
+def test_images_are_embedded_once_for_all_methods_on_the_base(toy_methods, encoder, task, dataset, memory):
+    compare(encoder, task, dataset, memory, methods=["noisy"])
+    assert encoder.images_encoded == len(dataset)
+
+
+def test_failures_become_rows(toy_methods, encoder, task, dataset, memory, caplog):
+    with caplog.at_level(logging.WARNING):
+        rows = compare(encoder, task, dataset, memory, methods=["refused", "broken", "turned"])
+    assert [row.method for row in rows] == ["zero-shot", "refused", "broken", "turned"]
+    assert rows[1].error == "give it something to eat"
+    assert rows[2].error == "KeyError: 'no such key'"
+    assert rows[1].value is None
+    assert rows[3].error is None
+    assert "broken" in caplog.text
+    assert "refused" not in caplog.text
+    json.dumps([row.model_dump(mode="json") for row in rows], allow_nan=False)
+
+
+def test_patterns_and_unknown_names(toy_methods, encoder, task, dataset, memory):
+    rows = compare(encoder, task, dataset, memory, methods=["*ed", "turned"], seeds=[0])
+    assert [row.method for row in rows] == ["zero-shot", "turned", "refused"]
+    with pytest.raises(RetroclipError, match=r"no method is called 'nosuch': choose from zero-shot, noisy"):
+        compare(encoder, task, dataset, memory, methods=["nosuch"])
+
+
+def test_data_faults_stop_the_whole_comparison(toy_methods, encoder, dataset, memory, monkeypatch):
+    with pytest.raises(TaskError, match="'star'"):
+        compare(encoder, Task("t", classes=["circle", "square", "cross"]), dataset, memory)
+
+    def refuse(encoder):
+        raise MemoryStoreError("another model's")
+
+    monkeypatch.setattr(memory, "check_encoder", refuse)
+    with pytest.raises(MemoryStoreError, match="another model"):
+        compare(encoder, Task("t", classes=["circle", "square", "star", "cross"]), dataset, memory)
+
+
+def test_near_duplicates_are_hidden_from_methods_and_counted(toy_methods, encoder, task, dataset, make_memory):
+    images = encoder.encode_images(dataset.images)
+    far = np.eye(8)[[4, 5, 6]]
+    memory = make_memory(np.vstack([far, images[:40].numpy()]), np.vstack([far, images[:40].numpy()]))
+    near = ((memory.images @ images.T) > 0.95).any(1).numpy()
+    samples = load_samples(task, dataset)
+    context = prepare_context(encoder, task, samples, memory)
+    assert (context.excluded_ids == np.flatnonzero(near)).all()
+    assert len(context.excluded_ids) >= 40
+    assert len(context.memory) == len(memory) - near.sum()
+    hits = context.memory.search(images, by="image", k=5, exclude=[np.array([0])] * len(images))
+    assert not np.isin(hits.ids, [0, *context.excluded_ids]).any()
+    assert len(context.memory.embeddings(of="text")) == len(context.memory.has_text()) == len(context.memory)
+    rows = compare(encoder, task, samples, memory, methods=["turned"])
+    assert {row.excluded_near_duplicates for row in rows} == {int(near.sum())}
+
+
+def test_forgetting_is_told_for_encoders_beside_their_base(toy_methods, encoder, task, dataset, memory):
+    other = Task("two", classes=["circle", "square"])
+    rows_of_two = [i for i, label in enumerate(dataset.labels) if label in other.classes]
+    few = LabelledSet(
+        "two", "all", *([column[i] for i in rows_of_two] for column in (dataset.keys, dataset.images, dataset.labels))
+    )
+    base, noisy, turned = compare(
+        encoder, task, dataset, memory, methods=["noisy", "turned"], seeds=[0], also=[(other, few)]
+    )
+    assert base.forgetting == noisy.forgetting == []
+    (row,) = turned.forgetting
+    assert row.base == evaluate(encoder, other, few).value
+    assert row.value == evaluate(turned_encoder(encoder), other, few).value
+    assert row.change == pytest.approx(100 * (row.value - row.base))
+    assert row.n == len(few)
+
+
+def turned_encoder(encoder):
+    return type(encoder)("turned", turn=2.0)
+
+
+def test_finished_runs_are_taken_from_the_cache(toy_methods, encoder, task, dataset, memory, calls, tmp_path):
+    options = {"methods": ["noisy", "turned"], "cache": tmp_path, "also": [(task, dataset)]}
+    first = compare(encoder, task, dataset, memory, seeds=[0, 1], **options)
+    built = len(calls)
+    again = compare(encoder, task, dataset, memory, seeds=[0, 1, 2], **options)
+    assert calls[built:] == [("noisy", 2)]
+    assert again[2].value == first[2].value
+    assert again[2].forgetting == first[2].forgetting
+    assert again[2].seconds == first[2].seconds
+    compare(encoder, task, dataset, memory, seeds=[0], options={"turned": {"x": 1}}, **options)
+    assert calls[built + 1 :] == [("noisy", 0), ("turned", 0)]
+    save_results(again, tmp_path / "results.json")
+
+
+def test_rows_and_models_are_handed_out_as_they_are_done(toy_methods, encoder, task, dataset, memory):
+    rows, models = [], []
+    results = compare(
+        encoder, task, dataset, memory, methods=["noisy", "turned"], seeds=[0, 1],
+        on_result=rows.append, on_model=lambda *given: models.append(given[:2]),
+    )  # fmt: skip
+    assert rows == results
+    assert models == [("zero-shot", 0), ("noisy", 0), ("noisy", 1), ("turned", 0)]
+
+
+def test_an_encoder_that_consults_the_memory_refines_the_shared_embeddings(toy_methods, encoder, task, dataset, memory):
+    @registry.register_method("mean-neighbours")
+    def _mean(context):
+        return MemoryEncoder(context.encoder, context.memory, build_fusion("mean", dim=8), k=5)
+
+    _, mean = compare(encoder, task, dataset, memory, methods=["mean-neighbours"])
+    assert encoder.images_encoded == len(dataset)
+    alone = evaluate(MemoryEncoder(encoder, memory, build_fusion("mean", dim=8), k=5), task, dataset)
+    assert mean.value == alone.value
+
+
+def test_one_method_alone(toy_methods, encoder, task, dataset, memory):
+    alone = evaluate_method(encoder, task, dataset, "noisy", memory=memory, seed=1)
+    table = compare(encoder, task, dataset, memory, methods=["noisy"], seeds=[1])
+    assert alone.value == table[1].value
+    assert (alone.method, alone.seed, alone.gain) == ("noisy", 1, None)
+    assert evaluate_method(encoder, task, dataset).value == table[0].value
+    with pytest.raises(RetroclipError, match="needs a memory"):
+        evaluate_method(encoder, task, dataset, "noisy")
+    with pytest.raises(TaskError, match="leave the method out"):
+        evaluate_method(encoder, "image-text-retrieval", dataset, "noisy")

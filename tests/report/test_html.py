@@ -1,0 +1,125 @@
+"""The page: whole, escaped, self-contained."""
+
+import io
+import re
+from html.parser import HTMLParser
+
+from PIL import Image
+
+from retroclip.evaluation.result import Forgetting
+from retroclip.report import Example, MemorySummary, Report, RetrievedClass, ShownPair, render, write_html, write_report
+from retroclip.report.evidence import SourceSummary
+from retroclip.report.html import axis_of, bar_of, make_section, thumbnail
+
+EVIL = "<img src=x onerror=alert(1)>"
+VOID = {"meta", "img", "br", "link", "path", "use", "rect", "line"}
+
+
+def an_image(size=(600, 300)):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (200, 30, 30)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class Balance(HTMLParser):
+    """Checks that every tag that is opened is closed in order, and collects what is loaded."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.loads = [], []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in VOID:
+            self.open.append(tag)
+        self.loads += [value for name, value in attributes if name in ("src", "href") and tag != "use"]
+        assert not any(name.startswith("on") for name, _ in attributes)
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def full_report(results):
+    pair = ShownPair(an_image(), f"caption {EVIL}", 0.9, f"source {EVIL}")
+    examples = [
+        Example(an_image(), "k1", "cat", f"dog {EVIL}", 0.4, "cat", 0.9, [pair, ShownPair(None, "", 0.1)]),
+        Example(b"broken", "k2", "dog", "dog", 0.4, "cat", 0.9, []),
+    ]
+    results[2].forgetting = [
+        Forgetting(
+            task="scenes", dataset="s#val", metric="top1", n=300, base=0.8, value=0.76, change=-4, interval=(-6, -2)
+        )
+    ]
+    results[0].per_class[f"class {EVIL}"] = 0.5
+    results[2].per_class[f"class {EVIL}"] = 0.9
+    return Report(
+        results=results,
+        title=f"Title {EVIL}",
+        introduction=f"Introduction {EVIL}",
+        examples=examples,
+        examples_method="gated-image",
+        retrieved=[RetrievedClass(f"cat {EVIL}", 7, [pair]), RetrievedClass("dog", 0, [])],
+        memories=[MemorySummary("mem", 5000, 5000, [SourceSummary(f"s {EVIL}", 5000, 4000, 1000, ["CC0"])])],
+        notes=[f"note {EVIL}"],
+    )
+
+
+def test_page_is_balanced_escaped_and_loads_nothing(results):
+    page = render(full_report(results))
+    assert EVIL not in page
+    assert page.count("&lt;img src=x onerror=alert(1)&gt;") >= 8
+    balance = Balance()
+    balance.feed(page)
+    assert balance.open == []
+    assert balance.loads
+    assert all(value.startswith("data:image/jpeg;base64,") for value in balance.loads)
+    assert "<script" not in page
+    assert "@import" not in page
+    assert "url(" not in re.sub(r"url\(#", "", page)
+
+
+def test_page_says_what_the_issue_asks_for(results):
+    page = render(full_report(results))
+    for part in (
+        "91.2 ± 0.4", "+38.0 to +44.1", "10.65 M", "failed: no caption", "What customization forgets", "−4.0",
+        "What the memory contained", "20.0 % with a caption that names a class", "Helped", "Hurt", "Retrieved pairs",
+        "training loss", "gain in accuracy, points", "abc123", "a photo of a {}.", "Versions", "0, 1, 2", "feed",
+    ):  # fmt: skip
+        assert part in page, part
+
+
+def test_results_alone_make_a_page(results, tmp_path):
+    path = write_html(results[:1], tmp_path / "deep" / "r.html", title="Mine")
+    assert "<h1>Mine</h1>" in path.read_text()
+    assert [item.name for item in path.parent.iterdir()] == ["r.html"]
+    write_report(Report(results=results[3:]), path)
+    assert "failed" in path.read_text()
+    assert "Nothing" not in render(Report(results=[]))
+
+
+def test_axis_and_bars(make_result):
+    low, high = make_result("a", 0.44), make_result("b", 0.77)
+    assert axis_of([low, high]) == (0.4, 0.8)
+    bar = bar_of(high, (0.4, 0.8))
+    assert (bar.value, bar.low, bar.high) == (92.5, 85.0, 100.0)
+    whole = make_result("c", 1.0, interval=(1.0, 1.0))
+    assert axis_of([whole]) == (0.9, 1.0)
+
+
+def test_section_picks_the_best_and_the_base(results):
+    section = make_section(results)
+    assert (section.best.method, section.base.method) == ("gated-image", "zero-shot")
+    assert section.gains is not None
+    assert section.curves is not None
+    assert set(section.bars) == {"zero-shot", "primed", "gated-image"}
+
+
+def test_thumbnails_are_small_and_bad_images_leave_a_gap():
+    uri = thumbnail(an_image((3000, 1000)))
+    assert uri.startswith("data:image/jpeg;base64,")
+    assert len(uri) < 20_000
+    assert thumbnail(b"no image") is None
+    assert thumbnail(None) is None

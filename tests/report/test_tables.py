@@ -1,0 +1,74 @@
+"""Tables say what was measured, on what, and how sure it is."""
+
+import csv
+import io
+
+from rich.console import Console
+
+from retroclip.report import csv_table, group, markdown_table, print_comparison, print_result, rich_table
+from retroclip.report.tables import count, duration, interval_of, percent, points
+
+
+def test_numbers():
+    assert percent(0.8734) == "87.3"
+    assert percent(None) == "–"
+    assert (points(2.34), points(-2.34), points(None)) == ("+2.3", "−2.3", "–")
+    assert interval_of((0.1, 0.25)) == "10.0–25.0"
+    assert interval_of((-1.2, 3.4), signed=True) == "−1.2 to +3.4"
+    assert [duration(s) for s in (0.44, 9.96, 59.6, 125)] == ["0.4 s", "10.0 s", "60 s", "2 min 05 s"]
+    assert [count(n) for n in (None, 0, 12345, 1_580_000)] == ["–", "0", "12,345", "1.58 M"]
+
+
+def test_markdown(results):
+    text = markdown_table(results)
+    assert "pets on pets#val · n = 200 · model builtin · metric mean-per-class · template “a photo of a {}.”" in text
+    assert "memory mem (5,000 pairs) · seeds 0, 1, 2" in text
+    assert "| gated-image | 91.2 ± 0.4 | 88.2–94.2 | 92.2 | +41.2 | +38.0 to +44.1 | 3.0 s + 1.5 s | 10.65 M |" in text
+    assert "| primed | 45.0 | 42.0–48.0 | 46.0 | −5.0 | −7.5 to −2.1 |" in text
+    assert "ra-clip failed: no caption \\| at all [bold]" in text
+    assert "12 of the memory's pairs were left out as near-duplicates" in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
+
+
+def test_top1_has_no_second_column_for_itself(make_result):
+    text = markdown_table([make_result("zero-shot", 0.5, metric="top1", top1=0.5)])
+    assert text.count("top1 |") == 1
+
+
+def test_rich(results):
+    console = Console(file=io.StringIO(), width=200, record=True)
+    console.print(rich_table(results))
+    text = console.export_text()
+    for part in ("gated-image", "91.2 ± 0.4", "+38.0 to +44.1", "failed: no caption | at all [bold]", "1.5 s"):
+        assert part in text
+
+
+def test_csv(results):
+    rows = list(csv.DictReader(io.StringIO(csv_table(results))))
+    assert [row["method"] for row in rows] == ["zero-shot", "primed", "gated-image", "ra-clip"]
+    assert float(rows[2]["value"]) == 0.912
+    assert (float(rows[1]["gain_low"]), float(rows[1]["gain_high"])) == (-7.5, -2.1)
+    assert rows[2]["seeds"] == "0 1 2"
+    assert (rows[3]["value"], rows[3]["error"]) == ("", "no caption | at all [bold]")
+
+
+def test_groups_keep_what_belongs_together(results, make_result):
+    other = make_result("zero-shot", 0.3, memory="half-wrong", data_hash="feed")
+    groups = group([*results[:2], other, *results[2:]])
+    assert [[r.method for r in own] for own in groups] == [
+        ["zero-shot", "primed", "gated-image", "ra-clip"],
+        ["zero-shot"],
+    ]
+
+
+def test_printing(results, make_result, capsys):
+    console = Console(file=io.StringIO(), width=160)
+    print_comparison([*results, make_result("zero-shot", 0.3, memory="half-wrong")], console)
+    assert console.file.getvalue().count("zero-shot") >= 2
+    console = Console(file=io.StringIO(), width=160)
+    print_result(make_result("zero-shot", 0.5, metrics={"top5": 0.9}, dataset="[odd]", split="all"), console)
+    text = console.file.getvalue()
+    assert "zero-shot: mean-per-class 50.0 % (95 %: 47.0–53.0)" in text
+    assert "top5 90.0" in text
+    assert "pets on [odd] ·" in text

@@ -1,0 +1,93 @@
+"""The registry, and that every method passes on what its room needs."""
+
+import pytest
+
+from retroclip import methods
+from retroclip.errors import RetroclipError
+from retroclip.methods import MethodContext, get_method, list_methods, register_method
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    monkeypatch.setattr(methods, "_REGISTRY", dict(methods._REGISTRY))
+
+
+@pytest.fixture
+def context():
+    return MethodContext(encoder="encoder", memory="memory", task="task", seed=5, options={"reco": {"k": 3}})
+
+
+def test_order_of_a_comparison():
+    assert methods.default_methods() == [
+        "zero-shot", "primed", "mean-neighbours", "tip-adapter", "real-linear", "reco", "locked-text", "gated-image",
+    ]  # fmt: skip
+    assert list_methods("*-clip") == ["ra-clip"]
+    assert all(get_method(name).summary for name in list_methods())
+    assert [name for name in list_methods() if not get_method(name).needs_memory] == ["zero-shot"]
+
+
+def test_register(registry):
+    @register_method("mine", trained=True)
+    def mine(context):
+        """Mine.
+
+        More.
+        """
+        return "model"
+
+    assert list_methods()[-1] == "mine"
+    method = get_method("mine")
+    assert (method.summary, method.trained) == ("Mine.", True)
+    assert method(MethodContext("e", "m", "t")) == "model"
+    with pytest.raises(ValueError, match="registered already"):
+        register_method("mine")(mine)
+
+
+def test_unknown_method_and_missing_memory():
+    with pytest.raises(RetroclipError, match="no method is called 'nope': choose from zero-shot, primed"):
+        get_method("nope")
+    with pytest.raises(RetroclipError, match="'primed' needs a memory"):
+        get_method("primed")(MethodContext("encoder", None, "task"))
+
+
+def test_retrieval_is_lazy_done_once_and_shared(monkeypatch, context):
+    calls = []
+    monkeypatch.setattr("retroclip.retrieval.retrieve", lambda *args, **given: calls.append((args, given)) or "found")
+    context.options["retrieve"] = {"k": 7}
+    first, second = context.for_run(0), context.for_run(1)
+    assert not first.used_retrieved
+    assert first.retrieved == second.retrieved == "found"
+    assert first.used_retrieved
+    assert not context.used_retrieved
+    assert calls == [(("memory", "task"), {"encoder": "encoder", "search": ("t2t", "t2i"), "k": 7})]
+    assert first.retrieval_seconds == second.retrieval_seconds
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "expected"),
+    [
+        ("mean-neighbours", "training.fuse", (("encoder", "memory"), {"kind": "mean"})),
+        ("reco", "training.fuse", (("encoder", "memory"), {"kind": "reco", "seed": 5, "k": 3})),
+        ("ra-clip", "training.fuse", (("encoder", "memory"), {"kind": "ra-clip", "seed": 5})),
+        ("gated-image", "training.customize", (("encoder", "found"), {"tuning": "gated-image", "seed": 5})),
+        ("locked-text", "training.customize", (("encoder", "found"), {"tuning": "locked-text", "seed": 5})),
+        ("primed", "classifiers.primed", (("encoder", "task", "found"), {})),
+        ("tip-adapter", "classifiers.tip_adapter", (("encoder", "task", "found"), {})),
+        ("real-linear", "classifiers.real_linear", (("encoder", "task", "found"), {"seed": 5})),
+        ("zero-shot", "classifiers.zero_shot", (("encoder", "task"), {})),
+    ],
+)
+def test_each_method_is_thin_over_its_room(monkeypatch, context, name, target, expected):
+    monkeypatch.setattr("retroclip.retrieval.retrieve", lambda *args, **given: "found")
+    module, function = target.split(".")
+    called = []
+    fake = lambda *args, **given: called.append((args, given)) or "model"  # noqa: E731
+    monkeypatch.setattr(f"retroclip.{module}.{function}", fake)
+    assert get_method(name)(context) == "model"
+    assert called == [expected]
+
+
+def test_options_are_copies(context):
+    context.options_for("reco")["k"] = 99
+    assert context.options == {"reco": {"k": 3}}
+    assert isinstance(context.options_for("primed"), dict)
