@@ -18,10 +18,10 @@ MAX_PIXELS = 89_478_485
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
 """What may be opened; formats that start other programs (EPS) or that nobody trains on are left out."""
 
-IMAGE_SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"]
-    + [".jp2", ".avif", ".heic", ".heif"]
-)
+IMAGE_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif",
+    ".heic", ".heif",
+})  # fmt: skip
 """File names taken for images. HEIC is among them so that it is rejected by name instead of being overlooked."""
 
 # decode_image compares the header's size with its own limit and raises; Pillow's warning would only repeat that.

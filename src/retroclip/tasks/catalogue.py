@@ -19,8 +19,8 @@ _SUFFIXES = (".yaml", ".yml", ".txt")
 @cache
 def _files() -> dict[str, Any]:
     folder = files("retroclip.tasks").joinpath("catalogue")
-    entries = (entry for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-    return {entry.name.removesuffix(".yaml"): entry for entry in sorted(entries, key=lambda entry: entry.name)}
+    entries = {entry.name.removesuffix(".yaml"): entry for entry in folder.iterdir() if entry.name.endswith(".yaml")}
+    return dict(sorted(entries.items()))
 
 
 def catalogue() -> list[str]:
