@@ -30,7 +30,11 @@ class Encoder:
 
     `model` is the open_clip module (any of its classes, gated or not), in eval mode and with weights in `precision`;
     `model_cfg` and `preprocess_cfg` are open_clip's configuration dictionaries, which is all that `save` needs besides.
+    `history` and `trained_parameters` say how it was customized, if it was; they aren't saved.
     """
+
+    history: Any = None
+    trained_parameters: int = 0
 
     def __init__(
         self,

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from retroclip.encoders import load, register_loader
 from retroclip.errors import ModelError
+from retroclip.fusion.base import Fusion
 from retroclip.fusion.mean import MeanFusion
 from retroclip.fusion.neighbours import Neighbours, find_neighbours, has_captions
 from retroclip.fusion.ram import RetrievalAugmentation
@@ -21,9 +22,10 @@ from retroclip.fusion.reco import RecoFusion
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
     from retroclip.memory import Memory
+    from retroclip.memory.memory import Modality
 
 LOADER, BASE, WEIGHTS, CARD = "memory-encoder", "base", "fusion.safetensors", "retroclip.json"
-KINDS: dict[str, type[nn.Module]] = {"mean": MeanFusion, "reco": RecoFusion, "ra-clip": RetrievalAugmentation}
+KINDS: dict[str, type[Fusion]] = {"mean": MeanFusion, "reco": RecoFusion, "ra-clip": RetrievalAugmentation}
 
 
 class MemoryEncoder:
@@ -40,7 +42,7 @@ class MemoryEncoder:
         self,
         base: Encoder,
         memory: Memory,
-        fusion: nn.Module,
+        fusion: Fusion,
         k: int = 10,
         k_text: int | None = None,
         *,
@@ -48,7 +50,8 @@ class MemoryEncoder:
         values: str = "cross-modal",
     ) -> None:
         memory.check_encoder(base)
-        self.base, self.memory, self.fusion = base, memory, fusion.eval()
+        self.base, self.memory, self.fusion = base, memory, fusion
+        fusion.eval()
         self.k, self.k_text, self.search, self.values = k, k_text or k, search, values
         self.where = has_captions(memory)
         self.history: Any = None
@@ -91,7 +94,7 @@ class MemoryEncoder:
 
     @torch.no_grad()
     def refine(
-        self, embeddings: Tensor, side: str, *, exclude: Sequence[Any] | None = None, batch: int = 1024
+        self, embeddings: Tensor, side: Modality, *, exclude: Sequence[Any] | None = None, batch: int = 1024
     ) -> Tensor:
         """Embeddings (n, d) of one modality → refined ones; a side the fusion leaves alone comes back as it is."""
         if side not in self.fusion.sides or not len(embeddings):
@@ -107,7 +110,9 @@ class MemoryEncoder:
             )
         return torch.cat(refined)
 
-    def neighbours(self, queries: Tensor, side: str, *, k: int, exclude: Sequence[Any] | None = None) -> Neighbours:
+    def neighbours(
+        self, queries: Tensor, side: Modality, *, k: int, exclude: Sequence[Any] | None = None
+    ) -> Neighbours:
         """What this encoder's fusion gets to see for queries (n, d) of modality `side`."""
         options: dict[str, Any] = {"where": self.where, "search": self.search, "values": self.values}
         return find_neighbours(self.memory, queries, side=side, k=k, exclude=exclude, **options)
@@ -143,7 +148,7 @@ class MemoryEncoder:
         return directory
 
 
-def build_fusion(kind: str, **options: Any) -> nn.Module:
+def build_fusion(kind: str, **options: Any) -> Fusion:
     """A fresh fusion by its name. Raises ModelError for a kind that doesn't exist."""
     if kind not in KINDS:
         raise ModelError(f"no fusion is called {kind!r}: choose one of {', '.join(KINDS)}")

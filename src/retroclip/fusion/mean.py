@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from retroclip.fusion.base import Fusion
+
+if TYPE_CHECKING:
+    from retroclip.memory.memory import Modality
 
 
 def masked_mean(neighbours: Tensor, mask: Tensor | None) -> Tensor:
@@ -20,10 +27,10 @@ def mean_fusion(query: Tensor, neighbours: Tensor, weight: float | Tensor = 0.5,
     return F.normalize((1 - weight) * query + weight * masked_mean(neighbours, mask), dim=-1)
 
 
-class MeanFusion(nn.Module):
+class MeanFusion(Fusion):
     """`mean_fusion` behind the interface of a learned one, on `sides` only (default: images). Nothing is trained."""
 
-    def __init__(self, dim: int, weight: float = 0.5, sides: tuple[str, ...] = ("image",)) -> None:
+    def __init__(self, dim: int, weight: float = 0.5, sides: tuple[Modality, ...] = ("image",)) -> None:
         super().__init__()
         self.options = {"dim": dim, "weight": weight, "sides": list(sides)}
         self.weight, self.sides = weight, tuple(sides)
@@ -33,7 +40,7 @@ class MeanFusion(nn.Module):
         query: Tensor,
         neighbours: Tensor,
         *,
-        side: str,
+        side: Modality,
         keys: Tensor | None = None,
         mask: Tensor | None = None,
         scores: Tensor | None = None,

@@ -14,8 +14,9 @@ from retroclip.errors import MemoryStoreError
 
 if TYPE_CHECKING:
     from retroclip.memory import Memory
+    from retroclip.memory.memory import Modality
 
-OTHER = {"image": "text", "text": "image"}
+OTHER: dict[str, Modality] = {"image": "text", "text": "image"}
 
 
 @dataclass
@@ -56,7 +57,7 @@ def find_neighbours(
     memory: Memory,
     queries: Tensor,
     *,
-    side: str,
+    side: Modality,
     k: int,
     where: str | None = None,
     exclude: Sequence[np.ndarray] | None = None,
@@ -68,18 +69,22 @@ def find_neighbours(
     `search="cross-modal"` and `values="uni-modal"` give the other combinations of the ablation. `where` leaves out
     pairs without text (`has_captions`).
     """
-    for name, mode in (("search", search), ("values", values)):
-        if mode not in ("uni-modal", "cross-modal"):
-            raise ValueError(f"{name} is {mode!r}: choose 'uni-modal' or 'cross-modal'")
-    hits = memory.search(queries, by=side if search == "uni-modal" else OTHER[side], k=k, where=where, exclude=exclude)
+    hits = memory.search(queries, by=looked_at(side, search), k=k, where=where, exclude=exclude)
     return gathered(memory, hits.ids, hits.scores, side=side, values=values)
 
 
+def looked_at(side: Modality, mode: str) -> Modality:
+    """The modality that a "uni-modal" or "cross-modal" step of a query of modality `side` looks at."""
+    if mode not in ("uni-modal", "cross-modal"):
+        raise ValueError(f"a search or value is 'uni-modal' or 'cross-modal', not {mode!r}")
+    return side if mode == "uni-modal" else OTHER[side]
+
+
 def gathered(
-    memory: Memory, ids: np.ndarray, scores: np.ndarray, *, side: str, values: str = "cross-modal"
+    memory: Memory, ids: np.ndarray, scores: np.ndarray, *, side: Modality, values: str = "cross-modal"
 ) -> Neighbours:
     """The embeddings behind search results for queries of modality `side`: ids (n, k), −1 for none, scores (n, k)."""
-    fused = OTHER[side] if values == "cross-modal" else side
+    fused = looked_at(side, values)
     mask = torch.from_numpy(ids >= 0)
     return Neighbours(
         values=memory.embeddings(ids, of=fused),

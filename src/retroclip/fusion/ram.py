@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from retroclip.fusion.base import Fusion
+
+if TYPE_CHECKING:
+    from retroclip.memory.memory import Modality
 
 
 class RamBlock(nn.Module):
@@ -36,7 +43,7 @@ class RamBlock(nn.Module):
         return a + self.linear2(F.gelu(self.linear1(self.norm(a))))
 
 
-class RetrievalAugmentation(nn.Module):
+class RetrievalAugmentation(Fusion):
     """v + a^T + a^I, unit norm: texts read through image keys and images through text keys, `blocks` times each.
 
     Images only; the text tower isn't augmented [P]. Neighbours must have both modalities.
@@ -55,19 +62,23 @@ class RetrievalAugmentation(nn.Module):
         query: Tensor,
         neighbours: Tensor,
         *,
-        keys: Tensor,
-        side: str = "image",
+        side: Modality = "image",
+        keys: Tensor | None = None,
         mask: Tensor | None = None,
         scores: Tensor | None = None,
     ) -> Tensor:
         """query (n, d), neighbours e^T (n, k, d), keys e^I (n, k, d), mask (n, k) → (n, d); `scores` are not used."""
-        found = None if mask is None else mask.any(dim=1)
-        if found is not None and not found.all():
-            # Attention over nothing is NaN: queries without any neighbour stay as they are.
-            refined = query.clone()
-            if found.any():
-                refined[found] = self(query[found], neighbours[found], keys=keys[found], mask=mask[found])
-            return refined
+        assert keys is not None, "RA-CLIP reads both modalities of a neighbour"
+        if mask is None:
+            return self._augmented(query, neighbours, keys, None)
+        found = mask.any(dim=1)
+        # Attention over nothing is NaN: queries without any neighbour stay as they are.
+        refined = query.clone()
+        if found.any():
+            refined[found] = self._augmented(query[found], neighbours[found], keys[found], mask[found])
+        return refined
+
+    def _augmented(self, query: Tensor, neighbours: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
         a_text = a_image = torch.zeros_like(query)
         for text_block, image_block in zip(self.texts, self.images, strict=True):
             a_text = text_block(query, keys, neighbours, a_text, mask)

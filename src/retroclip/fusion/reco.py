@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retroclip.fusion.base import Fusion
 from retroclip.fusion.mean import attend, masked_mean
 
-SIDES = ("image", "text")
+if TYPE_CHECKING:
+    from retroclip.memory.memory import Modality
+
+SIDES: tuple[Modality, ...] = ("image", "text")
 
 
 class PlainLayer(nn.Module):
@@ -78,7 +83,7 @@ class IdentityLayer(nn.Module):
         return F.normalize(mixed + self.linear2(F.gelu(self.linear1(self.norm(mixed)))), dim=-1)
 
 
-class RecoFusion(nn.Module):
+class RecoFusion(Fusion):
     """φ_image and φ_text of RECO: an image refined by texts, a text refined by images.
 
     `init="identity"` (default; below about a million training pairs) starts near the mean of the neighbours and takes
@@ -91,7 +96,7 @@ class RecoFusion(nn.Module):
         heads: int = 8,
         init: str = "identity",
         *,
-        sides: tuple[str, ...] = SIDES,
+        sides: tuple[Modality, ...] = SIDES,
         image_options: dict[str, float] | None = None,
         text_options: dict[str, float] | None = None,
     ) -> None:
@@ -114,7 +119,7 @@ class RecoFusion(nn.Module):
         query: Tensor,
         neighbours: Tensor,
         *,
-        side: str,
+        side: Modality,
         keys: Tensor | None = None,
         mask: Tensor | None = None,
         scores: Tensor | None = None,

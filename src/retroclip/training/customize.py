@@ -126,7 +126,7 @@ def customize(
 
 def prepare(towers: Towers, retrieved: Retrieved, *, views: int, seed: int) -> Examples:
     """Cache what the tuning keeps frozen. Raises RetroclipError if no pair has both an image and a caption."""
-    usable = [row for row, own in enumerate(retrieved.captions) if own and retrieved.images[row]]
+    usable = [row for row, own in enumerate(retrieved.captions) if own and retrieved.images[row] is not None]
     if not usable:
         raise RetroclipError(
             f"none of the {len(retrieved)} pairs retrieved for task {retrieved.task.name!r} has an image and a caption:"
@@ -134,7 +134,7 @@ def prepare(towers: Towers, retrieved: Retrieved, *, views: int, seed: int) -> E
         )
     images = cache_views(
         towers.encoder,
-        [retrieved.images[row] for row in usable],
+        [image for row in usable if (image := retrieved.images[row]) is not None],
         stage=towers.stage,
         start=towers.start,
         views=views,

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from retroclip.errors import MemoryStoreError
-from retroclip.fusion import MemoryEncoder, Neighbours, build_fusion
-from retroclip.fusion.neighbours import OTHER, gathered
+from retroclip.fusion import Fusion, MemoryEncoder, Neighbours, build_fusion
+from retroclip.fusion.neighbours import gathered, looked_at
 from retroclip.retrieval import neighbours
 from retroclip.training.loop import fit
 from retroclip.training.losses import class_aware_loss, reco_loss
@@ -22,16 +22,17 @@ from retroclip.training.losses import class_aware_loss, reco_loss
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
     from retroclip.memory import Memory
+    from retroclip.memory.memory import Modality
 
-SIDES = ("image", "text")
+SIDES: tuple[Modality, ...] = ("image", "text")
 
 
 @dataclass
 class FusionExamples:
     """Training pairs with both embeddings (m, d), their neighbours on each side, and `labels` (m,), one a text."""
 
-    embeddings: dict[str, Tensor]
-    neighbours: dict[str, Neighbours]
+    embeddings: dict[Modality, Tensor]
+    neighbours: dict[Modality, Neighbours]
     labels: Tensor
 
     def batches(self, batch_size: int, seed: int) -> Callable[[int], Iterator[Tensor]]:
@@ -48,13 +49,13 @@ class FusionExamples:
 class FusionObjective(nn.Module):
     """RECO's three-term loss (CLIP's where only images are refined), plus the squared distance from the start."""
 
-    def __init__(self, fusion: nn.Module, examples: FusionExamples, scale: float, anchor: float) -> None:
+    def __init__(self, fusion: Fusion, examples: FusionExamples, scale: float, anchor: float) -> None:
         super().__init__()
         self.fusion = fusion
         self._examples, self._scale, self._anchor = examples, scale, anchor
         self._start = {name: value.detach().clone() for name, value in fusion.named_parameters()} if anchor else {}
 
-    def refined(self, side: str, rows: Tensor) -> Tensor:
+    def refined(self, side: Modality, rows: Tensor) -> Tensor:
         """The embeddings of one side (B, d), fused where the fusion has that side."""
         query = self._examples.embeddings[side][rows]
         if side not in self.fusion.sides:
@@ -65,7 +66,8 @@ class FusionObjective(nn.Module):
         )
 
     def forward(self, rows: Tensor) -> dict[str, Tensor]:
-        v, t, labels = *(self._examples.embeddings[side][rows] for side in SIDES), self._examples.labels[rows]
+        v, t = (self._examples.embeddings[side][rows] for side in SIDES)
+        labels = self._examples.labels[rows]
         if len(self.fusion.sides) == 2:
             refined_v, refined_t = (self.refined(side, rows) for side in SIDES)
             loss = reco_loss(refined_v, refined_t, v, t, self._scale, labels=labels)
@@ -157,12 +159,14 @@ def _examples_of(fused: MemoryEncoder, pairs: Memory, *, own: bool) -> FusionExa
     return FusionExamples(embeddings, near, torch.tensor([number[tuple(text)] for text in texts]))
 
 
-def _near(fused: MemoryEncoder, embeddings: dict[str, Tensor], side: str, itself: np.ndarray | None) -> Neighbours:
+def _near(
+    fused: MemoryEncoder, embeddings: dict[Modality, Tensor], side: Modality, itself: np.ndarray | None
+) -> Neighbours:
     """What the fusion gets to see in training: no pair is its own neighbour, nor are other copies of its picture."""
     found = neighbours(
         fused.memory,
         embeddings[side],
-        by=side if fused.search == "uni-modal" else OTHER[side],
+        by=looked_at(side, fused.search),
         k=fused.k if side == "image" else fused.k_text,
         where=fused.where,
         exclude_self_ids=itself,
