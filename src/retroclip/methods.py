@@ -9,7 +9,7 @@ import fnmatch
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from retroclip.retrieval import Retrieved
     from retroclip.tasks import Task
 
-RETRIEVAL = {"search": ("t2t", "t2i"), "k": 50}
+RETRIEVAL: dict[str, Any] = {"search": ("t2t", "t2i"), "k": 50}
 """How `MethodContext.retrieved` is retrieved unless `options["retrieve"]` says otherwise (REACT's two modes)."""
 
 
@@ -62,9 +62,16 @@ class MethodContext:
 
             settings = RETRIEVAL | self.options.get("retrieve", {})
             start = time.perf_counter()
-            self._shared.retrieved = retrieve(self.memory, self.task, encoder=self.encoder, **settings)
+            self._shared.retrieved = retrieve(self.known_memory, self.task, encoder=self.encoder, **settings)
             self._shared.seconds = time.perf_counter() - start
         return self._shared.retrieved
+
+    @property
+    def known_memory(self) -> "Memory":
+        """The memory, for methods that are only called with one; RetroclipError otherwise."""
+        if self.memory is None:
+            raise RetroclipError("there is no memory to work with: name one with --memory")
+        return self.memory
 
     @property
     def retrieval_seconds(self) -> float:
@@ -207,7 +214,8 @@ def _gated_image(context: MethodContext) -> "Encoder":
 def _fused(context: MethodContext, kind: str, method: str, **options: Any) -> "Encoder":
     from retroclip.training import fuse
 
-    return fuse(context.encoder, context.memory, kind=kind, **options | context.options_for(method))
+    options |= context.options_for(method)
+    return cast("Encoder", fuse(context.encoder, context.known_memory, kind=kind, **options))
 
 
 def _customized(context: MethodContext, tuning: str) -> "Encoder":

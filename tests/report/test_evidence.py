@@ -11,7 +11,6 @@ from retroclip.evaluation import Samples
 from retroclip.report import collect_examples, collect_retrieved, spread, summarise_memory
 from retroclip.tasks import Task
 
-
 ROWS = {
     "image": [b"i0", b"i1", None, b"i3"],
     "caption": ["a tabby cat", "two dogs", None, "a lorry"],

@@ -3,11 +3,12 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 
+from retroclip.classifiers import Classifier, zero_shot
 from retroclip.errors import TaskError
 from retroclip.evaluation.bootstrap import RESAMPLES, bootstrap_interval
 from retroclip.evaluation.metrics import expected_calibration_error
@@ -16,8 +17,8 @@ from retroclip.evaluation.result import Result
 from retroclip.evaluation.samples import Samples, load_samples
 
 if TYPE_CHECKING:
-    from retroclip.classifiers import Classifier
     from retroclip.encoders import Encoder
+    from retroclip.fusion import MemoryEncoder
     from retroclip.pairs import LabelledSet
     from retroclip.tasks import Task
 
@@ -56,7 +57,7 @@ def evaluate(
     task = as_task(task)
     samples = load_samples(task, dataset, where=where)
     answered = answer(model, task, samples, base=base, batch_size=batch_size, progress=progress)
-    name = method or ("zero-shot" if is_encoder(model) else str(getattr(model, "name", "classifier")))
+    name = method or (model.name if isinstance(model, Classifier) else "zero-shot")
     return summarise(model, task, samples, [answered.outcome], method=name, resamples=resamples).model_copy(
         update={"seconds": answered.seconds, "predict_seconds": answered.seconds}
     )
@@ -74,8 +75,9 @@ def answer(
     """Embed and classify every sample. Images under `base` are embedded once for all models that sit on it."""
     start = time.perf_counter()
     classifier = head(model, task)
-    sits_on_base = base is not None and base in (classifier.encoder, getattr(classifier.encoder, "base", None))
-    saved = samples.base_seconds if sits_on_base and samples.has_base(base) else 0.0
+    saved = 0.0
+    if base is not None and (classifier.encoder is base or consults(classifier.encoder, base)):
+        saved = samples.base_seconds if samples.has_base(base) else 0.0
     embeddings = embed(classifier.encoder, samples, base=base, batch_size=batch_size, progress=progress)
     with torch.no_grad():
         logits = classifier(embeddings).float().cpu().numpy()
@@ -89,17 +91,20 @@ def embed(
     """Embeddings `(n, d)` of the samples; those under `base` are kept, and only refined where a memory is consulted."""
     if base is not None and encoder is base:
         return samples.embed_base(base, batch_size=batch_size, progress=progress)
-    if base is not None and getattr(encoder, "base", None) is base:
+    if base is not None and consults(encoder, base):
         queries = samples.embed_base(base, batch_size=batch_size, progress=progress)
-        return encoder.refine_images(queries)
+        return cast("MemoryEncoder", encoder).refine_images(queries)
     return samples.embed(encoder, batch_size=batch_size, progress=progress)
+
+
+def consults(encoder: "Encoder", base: "Encoder") -> bool:
+    """Whether an encoder is `base` with a memory: its image embeddings are then refined ones of `base`."""
+    return getattr(encoder, "base", None) is base and hasattr(encoder, "refine_images")
 
 
 def head(model: "Encoder | Classifier", task: "Task") -> "Classifier":
     """The model itself if it is a classifier over the task's classes, else the task's zero-shot head on it."""
-    if is_encoder(model):
-        from retroclip.classifiers import zero_shot
-
+    if not isinstance(model, Classifier):
         return zero_shot(model, task)
     if list(model.classes) != list(task.classes):
         raise TaskError(
@@ -107,11 +112,6 @@ def head(model: "Encoder | Classifier", task: "Task") -> "Classifier":
             " in their order: make it for this task"
         )
     return model
-
-
-def is_encoder(model: Any) -> bool:
-    """Whether a model embeds texts, and so can take any task's zero-shot head."""
-    return hasattr(model, "encode_texts")
 
 
 def as_task(task: "Task | str | Path") -> "Task":
@@ -133,7 +133,7 @@ def summarise(
     resamples: int = RESAMPLES,
 ) -> Result:
     """The result of one method from its outcomes, one a seed; figures are means over them. Seconds are left at 0."""
-    encoder = model if is_encoder(model) else model.encoder
+    encoder = model.encoder if isinstance(model, Classifier) else model
     values = [outcome.value(task.metric) for outcome in outcomes]
     if np.isnan(values).any():
         raise TaskError(f"{task.metric} can't be computed on {samples.dataset}: only one class has images there")

@@ -16,12 +16,12 @@ from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.result import Forgetting, Result
 from retroclip.evaluation.runs import OnModel, Run, RunCache, run_method
 from retroclip.evaluation.samples import Samples, load_samples
+from retroclip.pairs import LabelledSet
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
     from retroclip.memory import Memory
     from retroclip.methods import Method, MethodContext
-    from retroclip.pairs import LabelledSet
     from retroclip.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -102,6 +102,8 @@ def evaluate_method(
     if task == TASK_NAME:
         if method != BASE:
             raise TaskError(f"{TASK_NAME} has no classes for method {method!r} to work on: leave the method out")
+        if isinstance(dataset, LabelledSet | Samples):
+            raise TaskError(f"{TASK_NAME} needs a source of images with captions, not labelled images")
         return evaluate_retrieval(encoder, dataset, where=where, resamples=resamples, progress=progress)
     chosen, task = get_method(method), as_task(task)
     samples = load_samples(task, dataset, where=where)

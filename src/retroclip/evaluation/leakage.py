@@ -1,6 +1,6 @@
 """Near-duplicates of evaluation images in a memory: found, counted, and kept out of every method's sight."""
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class MemoryWithout:
     def has_text(self) -> NDArray[np.bool_]:
         return self._memory.has_text()[~np.isin(self._memory.ids(), self._excluded)]
 
-    def embeddings(self, ids: Any = None, *, of: str = "image") -> torch.Tensor:
+    def embeddings(self, ids: Any = None, *, of: Literal["image", "text"] = "image") -> torch.Tensor:
         return self._memory.embeddings(self.ids() if ids is None else ids, of=of)
 
     def search(self, queries: Any, *, exclude: Any = None, **options: Any) -> Any:

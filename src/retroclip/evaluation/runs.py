@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retroclip.evaluation.classification import answer, is_encoder
+from retroclip.classifiers import Classifier
+from retroclip.evaluation.classification import answer
 from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.samples import Samples
 
@@ -53,7 +54,7 @@ def run_method(
     fit_seconds = time.perf_counter() - start + retrieval
     base = context.encoder
     answered = answer(model, context.task, samples, base=base)
-    customized = is_encoder(model) and model is not base
+    customized = not isinstance(model, Classifier) and model is not base
     elsewhere = [answer(model, task, other, base=base).outcome for task, other in also] if customized else []
     if on_model is not None:
         on_model(method.name, context.seed, model)

@@ -4,6 +4,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ SERIES = ("#010207", "#010208", "#010209", "#01020a", "#01020b", "#01020c")
 VARIABLES = {INK: "var(--ink)", FAINT: "var(--line)", GAIN: "var(--gain)", LOSS: "var(--loss)"} | {
     colour: f"var(--series-{position})" for position, colour in enumerate(SERIES)
 }
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "retroclip",
     "text.parse_math": False,
