@@ -28,6 +28,8 @@ HELP = "An external memory of image-text pairs for any CLIP-like model. Start wi
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
 app = App(name="retroclip", help=HELP, version=__version__, result_action="return_value")
+for each in (app, app.meta):
+    each.suppress_keyboard_interrupt = False  # Ctrl-C is ours: one line and exit status 1
 app.command(demo.demo)
 app.command(models.models)
 app.command(tasks.tasks)
