@@ -110,7 +110,8 @@ def _pair(sample: _Sample, source: str) -> Pair | Rejected:
     if sample.problem:
         return Rejected(sample.key, source, sample.problem)
     if not images:
-        return Rejected(sample.key, source, "no image among the sample's members")
+        reason = "no image among the sample's members, which must follow each other (pack with tar --sort=name)"
+        return Rejected(sample.key, source, reason)
     if not images[0]:
         return Rejected(sample.key, source, "empty image file (0 bytes)")
     annotation = read_annotation(sample.files)
