@@ -19,7 +19,7 @@ from timm.models.vision_transformer import VisionTransformer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, PreTrainedTokenizerFast
 
-WORDS = "a photo of the dog cat red bus small very on table bird green car big two people".split()
+WORDS = "a photo of the dog cat red bus small very on table bird green car big two people"
 TEXTS = ["a dog", "a photo of a very small cat on the table", "red bus", "two people", "a big green car on the table"]
 
 VIT = {"image_size": 32, "layers": 4, "width": 64, "head_width": 16, "patch_size": 8}
@@ -99,7 +99,7 @@ PREPROCESS = {"mean": [0.5, 0.4, 0.3], "std": [0.3, 0.25, 0.2], "interpolation":
 
 def write_tokenizer(directory: Path) -> None:
     """A word-level tokenizer in the files that transformers reads."""
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS.split()])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -125,7 +125,7 @@ def plain_open_clip(kind: str, directory: Path) -> tuple[Any, Any, Any]:
 
 
 def write_model(kind: str, directory: Path, seed: int = 0) -> Path:
-    """A random model of a kind as an open_clip directory; its embeddings spread, so that comparing them says something."""
+    """A random model of a kind as an open_clip directory, whose embeddings spread enough to be worth comparing."""
     directory.mkdir(parents=True)
     config = {"model_cfg": CONFIGS[kind], "preprocess_cfg": PREPROCESS}
     (directory / "open_clip_config.json").write_text(json.dumps(config))
@@ -191,3 +191,13 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
         return written[kind]
 
     return find
+
+
+@pytest.fixture(scope="session")
+def architecture(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of an open_clip architecture registered for these tests, the `vit` kind, and its -quickgelu variant."""
+    directory = tmp_path_factory.mktemp("architectures")
+    for suffix, kind in (("", "vit"), ("-quickgelu", "vit-quickgelu")):
+        (directory / f"retroclip-test{suffix}.json").write_text(json.dumps(CONFIGS[kind]))
+    open_clip.add_model_config(directory)
+    return "retroclip-test"

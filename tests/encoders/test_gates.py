@@ -126,7 +126,9 @@ def test_names_of_the_published_checkpoints(model_directory):
     model = load(model_directory("vit"), precision="fp32").model
     before = set(model.state_dict())
     add_gates(model, last=2)
-    inside = [f"{m}.{p}" for m in ("ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj", "attn.out_proj") for p in ("weight", "bias")]
+    inside = [
+        f"{m}.{p}" for m in ("ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj", "attn.out_proj") for p in ("weight", "bias")
+    ]
     inside += ["attn.in_proj_weight", "attn.in_proj_bias", "alpha_attn", "alpha_dense"]
     expected = {f"visual.transformer.resblocks.{i}.gated_attn_block.{name}" for i in (2, 3) for name in inside}
     assert set(model.state_dict()) - before == expected

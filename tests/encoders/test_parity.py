@@ -54,8 +54,14 @@ def test_bf16_is_within_the_bound(kind, model_directory):
 
 
 def test_fidelity_is_the_worst_pair(model_directory, images):
-    one, other = load(model_directory("vit"), precision="fp32"), load(model_directory("vit-quickgelu"), precision="fp32")
-    pairs = [(one.encode_images(images), other.encode_images(images)), (one.encode_texts(TEXTS), other.encode_texts(TEXTS))]
+    one, other = (
+        load(model_directory("vit"), precision="fp32"),
+        load(model_directory("vit-quickgelu"), precision="fp32"),
+    )
+    pairs = [
+        (one.encode_images(images), other.encode_images(images)),
+        (one.encode_texts(TEXTS), other.encode_texts(TEXTS)),
+    ]
     cosines = [float(a[i] @ b[i]) for a, b in pairs for i in range(len(a))]
     assert fidelity(one, other, images, TEXTS) == pytest.approx(min(cosines), abs=1e-6)
 

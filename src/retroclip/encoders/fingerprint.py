@@ -46,9 +46,9 @@ def hash_weights(digest: Any, model: nn.Module) -> None:
     for name, value in sorted(model.state_dict().items()):
         if not value.is_floating_point():
             continue  # counters and position ids: no embedding depends on them
-        held = value.detach().cpu().to(torch.float32 if name in exact else torch.bfloat16).contiguous()
+        held = value.detach().cpu().to(torch.float32 if name in exact else torch.bfloat16).reshape(-1).contiguous()
         digest.update(f"{name}:{tuple(value.shape)}".encode())
-        digest.update(held.view(torch.uint8).numpy() if held.ndim else held.reshape(1).view(torch.uint8).numpy())
+        digest.update(held.view(torch.uint8).numpy())
 
 
 def architecture(model_cfg: dict[str, Any]) -> dict[str, Any]:
@@ -65,15 +65,13 @@ def architecture(model_cfg: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changed(cls: type, cfg: dict[str, Any]) -> dict[str, Any]:
-    defaults = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
-    return {k: _plain(v) for k, v in cfg.items() if k not in VOLATILE and _plain(v) != _plain(defaults.get(k, MISSING))}
+    defaults = _plain({field.name: field.default for field in fields(cls)})
+    return {k: v for k, v in _plain(cfg).items() if k not in VOLATILE and v != defaults.get(k, MISSING)}
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, and an image size (int) as [size, size], so that JSON and Python agree."""
+    """Tuples as lists, and a square size (int) as [size, size], so that JSON and Python agree."""
     if isinstance(value, dict):
-        return {
-            k: _plain([v, v]) if k in ("size", "image_size") and isinstance(v, int) else _plain(v)
-            for k, v in value.items()
-        }
+        squares = {k: [v, v] for k, v in value.items() if k in ("size", "image_size") and isinstance(v, int)}
+        return {k: _plain(v) for k, v in (value | squares).items()}
     return list(value) if isinstance(value, (tuple, list)) else value

@@ -49,12 +49,6 @@ class GatedBlock(nn.Module):
         tokens = tokens + self.alpha_attn.tanh().to(tokens.dtype) * attended
         return tokens + self.alpha_dense.tanh().to(tokens.dtype) * self.mlp(self.ln_2(tokens))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name in ("alpha_attn", "alpha_dense"):  # scalars are (1,) in some checkpoints
-            if (value := state_dict.get(prefix + name)) is not None and value.shape == (1,):
-                state_dict[prefix + name] = value.reshape(())
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
 
 def add_gates(model: nn.Module, last: int = 6, tower: str = "image") -> list[GatedBlock]:
     """Insert a gated block before each of the last `last` blocks of a tower ("image" or "text"), in place.

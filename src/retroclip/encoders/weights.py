@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -28,7 +26,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return strip(load_file(path))
         return strip(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # a file that is no pickle makes the unpickler raise anything
         if "TorchScript" in str(error):
             raise ModelError(f"{path} holds a program (TorchScript), which is not run: save its state_dict") from error
         raise ModelError(f"{path} can't be read as weights ({_first_line(error)})") from error
@@ -74,10 +74,9 @@ def _converted(model: nn.Module, state: dict[str, Tensor], source: str) -> dict[
             state.pop(extra, None)  # OpenAI's checkpoints
         if "text.transformer.embeddings.position_ids" not in model.state_dict():
             state.pop("text.transformer.embeddings.position_ids", None)  # transformers < 4.31
-        for name in ("logit_scale", "logit_bias"):
-            own = getattr(model, name, None)
-            if name in state and own is not None:
-                state[name] = state[name].reshape(own.shape)
+        for name, value in model.state_dict().items():  # scalars are () in some checkpoints and (1,) in others
+            if value.numel() == 1 and name in state:
+                state[name] = state[name].reshape(value.shape)
         resize_pos_embed(state, model)
         resize_text_pos_embed(state, model)
     except (KeyError, RuntimeError, AssertionError, AttributeError) as error:
