@@ -13,6 +13,7 @@ import yaml
 from retroclip.errors import TaskError
 from retroclip.tasks.task import Task
 
+_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # libyaml's where PyYAML was built with it: ten times faster
 _SUFFIXES = (".yaml", ".yml", ".txt")
 
 
@@ -63,7 +64,7 @@ def _load_file(path: Path) -> Task:
 def _parse(text: str, name: str) -> Task:
     """Every scalar is read as text, so that classes named 0 or "no" stay what they are."""
     try:
-        record = yaml.load(text, Loader=yaml.BaseLoader)
+        record = yaml.load(text, Loader=_LOADER)
     except yaml.YAMLError as error:
         raise TaskError(f"task {name!r} is not valid YAML: {' '.join(str(error).split())[:200]}") from None
     if isinstance(record, list):
