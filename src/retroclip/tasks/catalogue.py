@@ -13,7 +13,7 @@ import yaml
 from retroclip.errors import TaskError
 from retroclip.tasks.task import Task
 
-_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # libyaml's where PyYAML was built with it: ten times faster
+_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # libyaml's where PyYAML was built with it: several times faster
 _SUFFIXES = (".yaml", ".yml", ".txt")
 
 
