@@ -1,0 +1,117 @@
+"""Feature maps of the builtin's frozen convolutional part, computed once a view and kept on disk for training."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance
+from torch import Tensor, nn
+
+from retroclip.encoders.hybrid import IMAGE_SIZE
+from retroclip.pairs import Pair, decode_image, read_pairs
+
+Box = tuple[float, float, float, float]
+
+
+def centre_box(width: int, height: int) -> Box:
+    """The central square: what resizing the shorter side and cropping the centre leaves."""
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def random_box(width: int, height: int, scale: tuple[float, float], rng: np.random.Generator) -> Box:
+    """A box of a random share of the area and an aspect ratio in [3/4, 4/3], as in RandomResizedCrop (Inception crop)."""
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = np.sqrt(area * ratio), np.sqrt(area / ratio)
+        if w <= width and h <= height:
+            left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
+            return left, top, left + w, top + h
+    return centre_box(width, height)
+
+
+def render(image: Image.Image, scale: tuple[float, float] | None, rng: np.random.Generator) -> np.ndarray:
+    """One view, uint8 (3, S, S): the plain one without `scale`, else crop, flip and a jitter of ±20 %."""
+    box = centre_box(*image.size) if scale is None else random_box(*image.size, scale, rng)
+    view = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC, box=box)
+    if scale is not None:
+        if rng.random() < 0.5:
+            view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+            view = enhance(view).enhance(rng.uniform(0.8, 1.2))
+    return np.asarray(view).transpose(2, 0, 1)
+
+
+class FeatureCache:
+    """Views of one source: for each, `maps` (n, 352, 5, 5) and the teacher's `logits` (n, 1000), float16, on disk.
+
+    A view appears under its final name when it is whole, so that a killed run loses one view at most.
+    """
+
+    def __init__(self, folder: Path, name: str, source: str, views: int, scale: tuple[float, float], limit: int | None):
+        self.folder, self.name, self.source = folder, name, source
+        self.views, self.scale, self.limit = views, scale, limit
+
+    def build(self, stem: nn.Module, head: nn.Module, on_progress: Callable[[str], None]) -> None:
+        """`stem`: images → maps; `head`: maps → logits. Both frozen, any dtype."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for view in range(self.views):
+            if not self._file(view, "logits").exists():
+                self._build_view(view, stem, head)
+            on_progress(f"{self.name}: view {view + 1} of {self.views}")
+
+    def _pairs(self) -> Iterator[Pair]:
+        pairs = (pair for pair in read_pairs(self.source) if isinstance(pair, Pair) and pair.image is not None)
+        return islice(pairs, self.limit)
+
+    def _build_view(self, view: int, stem: nn.Module, head: nn.Module) -> None:
+        maps, logits, meta = [], [], []
+        dtype = next(stem.parameters()).dtype
+        scale = None if view == 0 else self.scale
+
+        def draw(pair: Pair) -> np.ndarray:
+            rng = np.random.default_rng(zlib.crc32(f"{self.name}/{view}/{pair.key}".encode()))
+            return render(decode_image(pair.image), scale, rng)
+
+        with ThreadPoolExecutor(2) as pool, torch.inference_mode():
+            pairs = self._pairs()
+            while chunk := list(islice(pairs, 128)):
+                pixels = torch.from_numpy(np.stack(list(pool.map(draw, chunk))))
+                images = ((pixels.float() / 255 - 0.5) / 0.5).to(dtype).contiguous(memory_format=torch.channels_last)
+                tapped = stem(images)
+                maps.append(tapped.half().contiguous().numpy())
+                logits.append(head(tapped).half().numpy())
+                meta += [{"key": p.key, "captions": p.captions, "label": p.label} for p in chunk]
+        if view == 0:
+            (self.folder / f"{self.name}.json").write_text(json.dumps(meta))
+        for part, arrays in (("maps", maps), ("logits", logits)):
+            fresh = self.folder / f"new-{self.name}.npy"
+            np.save(fresh, np.concatenate(arrays))
+            fresh.rename(self._file(view, part))
+
+    def _file(self, view: int, part: str) -> Path:
+        return self.folder / f"{self.name}-{view}-{part}.npy"
+
+    def open(self) -> None:
+        """Map the views into memory; rows are read from the page cache as they are asked for."""
+        self.rows = json.loads((self.folder / f"{self.name}.json").read_text())
+        self.maps = [np.load(self._file(view, "maps"), mmap_mode="r") for view in range(self.views)]
+        self.logits = [np.load(self._file(view, "logits"), mmap_mode="r") for view in range(self.views)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: np.ndarray, views: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Maps (m, 352, 5, 5) and logits (m, 1000), float32, of the given rows, each under the given view."""
+        maps = np.stack([self.maps[v][r] for r, v in zip(rows, views, strict=True)])
+        logits = np.stack([self.logits[v][r] for r, v in zip(rows, views, strict=True)])
+        return torch.from_numpy(maps).float(), torch.from_numpy(logits).float()
