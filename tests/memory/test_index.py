@@ -6,7 +6,7 @@ import torch
 
 from retroclip.errors import MemoryStoreError
 from retroclip.memory import Memory
-from retroclip.memory.exact import exact_search, positions_of
+from retroclip.memory.exact import block_topk, exact_search, positions_of
 from retroclip.memory.index import IndexFolder, KeyIndex, build_index, search_index, tuned_parameters
 from retroclip.memory.search import Keys, best_of, search_keys
 
@@ -84,6 +84,17 @@ def test_flat_is_exact_under_a_selector(keys):
     exact, exact_scores = exact_search(torch.from_numpy(queries), kept.rows, kept.ids, 9)
     assert np.array_equal(found, exact)
     np.testing.assert_allclose(scores, exact_scores, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "k"), [(1000, 3), (1023, 1), (64, 5), (5, 5), (2561, 10)])
+def test_top_by_blocks_equals_topk(rows, k):
+    scores = torch.from_numpy(np.random.default_rng(rows).standard_normal((20, rows)).astype(np.float32))
+    scores[0, : rows - k] = -torch.inf
+    values, places = block_topk(scores, k)
+    wanted = scores.topk(k, dim=1)
+    assert torch.equal(values, wanted.values)
+    assert torch.equal(scores.gather(1, places), wanted.values)
+    assert all(len(set(row)) == k for row in places.tolist())
 
 
 def test_positions_and_best():

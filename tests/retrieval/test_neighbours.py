@@ -31,9 +31,8 @@ def test_by_image(memory, threshold):
 def test_by_text_near_duplicates_are_those_of_the_image(memory):
     images, texts = memory.embeddings(), memory.embeddings(of="text")
     own = np.array([1, 31, 61, 80])
-    found = neighbours(
-        memory, texts[own], by="text", k=8, exclude_self_ids=own, images=images[own], near_threshold=0.97
-    )
+    options = {"by": "text", "k": 8, "exclude_self_ids": own}
+    found = neighbours(memory, texts[own], images=images[own], near_threshold=0.97, **options)
     for position, row in enumerate(own.tolist()):
         wanted = by_loop(texts, texts[row], images[row], images, 8, 0.97, {row})
         assert found.ids[position][found.mask[position]].tolist() == wanted

@@ -36,11 +36,30 @@ def exact_search(
         elif exclude is not None:
             for row, banned in zip(chunk, exclude[start : start + step], strict=True):
                 row[torch.from_numpy(positions_of(banned, ids))] = -torch.inf
-        best = chunk.topk(width, dim=1)
-        values = best.values.numpy()
+        best, places = block_topk(chunk, width)
+        values = best.numpy()
         scores[start : start + step, :width] = values
-        found[start : start + step, :width] = np.where(np.isneginf(values), -1, ids[best.indices.numpy()])
+        found[start : start + step, :width] = np.where(np.isneginf(values), -1, ids[places.numpy()])
     return found, scores
+
+
+def block_topk(scores: torch.Tensor, k: int, block: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """`scores.topk(k)` along the columns of (n, m), several times faster when m is much larger than k.
+
+    The k largest values lie in the k blocks of columns with the largest maxima, and maxima are cheap: only those
+    blocks are sorted. Values and column indices (n, k), best first.
+    """
+    blocks = scores.shape[1] // block
+    if blocks < 4 * k:
+        best = scores.topk(k, dim=1)
+        return best.values, best.indices
+    whole = blocks * block
+    chosen = scores[:, :whole].unflatten(1, (blocks, block)).amax(dim=2).topk(k, dim=1, sorted=False).indices
+    columns = (chosen[:, :, None] * block + torch.arange(block)).flatten(1)
+    tail = torch.arange(whole, scores.shape[1]).expand(len(scores), -1)
+    columns = torch.cat([columns, tail], dim=1)
+    best = scores.gather(1, columns).topk(k, dim=1)
+    return best.values, columns.gather(1, best.indices)
 
 
 def positions_of(wanted: IdArray, ids: IdArray) -> IdArray:

@@ -14,7 +14,6 @@ from retroclip.memory.check import find_problems
 from retroclip.memory.create import Added, Keeping, create_memory, ingest
 from retroclip.memory.describe import described
 from retroclip.memory.disk import full_disk_told
-from retroclip.memory.exact import positions_of
 from retroclip.memory.index import (
     IndexFolder,
     IndexKind,
@@ -244,17 +243,21 @@ class Memory:
             return keys.rows
         wanted = self.ids() if ids is None else np.asarray(ids, np.int64)
         flat = wanted.reshape(-1)
-        self._check_live(flat)
-        result = torch.zeros(len(flat), self.dim)
-        present = np.isin(flat, keys.ids)
-        result[torch.from_numpy(present)] = keys.rows[torch.from_numpy(np.searchsorted(keys.ids, flat[present]))]
+        if not len(keys.ids):
+            self._check_live(flat)
+            return torch.zeros(*wanted.shape, self.dim)
+        places = np.searchsorted(keys.ids, flat).clip(max=len(keys.ids) - 1)
+        absent = keys.ids[places] != flat
+        result = keys.rows[torch.from_numpy(places)]
+        if absent.any():
+            self._check_live(flat[absent])
+            result[torch.from_numpy(absent)] = 0
         return result.reshape(*wanted.shape, self.dim)
 
     def _check_live(self, ids: IdArray) -> None:
-        given = ids[ids != -1]
-        if len(positions_of(given, self.ids())) != len(given):
-            missing = given[~np.isin(given, self.ids())]
-            raise MemoryStoreError(f"{self.path} has no row {missing[0]} (deleted?): search it again")
+        gone = np.setdiff1d(ids, np.append(self.ids(), -1))
+        if len(gone):
+            raise MemoryStoreError(f"{self.path} has no row {gone[0]} (deleted?): search it again")
 
     def search(
         self,

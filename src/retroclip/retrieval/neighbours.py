@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 NEAR = 0.95
 """Images with a larger cosine are taken for the same picture (REACT, RECO)."""
+CANDIDATES = 2**21  # ids looked at together, to bound the memory where near-duplicates are many
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,33 +44,37 @@ def neighbours(
     """
     banned = _id_lists(exclude_self_ids, len(queries))
     pictures = images if images is not None else queries if by == "image" else None
+    if near_threshold is None or pictures is None:
+        hits = memory.search(queries, by=by, k=k, where=where, exclude=banned)
+        return Neighbours(hits.ids, hits.ids >= 0, hits.scores)
     found = np.full((len(queries), k), -1, np.int64)
     scores = np.full((len(queries), k), -np.inf, np.float32)
-    pending, width = np.arange(len(queries)), k if near_threshold is None or pictures is None else k + 8
+    pending, width = np.arange(len(queries)), k + 8
     while len(pending):
-        rows = torch.from_numpy(pending)
-        exclude = None if banned is None else [banned[i] for i in pending.tolist()]
-        hits = memory.search(queries[rows], by=by, k=width, where=where, exclude=exclude)
-        kept = hits.ids >= 0
-        if near_threshold is not None and pictures is not None:
+        unfilled = []
+        for part in np.array_split(pending, -(-len(pending) * width // CANDIDATES)):
+            rows = torch.from_numpy(part)
+            exclude = None if banned is None else [banned[i] for i in part.tolist()]
+            hits = memory.search(queries[rows], by=by, k=width, where=where, exclude=exclude)
+            kept = hits.ids >= 0
             kept &= _image_cosines(memory, hits.ids, pictures[rows]) <= near_threshold
-        order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
-        filled = np.take_along_axis(kept, order, axis=1)
-        found[pending] = np.where(filled, np.take_along_axis(hits.ids, order, axis=1), -1)
-        scores[pending] = np.where(filled, np.take_along_axis(hits.scores, order, axis=1), -np.inf)
-        exhausted = (hits.ids < 0).any(axis=1)
-        pending, width = pending[~filled.all(axis=1) & ~exhausted], 2 * width
+            order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
+            filled = np.take_along_axis(kept, order, axis=1)
+            found[part] = np.where(filled, np.take_along_axis(hits.ids, order, axis=1), -1)
+            scores[part] = np.where(filled, np.take_along_axis(hits.scores, order, axis=1), -np.inf)
+            unfilled.append(part[~filled.all(axis=1) & (hits.ids >= 0).all(axis=1)])
+        pending, width = np.concatenate(unfilled), 2 * width
     return Neighbours(found, found >= 0, scores)
 
 
-def _image_cosines(
-    memory: "Memory", ids: npt.NDArray[np.int64], images: torch.Tensor, step: int = 1024
-) -> npt.NDArray[np.float32]:
+def _image_cosines(memory: "Memory", ids: npt.NDArray[np.int64], images: torch.Tensor) -> npt.NDArray[np.float32]:
     """Cosine of each query's image (n, d) with the images of its rows (n, k)."""
-    parts = []
-    for start in range(0, len(ids), step):
-        own = torch.nn.functional.normalize(images[start : start + step].float(), dim=1)
-        parts.append(torch.einsum("nd,nkd->nk", own, memory.embeddings(ids[start : start + step], of="image")))
+    own = torch.nn.functional.normalize(images.float(), dim=1)
+    step = max(1, CANDIDATES // (16 * ids.shape[1]))
+    parts = [
+        torch.einsum("nd,nkd->nk", own[start : start + step], memory.embeddings(ids[start : start + step], of="image"))
+        for start in range(0, len(ids), step)
+    ]
     return torch.cat(parts).numpy()
 
 
