@@ -18,12 +18,13 @@ def evaluate(
     seed: int = 0,
     json: Json = False,
 ) -> None:
-    """Measure a model on labelled images.
+    """Measure a model on labelled images, or on captioned ones (the task `image-text-retrieval`).
 
     Parameters
     ----------
     task
-        A catalogue name (`retroclip tasks`), a YAML file, a .txt of one class a line, or `'cat, dog'`.
+        A catalogue name (`retroclip tasks`), a YAML file, a .txt of one class a line, `'cat, dog'`, or
+        `image-text-retrieval`.
     dataset
         A parquet file with `image` and `label` columns, or a folder of class folders; `#val` picks a split.
     memory
@@ -31,14 +32,17 @@ def evaluate(
     """
     from retroclip.encoders import load
     from retroclip.errors import RetroclipError
-    from retroclip.evaluation import compare
+    from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL, compare, evaluate_retrieval
     from retroclip.memory import Memory
     from retroclip.prediction import default_method
     from retroclip.tasks import Task
 
-    opened = Memory.open(memory) if memory else None
-    chosen = method or default_method(opened)
-    result = compare(load(model), Task.load(task), dataset, opened, methods=[chosen], seeds=[seed], where=where)[-1]
+    if task == IMAGE_TEXT_RETRIEVAL:
+        result, chosen = evaluate_retrieval(load(model), dataset, where=where), "zero-shot"
+    else:
+        opened = Memory.open(memory) if memory else None
+        chosen = method or default_method(opened)
+        result = compare(load(model), Task.load(task), dataset, opened, methods=[chosen], seeds=[seed], where=where)[-1]
     if result.error is not None:
         raise RetroclipError(f"{chosen}: {result.error}")
     if json:

@@ -38,6 +38,7 @@ def retrieve(
     exclude_near
         A data set whose near-duplicates are left out, such as the one to evaluate on.
     """
+    threshold = clip_score(min_clip_score)
     from retroclip.memory import Memory
     from retroclip.pairs import load_labelled
     from retroclip.retrieval import retrieve as retrieve_pairs
@@ -48,7 +49,7 @@ def retrieve(
         Task.load(task),
         search=split_words(search),
         k=k,
-        min_clip_score=clip_score(min_clip_score),
+        min_clip_score=threshold,
         exclude_near=load_labelled(exclude_near) if exclude_near else None,
     )
     found.save(out)

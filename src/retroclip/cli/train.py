@@ -1,11 +1,14 @@
 """`retroclip train`"""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from retroclip.cli.failures import WrongUsageError
+
+POWER_OF_TEN = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 takes 1e-3 for a text
 
 
 def train(
@@ -43,5 +46,7 @@ def parse_settings(tokens: tuple[str, ...]) -> dict[str, Any]:
             value = next(waiting, "")
             if not value or value.startswith("--set."):
                 raise WrongUsageError(f"train: {name} has no value")
-        overrides[name.removeprefix("--set.")] = yaml.safe_load(value)
+        overrides[name.removeprefix("--set.")] = (
+            float(value) if POWER_OF_TEN.fullmatch(value) else yaml.safe_load(value)
+        )
     return overrides

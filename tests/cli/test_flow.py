@@ -1,0 +1,155 @@
+"""From a memory to retrieval, customization, fusion, evaluation, comparison, predictions and a report."""
+
+import csv
+import io
+import json
+
+import pytest
+import yaml
+
+from retroclip.evaluation import load_results
+
+
+@pytest.fixture
+def task(tmp_path):
+    (tmp_path / "animals.yaml").write_text(yaml.safe_dump({"name": "animals", "classes": ["cat", "dog"]}))
+    return "animals.yaml"
+
+
+@pytest.fixture
+def labelled(tmp_path, make_encoded):
+    """Class folders of pictures that aren't in the memory."""
+    for number in range(12):
+        folder = tmp_path / "labelled" / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes(make_encoded(100 + number))
+    return "labelled"
+
+
+def rows(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_retrieve_customize_evaluate(run, model, memory, task, labelled):
+    found = run(f"retrieve mem {task} --out found -k 8")
+    assert found.status == 0
+    assert "pairs for animals in found" in found.out
+    assert run(f"customize found --model {model} --out custom --epochs 1").status == 0
+    result = json.loads(run(f"evaluate custom {task} {labelled} --json").out)
+    assert (result["task"], result["n"], result["method"], result["metric"]) == ("animals", 12, "zero-shot", "top1")
+    assert 0 <= result["value"] <= 1
+    assert {"dataset", "split", "model", "interval", "seconds", "per_class", "top1"} <= set(result)
+
+
+def test_fuse_evaluate_predict(run, model, memory, task, labelled):
+    assert run(f"fuse mem --model {model} --kind mean --out fused -k 3").status == 0
+    assert json.loads(run(f"evaluate fused {task} {labelled} --json").out)["n"] == 12
+    assert len(rows(run(f"predict fused {task} photos").out)) == 20
+
+
+def test_evaluate_with_a_memory_as_table(run, model, memory, task, labelled):
+    shown = run(f"evaluate {model} {task} {labelled} --memory mem")
+    assert shown.status == 0
+    assert "primed" in shown.out
+
+
+def test_compare_json_report_and_resume(run, model, memory, task, labelled, tmp_path):
+    line = f"compare {model} {task} {labelled} --memory mem --methods primed,tip-* --out study"
+    line += f" --also {task}={labelled} --json"
+    compared = run(line)
+    assert compared.status == 0
+    results = json.loads(compared.out)
+    assert [result["method"] for result in results] == ["zero-shot", "primed", "tip-adapter"]
+    assert all(0 <= result["value"] <= 1 for result in results)
+    assert [result.method for result in load_results(tmp_path / "study" / "results.json")] == [
+        result["method"] for result in results
+    ]
+    assert "primed" in (tmp_path / "study" / "report.html").read_text()
+    again = json.loads(run(line).out)
+    assert [result["value"] for result in again] == [result["value"] for result in results]
+    assert run("report study/results.json --out page.html").status == 0
+    assert (tmp_path / "page.html").read_text().lstrip().lower().startswith("<!doctype html>")
+
+
+def test_a_method_that_fails_is_a_row_and_status_1(run, model, memory, task, labelled, monkeypatch):
+    import retroclip.classifiers
+
+    def broken(*args, **options):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(retroclip.classifiers, "tip_adapter", broken)
+    compared = run(f"compare {model} {task} {labelled} --memory mem --methods tip-adapter,primed --json")
+    assert compared.status == 1
+    results = json.loads(compared.out)
+    assert [bool(result["error"]) for result in results] == [False, True, False]
+    assert "1 of 3 methods failed: tip-adapter" in compared.err
+
+
+def test_predict(run, model, task, photos, tmp_path):
+    (photos / "broken.jpg").write_text("not a picture")
+    predicted = run(f"predict {model} {task} photos")
+    assert predicted.status == 0
+    table = rows(predicted.out)
+    assert list(table[0]) == ["file", "class", "probability"]
+    assert len(table) == 21
+    by_file = {row["file"]: row for row in table}
+    assert by_file["photos/broken.jpg"] == {"file": "photos/broken.jpg", "class": "", "probability": ""}
+    assert {row["class"] for row in table} <= {"cat", "dog", ""}
+    assert all(0.5 <= float(row["probability"]) <= 1 for row in table if row["class"])
+    assert "photos/broken.jpg: not an image" in predicted.err
+    assert "1 of 21 images could not be read" in predicted.err
+
+
+def test_predict_none_below_the_confidence_to_a_file(run, model, task, photos, tmp_path):
+    assert run(f"predict {model} {task} photos/00.jpg photos/01.jpg --min-confidence 1.1 --out answers.csv").out == ""
+    table = rows((tmp_path / "answers.csv").read_text())
+    assert [row["class"] for row in table] == ["none", "none"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["animals.yaml", "answers.csv"]
+
+
+def test_predict_with_a_memory(run, model, memory, task):
+    table = rows(run(f"predict {model} {task} photos --memory mem").out)
+    assert len(table) == 20
+
+
+def test_predict_when_no_image_can_be_read(run, model, task, tmp_path):
+    (tmp_path / "text.jpg").write_text("not a picture")
+    assert run(f"predict {model} {task} text.jpg").status == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("predict {model} {task} nosuch.jpg", "nosuch.jpg does not exist"),
+        ("predict {model} {task} empty", "no image file in empty"),
+        ("predict {model} nosuch photos", "no task 'nosuch'"),
+        ("predict {model} none.yaml photos", "there are no classes"),
+        ("predict {model} unknown.yaml photos", "templatez"),
+        ("predict {model} {task} photos --method nosuch", "no method is called 'nosuch'"),
+        ("predict {model} {task} photos --method gated-image", "needs a memory"),
+        ("predict {other} {task} photos --memory mem", "was made by model"),
+        ("evaluate {other} {task} {labelled} --memory mem", "was made by model"),
+        ("compare {other} {task} {labelled} --memory mem", "was made by model"),
+        ("evaluate {model} {task} nosuch.parquet", "nosuch.parquet"),
+        ("evaluate {model} eurosat {labelled}", "eurosat"),
+        ("evaluate {model} {task} photos", "no labelled image"),
+        ("customize nosuch --model {model} --out custom", "nosuch"),
+        ("report animals.yaml --out page.html", "animals.yaml"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_1(run, model, tiny_model, memory, task, labelled, tmp_path, line, told):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "none.yaml").write_text("name: none\nclasses: []\n")
+    (tmp_path / "unknown.yaml").write_text("name: x\nclasses: [cat]\ntemplatez: [a]\n")
+    failed = run(line.format(model=model, other=tiny_model(1), task=task, labelled=labelled))
+    assert failed.status == 1
+    assert failed.out == ""
+    assert told in failed.line
+    assert not (tmp_path / "custom").exists()
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_tasks_and_models(run):
+    classes = {row["task"]: row["classes"] for row in json.loads(run("tasks --json").out)}
+    assert classes["cifar10"] == 10
+    assert "ViT-B-32/openai" in json.loads(run("models 'ViT-B-32/*' --json").out)

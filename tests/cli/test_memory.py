@@ -1,0 +1,168 @@
+"""A memory from the command line, with good and bad sources."""
+
+import json
+import struct
+import zlib
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from retroclip.memory import Memory
+
+
+def test_create_info_verify_search(run, memory):
+    info = json.loads(run("memory info mem --json").out)
+    assert (info["rows"], info["with_text"], info["rejected"]) == (20, 20, 0)
+    assert run("memory verify mem").status == 0
+    found = json.loads(run("memory search mem --image photos/03.jpg -k 3 --json").out)
+    assert found[0]["key"] == "03"
+    assert found[0]["score"] > 0.99
+    assert len(found) == 3
+    by_text = json.loads(run('memory search mem --text "picture 7 of a dog" --by text -k 1 --json').out)
+    assert by_text[0]["caption"] == "picture 7 of a dog"
+
+
+def test_search_and_info_as_tables(run, memory):
+    assert "picture 3 of a dog" in run("memory search mem --image photos/03.jpg").out
+    assert "fingerprint" in run("memory info mem").out
+
+
+def test_delete_add_index(run, memory):
+    assert "1 pairs deleted" in run("""memory delete mem --where "key = '04'" """).line
+    assert json.loads(run("memory info mem --json").out)["rows"] == 19
+    assert "1 pairs added, 19 were there" in run("memory add mem photos").line
+    assert run("memory index mem --kind flat").status == 0
+    assert json.loads(run("memory info mem --json").out)["index"]["kind"] == "flat"
+
+
+def test_verify_names_what_is_broken(run, memory):
+    data = next((memory / "pairs.lance" / "data").glob("*"))
+    data.write_bytes(data.read_bytes()[:100])
+    broken = run("memory verify mem")
+    assert broken.status == 1
+    assert "pairs.lance" in broken.out
+
+
+def test_captions_absent_or_in_several_scripts(run, model, photos):
+    for number, text in enumerate(["Кошка на столе", "一只猫", "قطة على الطاولة", ""]):
+        (photos / f"{number:02}.txt").write_text(text, encoding="utf-8")
+    for number in range(4, 12):
+        (photos / f"{number:02}.txt").unlink()
+    assert run(f"memory create mem photos --model {model}").status == 0
+    info = json.loads(run("memory info mem --json").out)
+    assert (info["rows"], info["with_text"]) == (20, 11)
+    assert json.loads(run("memory search mem --text 一只猫 --by text -k 1 --json").out)[0]["caption"] == "一只猫"
+    assert len(json.loads(run("memory search mem --text cat -k 20 --json").out)) == 20
+
+
+def huge_png(width: int = 30_000, height: int = 30_000) -> bytes:
+    """A valid PNG of one bit a pixel, small on disk."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(9)
+    rows = b"\0" * (1 + width // 8) * 100
+    pixels = b"".join(packer.compress(rows) for _ in range(height // 100)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def test_bad_images_are_counted_and_named(run, model, photos):
+    whole = (photos / "00.jpg").read_bytes()
+    (photos / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (photos / "text.jpg").write_text("not a picture")
+    (photos / "huge.png").write_bytes(huge_png())
+    (photos / "00.txt").write_text("")
+    made = run(f"memory create mem photos --model {model} --max-rejected 0.2")
+    assert made.status == 0
+    assert "20 pairs, 4 rejected" in made.line or "20 pairs, 3 rejected" in made.line
+    reasons = {item.key: item.reason for item in Memory.open("mem").rejected()}
+    assert "truncated" in reasons["truncated"]
+    assert "not an image" in reasons["text"]
+    assert "pixel" in reasons["huge"]
+
+
+def test_too_many_bad_images_stop_at_once_and_leave_nothing(run, model, photos):
+    for number in range(10):
+        (photos / f"bad{number}.jpg").write_text("not a picture")
+    stopped = run(f"memory create mem photos --model {model}")
+    assert stopped.status == 1
+    assert "10 of the first 30 pairs are bad" in stopped.line
+    assert sorted(path.name for path in photos.parent.iterdir()) == ["photos"]
+
+
+def test_an_empty_folder(run, model, tmp_path):
+    (tmp_path / "empty").mkdir()
+    failed = run(f"memory create mem empty --model {model}")
+    assert failed.status == 1
+    assert "no image found in empty" in failed.line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
+
+
+def test_parquet_without_image_column(run, model, tmp_path):
+    pq.write_table(pa.table({"caption": ["a cat"]}), tmp_path / "texts.parquet")
+    failed = run(f"memory create mem texts.parquet --model {model}")
+    assert failed.status == 1
+    assert "no column 'image'" in failed.line
+    assert not (tmp_path / "mem").exists()
+
+
+@pytest.mark.parametrize("reference", ["nosuch", "ViT-B-32/nosuch", "ViT-B-32@nosuch.pt"])
+def test_unknown_models(run, photos, reference):
+    failed = run(f"memory create mem photos --model {reference}")
+    assert failed.status == 1
+    assert "nosuch" in failed.line
+    assert not (photos.parent / "mem").exists()
+
+
+def test_no_memory_there(run):
+    failed = run("memory info nosuch")
+    assert failed.status == 1
+    assert "nosuch" in failed.line
+
+
+def test_predicates_that_are_none(run, memory):
+    failed = run("""memory delete mem --where "key = 'a'; drop table pairs" """)
+    assert failed.status == 1
+    assert ";" in failed.line
+    assert json.loads(run("memory info mem --json").out)["rows"] == 20
+
+
+def test_interrupted_creation_goes_on(run, model, photos, monkeypatch):
+    from retroclip.encoders import Encoder
+
+    calls = []
+    encode = Encoder.encode_images
+
+    def interrupted(self, images, **options):
+        calls.append(len(images))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encode(self, images, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "encode_images", interrupted)
+        stopped = run(f"memory create mem photos --model {model} --batch-size 4")
+    assert stopped.status == 1
+    assert "interrupted" in stopped.line
+    assert not (photos.parent / "mem").exists()
+    assert run(f"memory create mem photos --model {model} --batch-size 4").status == 0
+    assert len(Memory.open("mem")) == 20
+
+
+def test_a_full_disk(run, model, photos, monkeypatch):
+    import errno
+
+    from retroclip.memory.store import Store
+
+    def full(self, table):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Store, "append", full)
+    failed = run(f"memory create mem photos --model {model}")
+    assert failed.status == 1
+    assert "full" in failed.line
+    assert "free some space" in failed.line
+    assert not (photos.parent / "mem").exists()
