@@ -1,7 +1,7 @@
 """The builtin model's image tower: transformer blocks over the feature map of a small convolutional net.
 
-Registered with timm, so that open_clip builds it by name (`timm_model_name: retroclip_hybrid_lite2_d6`) and everything
-that works on a timm ViT (gates, locks, taps) works on it. Source of the pattern: the R+ViT hybrids of Dosovitskiy et al. 2021.
+Registered with timm, so that open_clip builds it by name (`timm_model_name: retroclip_hybrid_lite2_d6`) and what works
+on a timm ViT (gates, locks, taps) works on it. The pattern: the R+ViT hybrids of Dosovitskiy et al. 2021.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def fold_batch_norm(net: nn.Module) -> nn.Module:
 
 
 class ConvFeatures(nn.Module):
-    """EfficientNet-Lite2 without pooling and classifier, batch norms folded: images (B, 3, H, W) → (B, 1280, H/32, W/32)."""
+    """EfficientNet-Lite2 up to pooling, batch norms folded: images (B, 3, H, W) → (B, 1280, H/32, W/32)."""
 
     num_features = 1280
 
@@ -58,13 +58,10 @@ def _hybrid(variant: str, **kwargs) -> VisionTransformer:
     def embed(**embed_kwargs) -> HybridEmbed:
         return HybridEmbed(ConvFeatures(), feature_size=IMAGE_SIZE // 32, feature_ratio=32, **embed_kwargs)
 
-    defaults = dict(
-        img_size=IMAGE_SIZE, patch_size=1, num_classes=0, class_token=False, global_pool="avg", embed_layer=embed
-    )
-    cfg = dict(
-        input_size=(3, IMAGE_SIZE, IMAGE_SIZE), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", num_classes=0
-    )
-    return build_model_with_cfg(VisionTransformer, variant, pretrained=False, pretrained_cfg=cfg, **defaults | kwargs)
+    defaults = {"patch_size": 1, "num_classes": 0, "class_token": False, "global_pool": "avg", "embed_layer": embed}
+    size = {"img_size": IMAGE_SIZE} | kwargs
+    cfg = {"input_size": (3, IMAGE_SIZE, IMAGE_SIZE), "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic"}
+    return build_model_with_cfg(VisionTransformer, variant, pretrained=False, pretrained_cfg=cfg, **defaults | size)
 
 
 @register_model

@@ -1,7 +1,7 @@
 """The recipe that makes the builtin model: captions (Formal CLIP), labels (iCAR), and a teacher's knowledge of classes.
 
-Three terms, on feature maps computed once: CLIP's loss on captioned photos; iCAR's classification term with class texts on
-labelled images; and the soft cross-entropy of the teacher's ImageNet probabilities over random cuts of WordNet.
+Three terms, on feature maps computed once: CLIP's loss on captioned photos; iCAR's classification term with class texts
+on labelled images; the cross-entropy to the teacher's ImageNet probabilities over random cuts of WordNet.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Source(BaseModel):
 
 
 class BuiltinRecipe(BaseModel):
-    """All that makes the model; `data` is the folder of the sources' files, `work` keeps what a killed run goes on from."""
+    """What makes the model; `data`: the folder of the sources' files, `work`: where a killed run finds what it had."""
 
     model_config = ConfigDict(extra="forbid")
     kind: Literal["builtin"]

@@ -98,7 +98,7 @@ def prune_vocabulary(tokenizer: dict[str, Any], texts: Iterable[str], size: int)
     pruned["model"]["vocab"] = {names[old]: new for old, new in position.items()}
     for token in pruned["added_tokens"]:
         token["id"] = position[token["id"]]
-    for token in pruned["post_processor"].get("special_tokens", {}).values():
+    for token in (pruned["post_processor"] or {}).get("special_tokens", {}).values():
         token["ids"] = [position[old] for old in token["ids"]]
     pruned["truncation"] = pruned["padding"] = None
     return pruned, kept

@@ -13,7 +13,7 @@ GLOSS_SHARE = 0.25
 
 
 def prompt(name: str, gloss: str | None, rng: np.random.Generator) -> str:
-    """A text for a class: bare, in the plain template, or in one of CLIP's 80; at times with its gloss (iCAR, Eq. 5)."""
+    """A text for a class: bare, in the plain template or one of CLIP's 80; at times with its gloss (iCAR, Eq. 5)."""
     draw = rng.random()
     template = "{}" if draw < 0.2 else PLAIN if draw < 0.6 else TEMPLATES[rng.integers(len(TEMPLATES))]
     text = template.replace("{}", name)

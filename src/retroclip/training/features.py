@@ -28,7 +28,7 @@ def centre_box(width: int, height: int) -> Box:
 
 
 def random_box(width: int, height: int, scale: tuple[float, float], rng: np.random.Generator) -> Box:
-    """A box of a random share of the area and an aspect ratio in [3/4, 4/3], as in RandomResizedCrop (Inception crop)."""
+    """A box of a random share of the area, aspect ratio in [3/4, 4/3]: torchvision's RandomResizedCrop."""
     for _ in range(10):
         area = width * height * rng.uniform(*scale)
         ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))

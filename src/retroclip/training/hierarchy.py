@@ -1,7 +1,7 @@
 """Random cuts through WordNet's tree over ImageNet's classes: one teacher, class sets of every granularity.
 
-A teacher's probabilities over the 1000 leaves give, summed below its nodes, its probabilities over any cut. A student that
-matches them on a new cut each step learns "dog" and "vehicle" as well as "beagle" and "minivan". [our own; methods.md is silent]
+A teacher's probabilities over the 1000 leaves give, summed below its nodes, its probabilities over any cut. A student
+that matches them on a new cut each step learns "dog" and "vehicle" as well as "beagle" and "minivan" [D].
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 @dataclass
 class History:
-    """One row a logged step: `step`, `epoch`, `lr`, `seconds` since the start and whatever numbers the objective returns."""
+    """One row a logged step: `step`, `epoch`, `lr`, `seconds` since the start and the numbers of the objective."""
 
     rows: list[dict[str, float]] = field(default_factory=list)
 
@@ -29,7 +29,7 @@ class History:
 
 
 def warmup_cosine(step: int, *, steps: int, warmup: int) -> float:
-    """Factor on the learning rate at `step`: linear from 1/warmup to 1, then a half cosine that reaches 0 at `steps`."""
+    """Factor on the learning rate at `step`: linear from 1/warmup to 1, then a half cosine to 0 at `steps`."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
@@ -70,12 +70,14 @@ def fit(
 ) -> History:
     """Minimise `objective(batch)["loss"]` with AdamW, warm-up and cosine decay to 0.
 
-    `objective` is a module whose forward takes a batch and returns a dict of scalar tensors with a "loss"; what it keeps
-    frozen should not be registered on it, so that neither the optimiser nor a checkpoint carries it. `batches(epoch)` gives
-    one epoch and must depend on nothing but `epoch`. `after_step` runs after each update (clamping of a temperature).
+    `objective` is a module whose forward takes a batch and returns a dict of scalar tensors with a "loss"; what it
+    keeps frozen should not be registered on it, so that neither the optimiser nor a checkpoint carries it.
+    `batches(epoch)` gives one epoch and depends on nothing but `epoch`. `after_step` runs after each update, to clamp
+    a temperature, say. `lr_scale(name)`: see `parameter_groups`.
 
-    With `checkpoint` (a folder), the state is written there every `save_every` steps, under a temporary name first, and a
-    killed run goes on from it with the result of an undisturbed one. Starts under `torchrun` or `accelerate launch` as it is.
+    With `checkpoint` (a folder), the state is written there every `save_every` steps, under a temporary name first,
+    and a killed run goes on from it with the result of an undisturbed one. Starts under `torchrun` or
+    `accelerate launch` as it is. Raises FloatingPointError when the loss is not finite, ValueError without a batch.
     """
     set_seed(seed)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())

@@ -1,0 +1,29 @@
+import timm
+import torch
+
+from retroclip.encoders.hybrid import IMAGE_SIZE, fold_batch_norm
+
+
+def test_folding_is_exact():
+    torch.manual_seed(0)
+    net = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
+    for name, buffer in net.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0, 0.3)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 2.0)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        before = net.forward_features(images)
+        after = fold_batch_norm(net).forward_features(images)
+    assert before.abs().mean() > 1e-3
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+    assert not any("running" in name for name in net.state_dict())
+
+
+def test_the_builtin_tower_is_six_blocks_over_a_frozen_feature_map():
+    trunk = timm.create_model("retroclip_hybrid_lite2_d6")
+    assert len(trunk.blocks) == 6
+    assert sum(p.numel() for p in trunk.parameters()) == 12_598_344
+    assert not any(p.requires_grad for p in trunk.patch_embed.backbone.parameters())
+    assert trunk(torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE)).shape == (2, 320)

