@@ -19,6 +19,8 @@ from timm.models.vision_transformer import VisionTransformer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, PreTrainedTokenizerFast
 
+from retroclip.encoders import Encoder, load
+
 WORDS = "a photo of the dog cat red bus small very on table bird green car big two people"
 TEXTS = ["a dog", "a photo of a very small cat on the table", "red bus", "two people", "a big green car on the table"]
 
@@ -191,6 +193,19 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
         return written[kind]
 
     return find
+
+
+@pytest.fixture(scope="session")
+def fresh(model_directory: Callable[[str], Path]) -> Callable[[str], Encoder]:
+    """kind → an fp32 encoder of that kind which a test may change; read from disk once."""
+    loaded: dict[str, Encoder] = {}
+
+    def copy(kind: str) -> Encoder:
+        if kind not in loaded:
+            loaded[kind] = load(model_directory(kind), precision="fp32")
+        return loaded[kind].copy()
+
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -11,14 +11,14 @@ from .test_gates import open_gates
 
 
 @pytest.fixture
-def pair(model_directory, tmp_path):
+def pair(fresh, tmp_path):
     other = write_model("resnet", tmp_path / "other", seed=1)
-    return load(model_directory("resnet"), precision="fp32"), load(other, precision="fp32")
+    return fresh("resnet"), load(other, precision="fp32")
 
 
 @pytest.fixture
-def gated(model_directory):
-    base = load(model_directory("vit"), precision="fp32")
+def gated(fresh):
+    base = fresh("vit")
     encoder = base.copy()
     add_gates(encoder.model, last=2)
     open_gates(encoder.model)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retroclip.encoders import add_gates, image_blocks, image_prefix, image_suffix, load
+from retroclip.encoders import add_gates, image_blocks, image_prefix, image_suffix
 from retroclip.encoders.loading import build
 from retroclip.errors import ModelError
 
@@ -40,8 +40,8 @@ def check_cuts(model, starts):
 
 
 @pytest.mark.parametrize("kind", ["vit", "vit-quickgelu", "timm", "siglip"])
-def test_prefix_and_suffix_are_the_tower(kind, model_directory):
-    check_cuts(load(model_directory(kind), precision="fp32").model, [0, 1, 3, 4])
+def test_prefix_and_suffix_are_the_tower(kind, fresh):
+    check_cuts(fresh(kind).model, [0, 1, 3, 4])
 
 
 def test_the_builtins_hybrid_tower(hybrid):
@@ -50,8 +50,8 @@ def test_the_builtins_hybrid_tower(hybrid):
 
 
 @pytest.mark.parametrize("kind", ["vit", "timm"])
-def test_gates_belong_to_the_suffix(kind, model_directory):
-    model = load(model_directory(kind), precision="fp32").model
+def test_gates_belong_to_the_suffix(kind, fresh):
+    model = fresh(kind).model
     with torch.no_grad():
         plain = image_prefix(model, pixels_for(model), 2)
         add_gates(model, last=2)
@@ -60,8 +60,8 @@ def test_gates_belong_to_the_suffix(kind, model_directory):
     check_cuts(model, [0, 2, 3])
 
 
-def test_gradients_flow_through_the_suffix_alone(model_directory):
-    model = load(model_directory("vit"), precision="fp32").model.requires_grad_(False)
+def test_gradients_flow_through_the_suffix_alone(fresh):
+    model = fresh("vit").model.requires_grad_(False)
     gates = add_gates(model, last=2)
     tokens = image_prefix(model, pixels_for(model), 2)
     assert not tokens.requires_grad
@@ -69,8 +69,8 @@ def test_gradients_flow_through_the_suffix_alone(model_directory):
     assert all(gate.alpha_attn.grad is not None for gate in gates)
 
 
-def test_what_cant_be_cut(model_directory):
-    resnet, vit = (load(model_directory(kind), precision="fp32").model for kind in ("resnet", "vit"))
+def test_what_cant_be_cut(fresh):
+    resnet, vit = (fresh(kind).model for kind in ("resnet", "vit"))
     with pytest.raises(ModelError, match="ViT"):
         image_prefix(resnet, pixels_for(resnet), 0)
     with pytest.raises(ModelError, match="blocks 0 to 3"):

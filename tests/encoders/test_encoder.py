@@ -15,8 +15,8 @@ from .conftest import make_images
 
 
 @pytest.fixture(scope="module")
-def encoder(model_directory):
-    return load(model_directory("vit"), precision="fp32")
+def encoder(fresh):
+    return fresh("vit")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -48,8 +48,8 @@ def test_order_and_batches(encoder):
 
 
 @pytest.mark.parametrize("kind", ["vit", "resnet", "siglip"])
-def test_split_preprocessing_gives_the_transforms_own_floats(kind, model_directory, images):
-    transform = load(model_directory(kind), precision="fp32").preprocess
+def test_split_preprocessing_gives_the_transforms_own_floats(kind, fresh, images):
+    transform = fresh(kind).preprocess
     assert Preprocessing(transform).splits
     expected = torch.stack([transform(Image.open(io.BytesIO(data)).convert("RGB")) for data in images])
     assert torch.equal(torch.cat(list(image_batches(images, transform, 4))), expected)
@@ -75,8 +75,8 @@ def test_progress_changes_nothing(encoder, images):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
-def test_embeddings_that_arent_finite_are_an_error_naming_the_model(value, model_directory, images):
-    encoder = load(model_directory("vit"), precision="fp32")
+def test_embeddings_that_arent_finite_are_an_error_naming_the_model(value, fresh, images):
+    encoder = fresh("vit")
     encoder.model.visual.proj.data.fill_(value)
     with pytest.raises(ModelError, match="vit gave image embeddings"):
         encoder.encode_images(images)
@@ -85,8 +85,8 @@ def test_embeddings_that_arent_finite_are_an_error_naming_the_model(value, model
         encoder.encode_texts(["a dog"])
 
 
-def test_a_model_in_training_is_evaluated_and_left_in_training(model_directory, images):
-    encoder = load(model_directory("resnet"), precision="fp32")
+def test_a_model_in_training_is_evaluated_and_left_in_training(fresh, images):
+    encoder = fresh("resnet")
     expected = encoder.encode_images(images)
     encoder.model.train()
     assert torch.equal(encoder.encode_images(images), expected)

@@ -18,15 +18,15 @@ def test_precision_doesnt_show(kind, model_directory):
     assert len(prints) == 1
 
 
-def test_one_changed_weight_shows(model_directory):
-    encoder = load(model_directory("vit"), precision="fp32")
+def test_one_changed_weight_shows(fresh):
+    encoder = fresh("vit")
     model = copy.deepcopy(encoder.model)
     model.visual.transformer.resblocks[1].mlp.c_fc.weight.data[3, 5] += 0.01
     assert encoder.with_model(model).fingerprint != encoder.fingerprint
 
 
-def test_swapped_weights_show(model_directory):
-    encoder = load(model_directory("vit"), precision="fp32")
+def test_swapped_weights_show(fresh):
+    encoder = fresh("vit")
     model = copy.deepcopy(encoder.model)
     first, second = model.visual.transformer.resblocks[:2]
     first.load_state_dict(encoder.model.visual.transformer.resblocks[1].state_dict())
@@ -34,8 +34,8 @@ def test_swapped_weights_show(model_directory):
     assert encoder.with_model(model).fingerprint != encoder.fingerprint
 
 
-def test_what_isnt_in_the_weights_shows(model_directory):
-    encoder = load(model_directory("vit"), precision="fp32")
+def test_what_isnt_in_the_weights_shows(fresh):
+    encoder = fresh("vit")
     parts = {
         "model_cfg": encoder.model_cfg,
         "preprocess_cfg": encoder.preprocess_cfg,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu, layer_norm, linear, softmax
 
-from retroclip.encoders import GatedBlock, add_gates, gate_parameters, gated_blocks, image_blocks, load, text_blocks
+from retroclip.encoders import GatedBlock, add_gates, gate_parameters, gated_blocks, image_blocks, text_blocks
 from retroclip.encoders.gates import count_gates
 from retroclip.errors import ModelError
 
@@ -54,8 +54,8 @@ ACTIVATIONS = {"vit": gelu, "timm": gelu, "hf": gelu, "vit-quickgelu": lambda x:
 
 
 @pytest.mark.parametrize("kind", sorted(ACTIVATIONS))
-def test_block_is_the_formula_with_the_hosts_activation_and_heads(kind, model_directory):
-    model = load(model_directory(kind), precision="fp32").model
+def test_block_is_the_formula_with_the_hosts_activation_and_heads(kind, fresh):
+    model = fresh(kind).model
     block = add_gates(model, last=1)[0]
     open_gates(model)
     x = torch.randn(3, 7, 64, generator=torch.Generator().manual_seed(1))
@@ -66,8 +66,8 @@ def test_block_is_the_formula_with_the_hosts_activation_and_heads(kind, model_di
         torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=0)
 
 
-def test_causal_mask_reaches_the_gate(model_directory):
-    model = load(model_directory("vit"), precision="fp32").model
+def test_causal_mask_reaches_the_gate(fresh):
+    model = fresh("vit").model
     block = add_gates(model, last=1, tower="text")[0]
     open_gates(model)
     x = torch.randn(2, 6, 64, generator=torch.Generator().manual_seed(2))
@@ -79,9 +79,9 @@ def test_causal_mask_reaches_the_gate(model_directory):
 
 
 @pytest.mark.parametrize("kind", ["vit", "timm", "hf"])
-def test_gated_texts_dont_depend_on_padding(kind, model_directory):
+def test_gated_texts_dont_depend_on_padding(kind, fresh):
     """Texts embed the same alone (trimmed short) and in a batch with a longer one (padded)."""
-    encoder = load(model_directory(kind), precision="fp32")
+    encoder = fresh(kind)
     before = encoder.encode_texts(TEXTS)
     add_gates(encoder.model, last=2, tower="text")
     open_gates(encoder.model)
@@ -96,16 +96,16 @@ def test_gated_texts_dont_depend_on_padding(kind, model_directory):
 
 @pytest.mark.parametrize("tower", ["image", "text"])
 @pytest.mark.parametrize("kind", GATED_KINDS)
-def test_zero_gates_change_no_bit(kind, tower, model_directory, images):
-    encoder = load(model_directory(kind), precision="fp32")
+def test_zero_gates_change_no_bit(kind, tower, fresh, images):
+    encoder = fresh(kind)
     before = encoder.encode_images(images), encoder.encode_texts(TEXTS)
     add_gates(encoder.model, last=2, tower=tower)
     after = encoder.encode_images(images), encoder.encode_texts(TEXTS)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_zero_gates_change_no_bit_with_gradients_on(model_directory):
-    model = load(model_directory("vit"), precision="fp32").model
+def test_zero_gates_change_no_bit_with_gradients_on(fresh):
+    model = fresh("vit").model
     pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     before = model.encode_image(pixels)
     add_gates(model, last=3)
@@ -122,8 +122,8 @@ def test_parameter_counts_of_the_paper(name, parameters):
     assert sum(p.numel() for p in gate_parameters(model)) == parameters == 6 * (12 * width**2 + 13 * width + 2)
 
 
-def test_names_of_the_published_checkpoints(model_directory):
-    model = load(model_directory("vit"), precision="fp32").model
+def test_names_of_the_published_checkpoints(fresh):
+    model = fresh("vit").model
     before = set(model.state_dict())
     add_gates(model, last=2)
     inside = [
@@ -144,8 +144,8 @@ def step(model, optimiser, pixels, targets):
     return {name for name, size in gradients.items() if size > 0}
 
 
-def test_first_step_moves_the_gates_and_the_second_everything(model_directory):
-    model = load(model_directory("vit"), precision="fp32").model.requires_grad_(False)
+def test_first_step_moves_the_gates_and_the_second_everything(fresh):
+    model = fresh("vit").model.requires_grad_(False)
     add_gates(model, last=2)
     trained = [*gate_parameters(model), model.logit_scale]
     for parameter in trained:
@@ -159,8 +159,8 @@ def test_first_step_moves_the_gates_and_the_second_everything(model_directory):
     assert len(second) == len(trained)
 
 
-def test_bf16_gates_stay_close_and_their_alphas_stay_exact(model_directory, images):
-    exact = load(model_directory("vit"), precision="fp32")
+def test_bf16_gates_stay_close_and_their_alphas_stay_exact(fresh, images):
+    exact = fresh("vit")
     add_gates(exact.model, last=3)
     open_gates(exact.model, std=0.02)
     low = exact.copy(precision="bf16")
@@ -170,8 +170,8 @@ def test_bf16_gates_stay_close_and_their_alphas_stay_exact(model_directory, imag
     assert (exact.encode_images(images) * low.encode_images(images)).sum(-1).min() >= 0.999
 
 
-def test_copies_are_independent(model_directory, images):
-    encoder = load(model_directory("timm"), precision="fp32")
+def test_copies_are_independent(fresh, images):
+    encoder = fresh("timm")
     add_gates(encoder.model, last=2)
     before = encoder.encode_images(images)
     other = encoder.with_model(copy.deepcopy(encoder.model))
@@ -181,8 +181,8 @@ def test_copies_are_independent(model_directory, images):
 
 
 @pytest.mark.parametrize("kind", ["vit", "timm", "siglip"])
-def test_gates_sit_before_the_last_blocks(kind, model_directory):
-    model = load(model_directory(kind), precision="fp32").model
+def test_gates_sit_before_the_last_blocks(kind, fresh):
+    model = fresh(kind).model
     blocks = add_gates(model, last=3)
     hosts = list(image_blocks(model))[-3:]
     assert [host.gated_attn_block for host in hosts] == blocks == gated_blocks(model)
@@ -195,8 +195,8 @@ def test_gates_sit_before_the_last_blocks(kind, model_directory):
     assert seen == ["gate", "host"]
 
 
-def test_new_gates_are_at_pytorchs_defaults(model_directory):
-    model = load(model_directory("vit"), precision="fp32").model
+def test_new_gates_are_at_pytorchs_defaults(fresh):
+    model = fresh("vit").model
     torch.manual_seed(7)
     block = add_gates(model, last=1)[0]
     torch.manual_seed(7)
@@ -205,8 +205,8 @@ def test_new_gates_are_at_pytorchs_defaults(model_directory):
     assert count_gates(model) == {"image": 1}
 
 
-def test_what_cant_be_gated(model_directory):
-    vit, resnet = (load(model_directory(kind), precision="fp32").model for kind in ("vit", "resnet"))
+def test_what_cant_be_gated(fresh):
+    vit, resnet = (fresh(kind).model for kind in ("vit", "resnet"))
     with pytest.raises(ModelError, match="4 blocks"):
         add_gates(vit, last=5)
     with pytest.raises(ModelError, match="unknown tower"):

@@ -15,8 +15,8 @@ from .test_gates import open_gates
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
-def test_round_trip(kind, model_directory, images, tmp_path):
-    encoder = load(model_directory(kind), precision="fp32")
+def test_round_trip(kind, fresh, images, tmp_path):
+    encoder = fresh(kind)
     again = load(encoder.save(tmp_path / "saved"), precision="fp32")
     assert again.fingerprint == encoder.fingerprint
     assert again.logit_scale == encoder.logit_scale
@@ -25,8 +25,8 @@ def test_round_trip(kind, model_directory, images, tmp_path):
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
-def test_open_clip_reads_what_is_saved(kind, model_directory, tmp_path):
-    encoder = load(model_directory(kind), precision="fp32")
+def test_open_clip_reads_what_is_saved(kind, fresh, tmp_path):
+    encoder = fresh(kind)
     model, _, tokenizer = plain_open_clip(kind, encoder.save(tmp_path / "saved"))
     with torch.no_grad():
         rows = normalize(model.encode_text(tokenizer(TEXTS)), dim=-1)
@@ -34,8 +34,8 @@ def test_open_clip_reads_what_is_saved(kind, model_directory, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "towers"), [("vit", ["image", "text"]), ("timm", ["image"]), ("hf", ["text"])])
-def test_gated_round_trip(kind, towers, model_directory, images, tmp_path):
-    base = load(model_directory(kind), precision="fp32")
+def test_gated_round_trip(kind, towers, fresh, model_directory, images, tmp_path):
+    base = fresh(kind)
     for tower in towers:
         add_gates(base.model, last=2, tower=tower)
     open_gates(base.model)
@@ -48,8 +48,8 @@ def test_gated_round_trip(kind, towers, model_directory, images, tmp_path):
     assert torch.equal(again.encode_texts(TEXTS), gated.encode_texts(TEXTS))
 
 
-def test_gates_are_apart_so_that_open_clip_still_reads_the_base(model_directory, images, tmp_path):
-    encoder = load(model_directory("vit"), precision="fp32")
+def test_gates_are_apart_so_that_open_clip_still_reads_the_base(fresh, images, tmp_path):
+    encoder = fresh("vit")
     texts = encoder.encode_texts(TEXTS)
     add_gates(encoder.model, last=2)
     encoder.save(tmp_path / "saved")
@@ -59,8 +59,8 @@ def test_gates_are_apart_so_that_open_clip_still_reads_the_base(model_directory,
         torch.testing.assert_close(normalize(model.encode_text(tokenizer(TEXTS)), dim=-1), texts, atol=1e-5, rtol=0)
 
 
-def test_published_checkpoint_file_brings_its_gates(model_directory, images, tmp_path, architecture):
-    encoder = load(model_directory("vit"), precision="fp32")
+def test_published_checkpoint_file_brings_its_gates(fresh, images, tmp_path, architecture):
+    encoder = fresh("vit")
     add_gates(encoder.model, last=2)
     open_gates(encoder.model)
     state = {f"module.{name}": value for name, value in encoder.model.state_dict().items()}
@@ -72,8 +72,8 @@ def test_published_checkpoint_file_brings_its_gates(model_directory, images, tmp
     assert torch.equal(again.encode_images(pixels), encoder.encode_images(pixels))
 
 
-def test_16_bit_files_are_half_as_large_and_the_same_model(model_directory, images, tmp_path):
-    encoder = load(model_directory("resnet"), precision="fp32")
+def test_16_bit_files_are_half_as_large_and_the_same_model(fresh, images, tmp_path):
+    encoder = fresh("resnet")
     encoder.save(tmp_path / "whole")
     encoder.save(tmp_path / "half", dtype="bf16")
     sizes = [(tmp_path / name / "open_clip_model.safetensors").stat().st_size for name in ("whole", "half")]
@@ -88,8 +88,8 @@ def test_an_encoder_held_in_bf16_saves_under_the_same_fingerprint(model_director
     assert load(low.save(tmp_path / "saved"), precision="fp32").fingerprint == low.fingerprint
 
 
-def test_a_failed_save_leaves_nothing_and_keeps_the_older_one(model_directory, tmp_path, monkeypatch):
-    encoder = load(model_directory("vit"), precision="fp32")
+def test_a_failed_save_leaves_nothing_and_keeps_the_older_one(fresh, tmp_path, monkeypatch):
+    encoder = fresh("vit")
     encoder.save(tmp_path / "saved")
     before = (tmp_path / "saved" / "retroclip.json").read_bytes()
 
@@ -104,10 +104,10 @@ def test_a_failed_save_leaves_nothing_and_keeps_the_older_one(model_directory, t
     assert (tmp_path / "saved" / "retroclip.json").read_bytes() == before
 
 
-def test_saving_replaces_a_model_but_nothing_else(model_directory, tmp_path):
-    encoder = load(model_directory("vit"), precision="fp32")
+def test_saving_replaces_a_model_but_nothing_else(fresh, tmp_path):
+    encoder = fresh("vit")
     encoder.save(tmp_path / "saved")
-    load(model_directory("vit-quickgelu"), precision="fp32").save(tmp_path / "saved")
+    fresh("vit-quickgelu").save(tmp_path / "saved")
     assert json.loads((tmp_path / "saved" / "retroclip.json").read_text())["quick_gelu"] is True
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"precious")

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from retroclip.encoders import load
 from retroclip.encoders.texts import encode_tokens, text_lengths
 
 from .conftest import CONFIGS, TEXTS
@@ -18,8 +17,8 @@ def whole(encoder, texts):
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
-def test_any_batching_gives_the_whole_contexts_embeddings(kind, model_directory):
-    encoder = load(model_directory(kind), precision="fp32")
+def test_any_batching_gives_the_whole_contexts_embeddings(kind, fresh):
+    encoder = fresh(kind)
     texts = [*TEXTS, "", "dog " * 100, *reversed(TEXTS), "日本語 and naïve café"]
     for batch_size in (1, 3, 100):
         rows = encoder.encode_texts(texts, batch_size=batch_size)
@@ -27,8 +26,8 @@ def test_any_batching_gives_the_whole_contexts_embeddings(kind, model_directory)
 
 
 @pytest.mark.parametrize("kind", TRIMMED)
-def test_what_follows_a_text_isnt_computed(kind, model_directory):
-    encoder = load(model_directory(kind), precision="fp32")
+def test_what_follows_a_text_isnt_computed(kind, fresh):
+    encoder = fresh(kind)
     tokens = encoder.tokenizer(TEXTS)
     lengths = text_lengths(encoder.model, tokens)
     assert lengths.max() < tokens.shape[1]
@@ -43,23 +42,23 @@ def text_stack(model):
     return (model.text if hasattr(model, "text") else model).transformer.resblocks
 
 
-def test_lengths_end_at_the_end_of_text(model_directory):
-    encoder = load(model_directory("vit"), precision="fp32")
+def test_lengths_end_at_the_end_of_text(fresh):
+    encoder = fresh("vit")
     tokens = encoder.tokenizer(["a dog", "dog " * 100])
     assert text_lengths(encoder.model, tokens).tolist() == [4, tokens.shape[1]]
-    hf = load(model_directory("hf"), precision="fp32")
+    hf = fresh("hf")
     assert text_lengths(hf.model, hf.tokenizer(["a dog", "", "dog " * 100])).tolist() == [4, 2, 20]
 
 
-def test_a_tower_that_sees_its_padding_is_never_trimmed(model_directory):
-    encoder = load(model_directory("siglip"), precision="fp32")
+def test_a_tower_that_sees_its_padding_is_never_trimmed(fresh):
+    encoder = fresh("siglip")
     tokens = encoder.tokenizer(TEXTS)
     assert (text_lengths(encoder.model, tokens) == tokens.shape[1]).all()
 
 
-def test_dropping_a_token_too_many_would_show(model_directory):
+def test_dropping_a_token_too_many_would_show(fresh):
     """The lengths are the least that is exact: one column less changes the embedding."""
-    encoder = load(model_directory("vit"), precision="fp32")
+    encoder = fresh("vit")
     tokens = encoder.tokenizer(["a very small dog"])
     length = int(text_lengths(encoder.model, tokens)[0])
     with torch.no_grad():
@@ -67,8 +66,8 @@ def test_dropping_a_token_too_many_would_show(model_directory):
     assert (normalize(exact) * normalize(short)).sum() < 0.99
 
 
-def test_no_texts_and_one_text(model_directory):
-    encoder = load(model_directory("vit"), precision="fp32")
+def test_no_texts_and_one_text(fresh):
+    encoder = fresh("vit")
     assert encoder.encode_texts([]).shape == (0, 32)
     with pytest.raises(TypeError, match=r"\[text\]"):
         encoder.encode_texts("a dog")

@@ -62,8 +62,8 @@ def test_other_files_are_refused(name, tmp_path):
             read_weights(tmp_path / name)
 
 
-def test_misfits_name_the_first_tensors(model_directory):
-    model = load(model_directory("vit"), precision="fp32").model
+def test_misfits_name_the_first_tensors(fresh):
+    model = fresh("vit").model
     state = model.state_dict()
     with pytest.raises(ModelError, match=r"lacks ln_final.bias\b"):
         fit(model, {k: v for k, v in state.items() if k != "ln_final.bias"}, "it")
