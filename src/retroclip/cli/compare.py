@@ -38,13 +38,15 @@ def compare(
     out
         Folder for results.json and report.html; finished methods are kept there, so that a killed run goes on.
     """
+    pairs = [split_pair(text, "--also") for text in also or []]
+
     from retroclip.encoders import load
     from retroclip.evaluation import compare as compare_methods
     from retroclip.memory import Memory
     from retroclip.study import raise_if_all_failed, run_study, summary_line
     from retroclip.tasks import Task
 
-    others = [(Task.load(name), data) for name, data in (split_pair(text, "--also") for text in also or [])]
+    others = [(Task.load(name), data) for name, data in pairs]
     encoder, loaded, opened = load(model), Task.load(task), Memory.open(memory)
     chosen = matching_methods(split_words(methods)) if methods else None
     options: dict[str, Any] = {"methods": chosen, "seeds": range(seeds), "also": others, "where": where}

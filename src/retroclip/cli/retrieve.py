@@ -39,6 +39,7 @@ def retrieve(
         A data set whose near-duplicates are left out, such as the one to evaluate on.
     """
     threshold = clip_score(min_clip_score)
+
     from retroclip.memory import Memory
     from retroclip.pairs import load_labelled
     from retroclip.retrieval import retrieve as retrieve_pairs

@@ -27,6 +27,7 @@ def train(
         Where the model goes. Default: as the recipe says.
     """
     overrides = parse_settings(settings)
+
     from retroclip.training.pretrain import run_recipe
 
     run_recipe(recipe, overrides, out=out)
