@@ -148,6 +148,20 @@ def test_labels_become_captions_only_on_request(tmp_path, encoder, stub):
     assert memory.take([0, 1], ["caption"])["caption"].to_pylist() == ["a photo of a sea horse.", "own words"]
 
 
+def test_pairs_of_two_folders_do_not_hide_each_other(tmp_path, encoder, stub, pairs):
+    for name, seed in (("a", 1), ("b", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "photo.png").write_bytes(stub.photo(seed))
+    memory = Memory.create(tmp_path / "m", encoder, [tmp_path / "a", str(tmp_path / "b"), pairs[:2]])
+    assert memory.take(memory.ids(), ["image"])["image"].to_pylist() == [
+        stub.photo(1),
+        stub.photo(2),
+        pairs[0].image,
+        pairs[1].image,
+    ]
+    assert memory.info()["creation"]["sources"] == [str(tmp_path / "a"), str(tmp_path / "b"), "<2 pairs>"]
+
+
 def test_without_images(tmp_path, encoder, pairs):
     memory = Memory.create(tmp_path / "m", encoder, pairs, store_images=False)
     assert memory.take([0], ["image"])["image"].to_pylist() == [None]

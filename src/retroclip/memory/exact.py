@@ -44,7 +44,7 @@ def exact_search(
 
 
 def block_topk(scores: torch.Tensor, k: int, block: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
-    """`scores.topk(k)` along the columns of (n, m), several times faster when m is much larger than k.
+    """`scores.topk(k)` along the columns of (n, m), about twice as fast when m is much larger than k.
 
     The k largest values lie in the k blocks of columns with the largest maxima, and maxima are cheap: only those
     blocks are sorted. Values and column indices (n, k), best first.

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +52,21 @@ class _Item:
 
 
 def read_sources(sources: Any, where: str | None = None) -> Iterator[Pair | Rejected]:
-    """All pairs of the sources in order: a path, an iterable of pairs, or a sequence of such things, mixed at will."""
+    """All pairs of the sources in order: a path, an iterable of pairs, or a sequence of such things, mixed at will.
+
+    Paths that follow each other are read together, so that pairs of two folders get different keys.
+    """
     if isinstance(sources, (str, Path)):
         yield from read_pairs(sources, where=where)
     elif isinstance(sources, (Pair, Rejected)):
         yield sources
     else:
-        for source in sources:
-            yield from read_sources(source, where)
+        for are_paths, group in groupby(sources, lambda source: isinstance(source, (str, Path))):
+            if are_paths:
+                yield from read_pairs(list(group), where=where)
+            else:
+                for source in group:
+                    yield from read_sources(source, where)
 
 
 def describe_sources(sources: Any) -> list[str]:
