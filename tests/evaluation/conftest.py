@@ -104,11 +104,6 @@ def make_memory():
 
 
 @pytest.fixture
-def make_image():
-    return vector_image
-
-
-@pytest.fixture
 def task():
     return Task("shapes", classes=CLASSES, templates=["a photo of a {}."])
 

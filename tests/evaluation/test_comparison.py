@@ -10,7 +10,7 @@ from retroclip import methods as registry
 from retroclip.classifiers import LinearClassifier, zero_shot
 from retroclip.errors import MemoryStoreError, RetroclipError, TaskError
 from retroclip.evaluation import compare, evaluate, load_samples, save_results
-from retroclip.evaluation.comparison import evaluate_method, prepare_context
+from retroclip.evaluation.comparison import prepare_context
 from retroclip.fusion import MemoryEncoder, build_fusion
 from retroclip.pairs import LabelledSet
 from retroclip.tasks import Task
@@ -178,13 +178,7 @@ def test_an_encoder_that_consults_the_memory_refines_the_shared_embeddings(toy_m
     assert mean.value == alone.value
 
 
-def test_one_method_alone(toy_methods, encoder, task, dataset, memory):
-    alone = evaluate_method(encoder, task, dataset, "noisy", memory=memory, seed=1)
-    table = compare(encoder, task, dataset, memory, methods=["noisy"], seeds=[1])
-    assert alone.value == table[1].value
-    assert (alone.method, alone.seed, alone.gain) == ("noisy", 1, None)
-    assert evaluate_method(encoder, task, dataset).value == table[0].value
-    with pytest.raises(RetroclipError, match="needs a memory"):
-        evaluate_method(encoder, task, dataset, "noisy")
-    with pytest.raises(TaskError, match="leave the method out"):
-        evaluate_method(encoder, "image-text-retrieval", dataset, "noisy")
+def test_a_method_that_needs_a_memory_says_so(toy_methods, encoder, task, dataset):
+    rows = compare(encoder, task, dataset, None, methods=["noisy"])
+    assert rows[0].value == evaluate(encoder, task, dataset).value
+    assert rows[1].error == "method 'noisy' needs a memory: name one with --memory"

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from PIL import Image
 
 from retroclip.evaluation.result import Forgetting
-from retroclip.report import Example, MemorySummary, Report, RetrievedClass, ShownPair, render, write_html, write_report
+from retroclip.report import Example, MemorySummary, Report, RetrievedClass, ShownPair, render, write_report
 from retroclip.report.evidence import SourceSummary
 from retroclip.report.html import axis_of, bar_of, make_section, thumbnail
 
@@ -92,7 +92,7 @@ def test_page_says_what_the_issue_asks_for(results):
 
 
 def test_results_alone_make_a_page(results, tmp_path):
-    path = write_html(results[:1], tmp_path / "deep" / "r.html", title="Mine")
+    path = write_report(Report(results=results[:1], title="Mine"), tmp_path / "deep" / "r.html")
     assert "<h1>Mine</h1>" in path.read_text()
     assert [item.name for item in path.parent.iterdir()] == ["r.html"]
     write_report(Report(results=results[3:]), path)

@@ -5,7 +5,7 @@ import io
 
 from rich.console import Console
 
-from retroclip.report import csv_table, group, markdown_table, print_comparison, print_result, rich_table
+from retroclip.report import csv_table, group, markdown_table, rich_table
 from retroclip.report.tables import count, duration, interval_of, percent, points
 
 
@@ -62,13 +62,12 @@ def test_groups_keep_what_belongs_together(results, make_result):
     ]
 
 
-def test_printing(results, make_result, capsys):
-    console = Console(file=io.StringIO(), width=160)
-    print_comparison([*results, make_result("zero-shot", 0.3, memory="half-wrong")], console)
-    assert console.file.getvalue().count("zero-shot") >= 2
-    console = Console(file=io.StringIO(), width=160)
-    print_result(make_result("zero-shot", 0.5, metrics={"top5": 0.9}, dataset="[odd]", split="all"), console)
-    text = console.file.getvalue()
-    assert "zero-shot: mean-per-class 50.0 % (95 %: 47.0–53.0)" in text
-    assert "top5 90.0" in text
-    assert "pets on [odd] ·" in text
+def test_retrieval_shows_every_recall_and_no_gain(make_result):
+    recalls = {"i2t-recall@1": 0.2, "i2t-recall@10": 0.5, "t2i-recall@1": 0.18}
+    result = make_result(
+        "zero-shot", 0.2, task="image-text-retrieval", metric="i2t-recall@1", top1=None, metrics=recalls, memory=None
+    )
+    text = markdown_table([result])
+    assert "| method | i2t-recall@1 | 95 % | i2t-recall@10 | t2i-recall@1 | seconds" in text
+    assert "| zero-shot | 20.0 | 17.0–23.0 | 50.0 | 18.0 |" in text
+    assert "gain" not in text.casefold()

@@ -2,7 +2,7 @@
 
 from retroclip.evaluation.bootstrap import bootstrap_interval, paired_gain
 from retroclip.evaluation.classification import evaluate
-from retroclip.evaluation.comparison import compare, evaluate_method, prepare_context
+from retroclip.evaluation.comparison import compare, prepare_context
 from retroclip.evaluation.image_text import TASK_NAME as IMAGE_TEXT_RETRIEVAL
 from retroclip.evaluation.image_text import evaluate_retrieval, retrieval_metrics
 from retroclip.evaluation.outcome import Outcome
@@ -18,7 +18,6 @@ __all__ = [
     "bootstrap_interval",
     "compare",
     "evaluate",
-    "evaluate_method",
     "evaluate_retrieval",
     "load_results",
     "load_samples",

@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retroclip.errors import RetroclipError, TaskError
+from retroclip.errors import RetroclipError
 from retroclip.evaluation.bootstrap import RESAMPLES, paired_gain
 from retroclip.evaluation.classification import answer, as_task, summarise
-from retroclip.evaluation.image_text import TASK_NAME, evaluate_retrieval
 from retroclip.evaluation.leakage import NEAR, near_duplicates, without
 from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.result import Forgetting, Result
 from retroclip.evaluation.runs import OnModel, Run, RunCache, run_method
 from retroclip.evaluation.samples import Samples, load_samples
-from retroclip.pairs import LabelledSet
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
     from retroclip.memory import Memory
     from retroclip.methods import Method, MethodContext
+    from retroclip.pairs import LabelledSet
     from retroclip.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -77,41 +76,6 @@ def compare(
         if on_result is not None:
             on_result(result)
     return results
-
-
-def evaluate_method(
-    encoder: "Encoder",
-    task: "Task | str | Path",
-    dataset: "LabelledSet | Samples | str | Path",
-    method: str = BASE,
-    *,
-    memory: "Memory | None" = None,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    where: str | None = None,
-    seed: int = 0,
-    near_threshold: float = NEAR,
-    resamples: int = RESAMPLES,
-    progress: bool = False,
-) -> Result:
-    """Evaluate one registered method, without zero-shot beside it; the task may be `image-text-retrieval`.
-
-    Raises what `compare` does, and what the method itself raises.
-    """
-    from retroclip.methods import get_method
-
-    if task == TASK_NAME:
-        if method != BASE:
-            raise TaskError(f"{TASK_NAME} has no classes for method {method!r} to work on: leave the method out")
-        if isinstance(dataset, LabelledSet | Samples):
-            raise TaskError(f"{TASK_NAME} needs a source of images with captions, not labelled images")
-        return evaluate_retrieval(encoder, dataset, where=where, resamples=resamples, progress=progress)
-    chosen, task = get_method(method), as_task(task)
-    samples = load_samples(task, dataset, where=where)
-    samples.embed_base(encoder, progress=progress)
-    context = prepare_context(encoder, task, samples, memory, options=options, near_threshold=near_threshold)
-    run = run_method(chosen, context.for_run(seed), samples)
-    result = summarise(encoder, task, samples, [run.outcome], method=method, resamples=resamples)
-    return _with_costs(result, chosen, context, [run], [seed])
 
 
 def method_names(methods: Sequence[str] | None) -> list[str]:

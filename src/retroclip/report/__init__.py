@@ -10,9 +10,8 @@ from retroclip.report.evidence import (
     spread,
     summarise_memory,
 )
-from retroclip.report.html import Report, render, write_html, write_report
+from retroclip.report.html import Report, render, write_report
 from retroclip.report.tables import csv_table, group, markdown_table, rich_table
-from retroclip.report.terminal import print_comparison, print_result
 
 __all__ = [
     "Example",
@@ -25,12 +24,9 @@ __all__ = [
     "csv_table",
     "group",
     "markdown_table",
-    "print_comparison",
-    "print_result",
     "render",
     "rich_table",
     "spread",
     "summarise_memory",
-    "write_html",
     "write_report",
 ]

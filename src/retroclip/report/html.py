@@ -77,6 +77,8 @@ def render(report: Report) -> str:
         "caption": tables.caption,
         "footnotes": tables.footnotes,
         "circumstances": circumstances,
+        "side_metrics": tables.side_metrics,
+        "side_value": tables.side_value,
     }
     sections = [make_section(results) for results in tables.group(report.results)]
     return environment.get_template("report.html").render(report=report, sections=sections)
@@ -90,11 +92,6 @@ def write_report(report: Report, path: str | Path) -> Path:
     unfinished.write_text(render(report), encoding="utf-8")
     os.replace(unfinished, path)
     return path
-
-
-def write_html(results: Sequence[Result], path: str | Path, *, title: str = Report.title) -> Path:
-    """Write the report of results alone, as read from files: tables and plots, no images."""
-    return write_report(Report(results, title=title), path)
 
 
 def make_section(results: Sequence[Result]) -> Section:

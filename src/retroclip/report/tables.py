@@ -91,9 +91,24 @@ def caption(results: Sequence[Result]) -> str:
     return " · ".join(parts)
 
 
+def side_metrics(results: Sequence[Result]) -> list[str]:
+    """The metrics that stand beside the task's own: top-1 for classification, the other recalls for retrieval."""
+    first = next((r for r in results if r.error is None), results[0])
+    if first.top1 is None:
+        return [name for name in first.metrics if name != first.metric]
+    return [] if first.metric == "top1" else ["top1"]
+
+
+def side_value(result: Result, name: str) -> float | None:
+    """The value of a metric beside the task's own."""
+    return result.top1 if name == "top1" else result.metrics.get(name)
+
+
 def footnotes(results: Sequence[Result]) -> list[str]:
     """What a reader must know beside the figures."""
-    notes = ["Intervals: 95 %, bootstrap over the images; gains over zero-shot are paired, in percentage points."]
+    notes = ["Intervals: 95 %, bootstrap over the images."]
+    if any(r.gain is not None for r in results):
+        notes.append("Gains are over zero-shot, in percentage points, their intervals paired.")
     first = results[0]
     if first.excluded_near_duplicates is not None:
         notes.append(
@@ -112,18 +127,18 @@ def _templates(templates: Sequence[str]) -> str:
 
 
 def _columns(results: Sequence[Result]) -> list[str]:
-    metric = results[0].metric
-    side = ["top1"] if metric != "top1" and any(r.top1 is not None for r in results) else []
-    return ["method", metric, "95 %", *side, "gain", "95 % of gain", "seconds (fit + predict)", "trained"]
+    gains = ["gain", "95 % of gain"] if any(r.gain is not None for r in results) else []
+    columns = ["method", results[0].metric, "95 %", *side_metrics(results), *gains]
+    return [*columns, "seconds (fit + predict)", "trained"]
 
 
-def _cells(result: Result, columns: Sequence[str]) -> list[str]:
+def _cells(result: Result, columns: Sequence[str], side: Sequence[str]) -> list[str]:
     if result.error is not None:
         return [result.method, "failed", *[""] * (len(columns) - 2)]
     cells = [result.method, with_deviation(result), interval_of(result.interval)]
-    if "top1" in columns[2:]:
-        cells.append(percent(result.top1))
-    cells += [points(result.gain), interval_of(result.gain_interval, signed=True) if result.gain_interval else "–"]
+    cells += [percent(side_value(result, name)) for name in side]
+    if "gain" in columns:
+        cells += [points(result.gain), interval_of(result.gain_interval, signed=True)]
     cells += [f"{duration(result.fit_seconds)} + {duration(result.predict_seconds)}", count(result.trained_parameters)]
     return cells
 
@@ -138,7 +153,7 @@ def rich_table(results: Sequence[Result]) -> Table:
     best = max((r.value for r in results if r.value is not None), default=None)
     for result in results:
         style = "bold" if result.value is not None and result.value == best else "red" if result.error else None
-        table.add_row(*map(_plain, _cells(result, columns)), style=style)
+        table.add_row(*map(_plain, _cells(result, columns, side_metrics(results))), style=style)
     return table
 
 
@@ -152,7 +167,7 @@ def markdown_table(results: Sequence[Result]) -> str:
     """One group of results as Markdown, with its circumstances above and its notes below."""
     columns = _columns(results)
     lines = [_md(caption(results)), "", _md_row(columns), _md_row(["---", *["---:"] * (len(columns) - 1)])]
-    lines += [_md_row(_cells(result, columns)) for result in results]
+    lines += [_md_row(_cells(result, columns, side_metrics(results))) for result in results]
     failures = [f"{r.method} failed: {r.error}" for r in results if r.error is not None]
     return "\n".join([*lines, "", *[f"{_md(note)}  " for note in [*footnotes(results), *failures]]]) + "\n"
 
