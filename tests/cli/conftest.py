@@ -1,6 +1,7 @@
 """A way to call the command line in this process, and a folder of pictures with captions."""
 
 import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,10 +47,8 @@ def model(tiny_model) -> Path:
     return tiny_model(0)
 
 
-@pytest.fixture
-def photos(tmp_path, make_encoded) -> Path:
+def pictures(folder: Path, make_encoded: Callable[..., bytes]) -> Path:
     """20 pictures with captions that name a cat or a dog."""
-    folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(20):
         (folder / f"{number:02}.jpg").write_bytes(make_encoded(number))
@@ -58,7 +57,21 @@ def photos(tmp_path, make_encoded) -> Path:
 
 
 @pytest.fixture
-def memory(run, model, photos) -> Path:
-    """A memory of these pictures."""
-    assert run(f"memory create mem photos --model {model}").status == 0
-    return photos.parent / "mem"
+def photos(tmp_path, make_encoded) -> Path:
+    """Those pictures in the temporary folder."""
+    return pictures(tmp_path / "photos", make_encoded)
+
+
+@pytest.fixture(scope="session")
+def made_memory(tmp_path_factory, tiny_model, make_encoded) -> Path:
+    """A memory of the pictures in `photos`, made once."""
+    folder = tmp_path_factory.mktemp("made")
+    source, model = pictures(folder / "photos", make_encoded), tiny_model(0)
+    assert main(["memory", "create", str(folder / "mem"), str(source), "--model", str(model)]) == 0
+    return folder / "mem"
+
+
+@pytest.fixture
+def memory(photos, made_memory) -> Path:
+    """A copy of it beside the pictures, as `mem`."""
+    return Path(shutil.copytree(made_memory, photos.parent / "mem"))

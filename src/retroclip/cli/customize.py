@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from retroclip.cli.checkpoints import resumable
 from retroclip.cli.options import ModelReference
-from retroclip.cli.terminal import say
+from retroclip.cli.terminal import say, training_shown
 
 Tuning = Literal["gated-image", "locked-text", "locked-image", "full", "gated-text", "gated-both"]
 
@@ -40,6 +41,9 @@ def customize(
 
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     options = {name: value for name, value in given.items() if value is not None}
-    encoder = tune(load(model), Retrieved.load(retrieved), tuning=tuning, seed=seed, **options)
-    encoder.save(out)
+    base, found = load(model), Retrieved.load(retrieved)
+    settings = {**options, "tuning": tuning, "seed": seed, "model": base.fingerprint, "pairs": found.provenance}
+    with resumable(out, **settings) as checkpoint, training_shown(f"{tuning}: {len(found)} pairs") as on_log:
+        encoder = tune(base, found, tuning=tuning, seed=seed, checkpoint=checkpoint, on_log=on_log, **options)
+        encoder.save(out)
     say(f"{out}: {encoder.name}")

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from retroclip.cli.checkpoints import resumable
 from retroclip.cli.options import ModelReference
-from retroclip.cli.terminal import say
+from retroclip.cli.terminal import say, training_shown
 
 
 def fuse(
@@ -35,7 +36,10 @@ def fuse(
     from retroclip.memory import Memory
     from retroclip.training import fuse as train_fusion
 
-    options: dict[str, Any] = {"train": train} if train else {}
-    encoder = train_fusion(load(model), Memory.open(memory), kind=kind, k=k, seed=seed, **options)
-    encoder.save(out)
+    base, consulted = load(model), Memory.open(memory)
+    options: dict[str, Any] = {"kind": kind, "k": k, "seed": seed, "train": train or None}
+    versions = {"model": base.fingerprint, "memory": str(memory.resolve()), "version": consulted.version}
+    with resumable(out, **options, **versions) as checkpoint, training_shown(f"{kind}: {memory}") as on_log:
+        encoder = train_fusion(base, consulted, checkpoint=checkpoint, on_log=on_log, **options)
+        encoder.save(out)
     say(f"{out}: {encoder.name}")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from retroclip.cli.failures import WrongUsageError
-from retroclip.cli.options import split_words
+from retroclip.cli.options import Where, split_words
 from retroclip.cli.terminal import print_facts
 
 
@@ -18,6 +18,7 @@ def retrieve(
     out: Path,
     search: str = "t2t,t2i",
     k: Annotated[int, Parameter(name=["-k", "--k"], help="Pairs per class, template and search mode.")] = 50,
+    where: Where = None,
     min_clip_score: str | None = None,
     exclude_near: str | None = None,
 ) -> None:
@@ -50,6 +51,7 @@ def retrieve(
         Task.load(task),
         search=split_words(search),
         k=k,
+        where=where,
         min_clip_score=threshold,
         exclude_near=load_labelled(exclude_near) if exclude_near else None,
     )

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -67,3 +68,15 @@ def print_facts(title: str, facts: Mapping[str, Any]) -> None:
 def is_interactive() -> bool:
     """Whether progress bars make sense: somebody looks at stderr."""
     return sys.stderr.isatty()
+
+
+@contextmanager
+def training_shown(label: str) -> Iterator[Callable[[dict[str, float]], None]]:
+    """A line on the terminal that follows a training; the function inside takes the rows of its history."""
+    with Console(stderr=True).status(escape(label)) as status:
+
+        def show(row: dict[str, float]) -> None:
+            rate = row["step"] / row["seconds"] if row["seconds"] else 0.0
+            status.update(f"{escape(label)}, step {row['step']:.0f}, loss {row['loss']:.3f}, {rate:.1f} steps/s")
+
+        yield show

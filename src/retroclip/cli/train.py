@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from retroclip.cli.failures import WrongUsageError
+from retroclip.cli.terminal import say
 
 POWER_OF_TEN = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # YAML 1.1 takes 1e-3 for a text
 
@@ -30,7 +31,7 @@ def train(
 
     from retroclip.training.pretrain import run_recipe
 
-    run_recipe(recipe, overrides, out=out)
+    run_recipe(recipe, overrides, out=out, on_progress=say)
 
 
 def parse_settings(tokens: tuple[str, ...]) -> dict[str, Any]:
