@@ -39,9 +39,9 @@ class _Shared:
 class MethodContext:
     """What a method may use.
 
-    `memory` is already without the pairs listed in `excluded_ids` (near-duplicates of evaluation images). `options`
-    maps a method's name to keyword arguments of the function beneath it, and `retrieve` to those of
-    `retrieval.retrieve`.
+    `memory` is already without the pairs listed in `excluded_ids` (near-duplicates of evaluation images: cosine over
+    `near_threshold`). `options` maps a method's name to keyword arguments of the function beneath it, and `retrieve`
+    to those of `retrieval.retrieve`.
     """
 
     encoder: "Encoder"
@@ -50,6 +50,7 @@ class MethodContext:
     seed: int = 0
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     excluded_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    near_threshold: float | None = None
     used_retrieved: bool = False
     _shared: _Shared = field(default_factory=_Shared, repr=False)
 

@@ -11,6 +11,7 @@ def make(method, value, **given):
         "task": "pets", "dataset": "pets", "split": "val", "n": 200, "model": "builtin", "metric": "mean-per-class",
         "interval": (value - 0.03, value + 0.03), "top1": value + 0.01, "per_class": {"cat": value, "dog": value / 2},
         "templates": ["a photo of a {}."], "memory": "mem", "memory_pairs": 5000, "excluded_near_duplicates": 12,
+        "near_threshold": 0.95,
         "fingerprint": "abc123", "data_hash": "feed", "fit_seconds": 3.0, "predict_seconds": 1.5,
     }  # fmt: skip
     return Result(method=method, value=value, **defaults | given)

@@ -109,7 +109,14 @@ def prepare_context(
     memory.check_encoder(encoder)
     excluded = near_duplicates(memory, samples.embed_base(encoder), threshold=near_threshold)
     visible = without(memory, excluded)
-    return MethodContext(encoder=encoder, memory=visible, task=task, options=given, excluded_ids=excluded)
+    return MethodContext(
+        encoder=encoder,
+        memory=visible,
+        task=task,
+        options=given,
+        excluded_ids=excluded,
+        near_threshold=near_threshold,
+    )
 
 
 def circumstances(
@@ -193,6 +200,7 @@ def _with_costs(
             "memory": None if memory is None else f"{Path(str(getattr(memory, 'path', ''))).name}",
             "memory_pairs": None if memory is None else len(memory) + len(context.excluded_ids),
             "excluded_near_duplicates": None if memory is None else len(context.excluded_ids),
+            "near_threshold": context.near_threshold,
             "options": context.options_for(method.name),
         }
     )

@@ -83,6 +83,7 @@ class Result(BaseModel):
     memory: str | None = None
     memory_pairs: int | None = None
     excluded_near_duplicates: int | None = None
+    near_threshold: float | None = None
     forgetting: list[Forgetting] = []
     history: list[dict[str, float]] = []
     options: dict[str, Any] = {}
