@@ -1,6 +1,7 @@
 """The `retroclip` command: its verbs, and what becomes of a failure."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -83,5 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
+        if arguments is None:
+            # The process ends now; an impatient second Ctrl-C would only print what Python was doing meanwhile.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         print(f"retroclip: {explain(error)}", file=sys.stderr)
         return FAILED
