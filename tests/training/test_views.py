@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from retroclip.errors import BadImageError
+from retroclip.training import views
+from retroclip.training.views import View, augmented, cache_views
+
+
+def test_view_nought_is_the_image_and_others_are_drawn_once_for_all(make_pairs):
+    images = [pair.image for pair in make_pairs(2)]
+    assert View(images, 0)[3] is images[3]
+    first, again = View(images, 1)[3], View(images, 1)[3]
+    assert np.array_equal(np.asarray(first), np.asarray(again))
+    others = [View(images, 2)[3], View(images, 1, seed=9)[3]]
+    assert not any(np.array_equal(np.asarray(first), np.asarray(other)) for other in others)
+
+
+def test_an_augmented_image_is_square_and_holds_the_share_asked_for():
+    half = Image.new("RGB", (80, 80), (0, 0, 0))
+    half.paste((200, 200, 200), (40, 0, 80, 80))
+    for seed in range(20):
+        view = augmented(half, np.random.default_rng(seed), scale=(0.9, 1.0))
+        bright = (np.asarray(view).mean(axis=2) > 50).mean()
+        assert view.width == view.height and 0.35 < bright < 0.65
+    assert augmented(Image.new("RGB", (1, 300)), np.random.default_rng(0)).size[0] >= 1
+
+
+def test_every_stage_gives_the_embedding_in_the_end(encoder, make_pairs):
+    images = [pair.image for pair in make_pairs(2)]
+    pixels = cache_views(encoder, images, stage="pixels")[0]
+    embedded = cache_views(encoder, images, stage="embedding")[0]
+    torch.testing.assert_close(encoder.encode_images(pixels.float()), embedded.float(), atol=3e-3, rtol=0)
+    assert pixels.shape == (6, 3, 32, 32) and embedded.dtype == torch.float16
+
+
+def test_a_large_cache_lies_in_a_file_and_holds_the_same(encoder, make_pairs, monkeypatch):
+    images = [pair.image for pair in make_pairs(2)]
+    small = cache_views(encoder, images, stage="tokens", start=1, views=1)
+    monkeypatch.setattr(views, "IN_MEMORY", 0)
+    torch.testing.assert_close(cache_views(encoder, images, stage="tokens", start=1, views=1), small)
+
+
+def test_an_image_that_cannot_be_decoded_is_named(encoder, make_pairs):
+    images = [make_pairs(1)[0].image, b"not an image"]
+    with pytest.raises(BadImageError, match="image 1"):
+        cache_views(encoder, images, stage="embedding")
