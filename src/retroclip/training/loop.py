@@ -75,8 +75,8 @@ def fit(
     `batches(epoch)` gives one epoch and depends on nothing but `epoch`. `after_step` runs after each update, to clamp
     a temperature, say. `lr_scale(name)`: see `parameter_groups`.
 
-    With `checkpoint` (a folder), the state is written there every `save_every` steps, under a temporary name first,
-    and a killed run goes on from it with the result of an undisturbed one. Starts under `torchrun` or
+    With `checkpoint` (a folder), the state is written there every `save_every` steps and at the end, under a temporary
+    name first, and a killed run goes on from it with the result of an undisturbed one. Starts under `torchrun` or
     `accelerate launch` as it is. Raises FloatingPointError when the loss is not finite, ValueError without a batch.
     """
     set_seed(seed)
@@ -120,7 +120,7 @@ def fit(
                 history.rows.append(row)
                 if on_log is not None:
                     on_log(row)
-            if checkpoint is not None and step % save_every == 0 and step < steps:
+            if checkpoint is not None and (step % save_every == 0 or step == steps):
                 progress = {"step": step, "epoch": epoch, "skip": skip, "seconds": time.perf_counter() - start}
                 _save(accelerator, checkpoint, {**progress, "rows": history.rows})
             if step == steps:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from retroclip.tasks.wordnet import Synset, parse_noun
-from retroclip.training.hierarchy import Hierarchy
+from retroclip.training.builtin.hierarchy import Hierarchy
 
 SYNSETS = {
     s.id: s

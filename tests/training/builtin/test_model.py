@@ -7,8 +7,8 @@ from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import Whitespace
 
 from retroclip.errors import SourceError
-from retroclip.training.builtin_model import prune_vocabulary, warm_start_file
-from retroclip.training.features import centre_box, random_box
+from retroclip.training.builtin.features import centre_box, random_box
+from retroclip.training.builtin.model import prune_vocabulary, warm_start_file
 
 WORDS = ["[PAD]", "[unused0]", "[UNK]", "d", "o", "g", "##o", "##g", "the", "dog", "cat", "zebra", "##a"]
 

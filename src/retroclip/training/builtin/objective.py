@@ -1,0 +1,70 @@
+"""What the builtin is trained to do: tell captions, labels and a teacher's classes apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.layers import PatchDropout
+from torch import Tensor, nn
+
+from retroclip.training.losses import classification_loss, clip_loss
+
+
+class Objective(nn.Module):
+    """The trained parts of the model and the three terms. `batch` is a dict as `Batches` makes it."""
+
+    def __init__(self, model: nn.Module, frozen_text_layers: int, distil_weight: float, patch_drop: float):
+        super().__init__()
+        self.distil_weight = distil_weight
+        self.bank: Tensor | None = None
+        self.drop = PatchDropout(patch_drop, num_prefix_tokens=0)
+        trunk = model.visual.trunk
+        self.frozen = (trunk.patch_embed.backbone.net, model)  # in a tuple: neither trained nor checkpointed
+        self.project, self.position = trunk.patch_embed.proj, trunk.pos_embed
+        self.blocks, self.norm, self.head = trunk.blocks, trunk.fc_norm, model.visual.head
+        self.text = model.text
+        self.logit_scale = model.logit_scale
+        self.class_scale = nn.Parameter(torch.tensor(np.log(20.0), dtype=torch.float32))
+        bert = model.text.transformer
+        for module in (bert.embeddings, *bert.encoder.layer[:frozen_text_layers]):
+            module.requires_grad_(False)
+
+    def encode_maps(self, maps: Tensor) -> Tensor:
+        """Maps (B, 352, 5, 5) of the stem → unit-norm image embeddings (B, d)."""
+        net = self.frozen[0]
+        with torch.no_grad():
+            maps = net.bn2(net.conv_head(maps))
+        tokens = self.drop(self.project(maps).flatten(2).transpose(1, 2) + self.position)
+        return F.normalize(self.head(self.norm(self.blocks(tokens).mean(1))), dim=-1)
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        images = self.encode_maps(batch["maps"])
+        scale, class_scale = self.logit_scale.exp(), self.class_scale.exp()
+        values: dict[str, Tensor] = {}
+        captions = F.normalize(self.text(batch["captions"]), dim=-1)
+        values["caption"] = clip_loss(images[batch["captioned"]], captions, scale)
+        if "labels" in batch:
+            names = F.normalize(self.text(batch["names"]), dim=-1)
+            values["label"] = classification_loss(images[batch["labelled"]], names, batch["labels"], class_scale)
+        nodes = F.normalize(self.text(batch["nodes"]), dim=-1)
+        logits = class_scale * images[batch["distilled"]] @ nodes.T
+        values["distil"] = soft_cross_entropy(logits, batch["node_probabilities"])
+        if self.bank is not None:
+            # All 1000 classes at once; their texts are constants between two refreshes, for speed.
+            values["bank"] = soft_cross_entropy(class_scale * images[batch["distilled"]] @ self.bank.T, batch["leaves"])
+        loss = values["caption"] + self.distil_weight * values["distil"]
+        loss = loss + sum((values[name] for name in ("label", "bank") if name in values), torch.zeros(()))
+        return {"loss": loss, "logit_scale": scale, **values}
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        self.logit_scale.clamp_(0, np.log(100))
+        self.class_scale.clamp_(0, np.log(100))
+
+
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """KL(target ‖ softmax(logits)), mean over rows (B, K): the cross-entropy less the teacher's own entropy."""
+    return (torch.xlogy(target, target) - target * logits.log_softmax(-1)).sum(-1).mean()
