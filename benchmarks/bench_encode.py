@@ -1,7 +1,7 @@
 """Images and texts a second of the builtin, decoding included, beside plain open_clip: make bench
 
 Both see the same JPEGs (the samples') and the same captions, in the same process, one after the other, best of three.
-The peer is what open_clip's README shows: one image after the other preprocessed, batches in fp32, texts at full length.
+The peer is open_clip as its README shows it: one image preprocessed after the other, fp32, texts at full length.
 """
 
 from __future__ import annotations
