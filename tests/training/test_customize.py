@@ -9,7 +9,9 @@ from retroclip.classifiers import zero_shot
 from retroclip.encoders import gate_parameters, load
 from retroclip.errors import RetroclipError
 from retroclip.training import customize
-from retroclip.training.customize import prepare
+from retroclip.training.customize import Contrast, Terms
+from retroclip.training.examples import prepare
+from retroclip.training.losses import class_aware_loss
 from retroclip.training.tuning import TUNINGS, Towers
 
 QUICK = {"epochs": 30, "batch_size": 12, "views": 1, "gates": 2}
@@ -72,11 +74,11 @@ def test_an_epoch_is_shuffled_complete_and_the_same_every_time(encoder, retrieve
     examples = prepare(Towers(encoder, TUNINGS["gated-image"], gates=2), retrieved, views=1, seed=0)
     epoch = examples.batches(10, seed=3)
     first, again, second = list(epoch(0)), list(epoch(0)), list(epoch(1))
-    sizes = [len(batch["label"]) for batch in first]
+    sizes = [len(batch["labels"]) for batch in first]
     assert sum(sizes) == len(retrieved) and max(sizes) - min(sizes) <= 1 and max(sizes) <= 10
     for one, other in zip(first, again, strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
-    assert not torch.equal(torch.cat([b["label"] for b in first]), torch.cat([b["label"] for b in second]))
+    assert not torch.equal(torch.cat([b["base"] for b in first]), torch.cat([b["base"] for b in second]))
 
 
 def test_saved_and_loaded(encoder, retrieved, held_out, tmp_path):
@@ -140,6 +142,42 @@ def test_pairs_without_caption_are_left_out(encoder, retrieved):
     assert len(examples) == len(retrieved) - 1
 
 
+def test_the_default_loss_is_the_class_aware_one(encoder, retrieved):
+    towers = Towers(encoder, TUNINGS["gated-image"], gates=2)
+    examples = prepare(towers, retrieved)
+    batch = next(examples.batches(24, seed=0)(0))
+    u, v = towers.image(batch["images"]), towers.text(batch["texts"])
+    expected = class_aware_loss(u, v, batch["labels"], towers.scale())
+    torch.testing.assert_close(Contrast(towers, examples.prompts, Terms())(batch)["loss"], expected)
+
+
+@pytest.mark.parametrize("tuning", ["gated-image", "full"])
+def test_every_term_learns_with_wrong_captions_about(encoder, retrieved, task, held_out, tuning):
+    retrieved.captions = [own if row % 3 else ("the blue square",) for row, own in enumerate(retrieved.captions)]
+    options = QUICK | {"positives": "named", "class_texts": 1.0, "distillation": 0.5, "cleaned": True, "others": 1.0}
+    custom = customize(encoder, retrieved, tuning=tuning, lr=2e-2 if "gated" in tuning else 2e-3, **options)
+    assert {"contrast", "classes", "kept"} <= set(custom.history.rows[-1])
+    assert custom.history["loss"][-1] < custom.history["loss"][0]
+
+
+def test_others_are_kept_in_proportion(encoder, retrieved):
+    retrieved.captions = [own if row < 4 else ("grass",) for row, own in enumerate(retrieved.captions)]
+    towers = Towers(encoder, TUNINGS["gated-image"], gates=2)
+    examples = prepare(towers, retrieved, others=1.5)
+    assert (examples.named >= 0).sum() == 4 and len(examples) == 10
+    assert len(prepare(towers, retrieved)) == len(retrieved)
+
+
+def test_pairs_of_another_models_memory_are_embedded_anew(encoder, retrieved):
+    other = encoder.copy()
+    with torch.no_grad():
+        other.model.visual.proj.mul_(torch.linspace(0.5, 1.5, 32))
+    examples = prepare(Towers(other, TUNINGS["gated-image"], gates=2), retrieved)
+    torch.testing.assert_close(examples.base, other.encode_images(retrieved.images))
+
+
 def test_an_unknown_tuning_names_the_known_ones(encoder, retrieved):
     with pytest.raises(RetroclipError, match="choose one of gated-image, locked-text"):
         customize(encoder, retrieved, tuning="gated")
+    with pytest.raises(RetroclipError, match="choose one of class, named, caption"):
+        customize(encoder, retrieved, positives="labels")

@@ -121,3 +121,6 @@ def test_distillation_is_nought_for_the_teacher_itself_and_positive_otherwise():
     p, q = (SCALE * V @ texts.T).softmax(1), (SCALE * U @ texts.T).softmax(1)
     kl = (p * (p / q).log()).sum(1).mean()
     torch.testing.assert_close(losses.distillation_loss(U, V, texts, SCALE), kl)
+    first = torch.tensor([1.0, 0, 0, 0, 0, 0]).double()
+    kl = (p * (p / q).log()).sum(1)[0] / 6
+    torch.testing.assert_close(losses.distillation_loss(U, V, texts, SCALE, weights=first), kl)

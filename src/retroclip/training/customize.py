@@ -2,71 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retroclip.errors import RetroclipError
+from retroclip.training.examples import prepare
 from retroclip.training.loop import fit
-from retroclip.training.losses import multi_positive_loss, positives
+from retroclip.training.losses import distillation_loss, multi_positive_loss, positives, text_positives
 from retroclip.training.tuning import TUNINGS, Towers
-from retroclip.training.views import cache_views
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
     from retroclip.retrieval import Retrieved
 
+POSITIVES = ("class", "named", "caption")
 
-@dataclass
-class Examples:
-    """The pairs as the objective sees them, everything frozen already computed.
 
-    `images` (views, m, …), what `Towers.image` takes; `texts` (c, …), what `Towers.text` takes, one row a distinct
-    caption; `captions`: for each pair its rows of `texts`; `labels` (m,) class of each pair, −1 for none.
+@dataclass(frozen=True)
+class Terms:
+    """What the loss is made of; the defaults are REACT's.
+
+    `positives`: which pairs of a batch are positives of each other. "class": those that one class found best; "named":
+    those whose captions name one class, all others being their own class [D]; "caption": captions with a cosine of at
+    least 0.9, REACT's general form. `class_texts`: weight of iCAR's classification term, pairs that name a class
+    against the task's class texts [D]. `distillation`: weight of staying where the untuned model is, for pairs that
+    name no class or aren't trusted [D].
     """
 
-    images: Tensor
-    texts: Tensor
-    captions: list[Tensor]
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batches(self, batch_size: int, seed: int) -> Callable[[int], Iterator[dict[str, Tensor]]]:
-        """The batches of an epoch: shuffled, of nearly equal size, a random view and caption of each pair."""
-        count = -(-len(self) // batch_size)
-
-        def epoch(number: int) -> Iterator[dict[str, Tensor]]:
-            generator = torch.Generator().manual_seed(1_000_003 * seed + number)
-            order = torch.randperm(len(self), generator=generator)
-            for rows in order.tensor_split(count):
-                view = torch.randint(len(self.images), (len(rows),), generator=generator)
-                draw = torch.rand(len(rows), generator=generator)
-                own = [self.captions[row] for row in rows.tolist()]
-                caption = torch.stack([c[int(u * len(c))] for c, u in zip(own, draw.tolist(), strict=True)])
-                yield {"image": self.images[view, rows], "text": self.texts[caption], "label": self.labels[rows]}
-
-        return epoch
+    positives: str = "class"
+    class_texts: float = 0.0
+    distillation: float = 0.0
 
 
 class Contrast(nn.Module):
-    """The class-aware loss of a batch. Only what is trained is registered, so that only that is optimised and saved."""
+    """The loss of a batch of `Examples`. Only what is trained is registered, and so optimised and checkpointed."""
 
-    def __init__(self, towers: Towers) -> None:
+    def __init__(self, towers: Towers, prompts: Tensor, terms: Terms) -> None:
         super().__init__()
         self.trained = nn.ParameterList(towers.trained())
-        self._towers = (towers,)
+        self._towers, self._prompts, self._terms = (towers,), prompts, terms
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        (towers,) = self._towers
-        u, v = towers.image(batch["image"]), towers.text(batch["text"])
-        loss = multi_positive_loss(u, v, positives(batch["label"].to(u.device)), towers.scale())
-        return {"loss": loss, "logit_scale": towers.scale()}
+        (towers,), terms = self._towers, self._terms
+        u, v, scale = towers.image(batch["images"]), towers.text(batch["texts"]), towers.scale()
+        named, trust = batch["named"].to(u.device), batch["trust"].to(u.device)
+        # A pair that names a class counts as far as it is trusted, others fully: they are only their own positives.
+        weights = torch.where(named >= 0, trust, torch.ones_like(trust))
+        same = {
+            "class": lambda: positives(batch["labels"].to(u.device)),
+            "named": lambda: positives(named),
+            "caption": lambda: text_positives(v.detach()),
+        }[terms.positives]()
+        values = {"contrast": multi_positive_loss(u, v, same, scale, weights)}
+        loss = values["contrast"]
+        if terms.class_texts or terms.distillation:
+            prompts = towers.text(self._prompts)
+        if terms.class_texts:
+            values["classes"] = trusted_classification(u, prompts, named, trust, scale)
+            loss = loss + terms.class_texts * values["classes"]
+        if terms.distillation:
+            rest = 1 - trust
+            texts = torch.cat([v, prompts]).detach()
+            kept = distillation_loss(u, batch["base"].to(u.device), texts, scale.detach(), weights=rest)
+            values["kept"] = kept
+            loss = loss + terms.distillation * kept
+        return {"loss": loss, "logit_scale": scale, **values}
+
+
+def trusted_classification(u: Tensor, prompts: Tensor, named: Tensor, trust: Tensor, scale: Tensor) -> Tensor:
+    """iCAR's Eq. 4 over the pairs that name a class (`named` ≥ 0), each counting `trust`; mean over the whole batch."""
+    losses = F.cross_entropy(scale * u @ prompts.T, named.clamp_min(0), reduction="none")
+    return (losses * trust * (named >= 0)).sum() / len(u)
 
 
 def customize(
@@ -74,36 +86,45 @@ def customize(
     retrieved: Retrieved,
     *,
     tuning: str = "gated-image",
-    epochs: int = 10,
-    batch_size: int = 256,
+    epochs: int = 5,
+    batch_size: int = 128,
     lr: float | None = None,
     weight_decay: float = 0.05,
     warmup: float = 0.1,
-    gates: int = 6,
-    views: int = 2,
+    gates: int | None = None,
+    views: int = 0,
+    positives: str = "class",
+    class_texts: float = 0.0,
+    distillation: float = 0.0,
+    cleaned: bool = False,
+    others: float | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
     save_every: int = 500,
     on_log: Callable[[dict[str, float]], None] | None = None,
 ) -> Encoder:
-    """A copy of `encoder` tuned on retrieved pairs: REACT's loss, the class of a pair being the one that best found it.
+    """A copy of `encoder` tuned on retrieved pairs with REACT's class-aware loss.
 
-    `tuning` is one of `TUNINGS`. `views` augmented views of each image are made beforehand, besides the plain one,
-    and one is drawn at each step: so whatever is frozen is computed once a view. `warmup` is a share of all steps.
-    Pairs without caption are left out. The result has `history` and `trained_parameters`; `encoder` itself isn't
-    touched.
+    `tuning` is one of `TUNINGS`, with its own `lr`; `gates` blocks are gated (default: half of them, at most 6).
+    `views` augmented views of each image are made beforehand, besides the plain one, and one is drawn at each step: so
+    whatever is frozen is computed once a view. `warmup` is a share of all steps. `positives`, `class_texts` and
+    `distillation` are `Terms`. `cleaned` trusts a pair only as far as its neighbours' captions agree with its own
+    (`evidence`); `others` keeps at most so many pairs that name no class for each that names one. Pairs without caption
+    are left out.
 
+    The result has `history` and `trained_parameters`; `encoder` isn't touched. With `checkpoint` a killed run goes on.
     Raises RetroclipError for an unknown tuning or no usable pair, ModelError where a tower can't be gated.
     """
     if tuning not in TUNINGS:
         raise RetroclipError(f"no tuning is called {tuning!r}: choose one of {', '.join(TUNINGS)}")
+    if positives not in POSITIVES:
+        raise RetroclipError(f"positives can't be {positives!r}: choose one of {', '.join(POSITIVES)}")
     torch.manual_seed(seed)
     towers = Towers(encoder, TUNINGS[tuning], gates=gates)
-    examples = prepare(towers, retrieved, views=views, seed=seed)
+    examples = prepare(towers, retrieved, views=views, cleaned=cleaned, others=others, seed=seed)
     steps = epochs * -(-len(examples) // batch_size)
-    objective = Contrast(towers)
     history = fit(
-        objective,
+        Contrast(towers, examples.prompts, Terms(positives, class_texts, distillation)),
         examples.batches(batch_size, seed),
         steps=steps,
         lr=TUNINGS[tuning].lr if lr is None else lr,
@@ -122,31 +143,3 @@ def customize(
     custom = encoder.with_model(towers.model, name=f"{encoder.name} customized ({tuning}) for {retrieved.task.name}")
     custom.history, custom.trained_parameters = history, trained
     return custom
-
-
-def prepare(towers: Towers, retrieved: Retrieved, *, views: int, seed: int) -> Examples:
-    """Cache what the tuning keeps frozen. Raises RetroclipError if no pair has both an image and a caption."""
-    usable = [row for row, own in enumerate(retrieved.captions) if own and retrieved.images[row] is not None]
-    if not usable:
-        raise RetroclipError(
-            f"none of the {len(retrieved)} pairs retrieved for task {retrieved.task.name!r} has an image and a caption:"
-            " retrieve from a memory of captioned pairs that keeps its images"
-        )
-    images = cache_views(
-        towers.encoder,
-        [image for row in usable if (image := retrieved.images[row]) is not None],
-        stage=towers.stage,
-        start=towers.start,
-        views=views,
-        seed=seed,
-    )
-    captions = [retrieved.captions[row] for row in usable]
-    distinct = {caption: row for row, caption in enumerate(dict.fromkeys(c for own in captions for c in own))}
-    encoder: Any = towers.encoder
-    texts = encoder.encode_texts(list(distinct)) if towers.texts_locked else encoder.tokenizer(list(distinct))
-    return Examples(
-        images=images,
-        texts=texts,
-        captions=[torch.tensor([distinct[caption] for caption in own]) for own in captions],
-        labels=retrieved.label[usable],
-    )

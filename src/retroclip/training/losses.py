@@ -133,10 +133,15 @@ def siglip_loss(
     return -F.logsigmoid(signs * (scale * u @ v.T + bias)).sum() / len(u)
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, texts: Tensor, scale: Tensor | float) -> Tensor:
+def distillation_loss(
+    student: Tensor, teacher: Tensor, texts: Tensor, scale: Tensor | float, weights: Tensor | None = None
+) -> Tensor:
     """KL from the teacher's to the student's softmax over `texts` (T, d), per image; both image embeddings (B, d). [D]
 
-    Keeps what an image means to the text tower, not where it lies: directions no text looks at stay free.
+    Keeps what an image means to the text tower, not where it lies: directions no text looks at stay free. With
+    `weights` (B,) an image counts that much; the mean is over all B.
     """
     target = (scale * teacher @ texts.T).log_softmax(dim=1)
-    return F.kl_div((scale * student @ texts.T).log_softmax(dim=1), target, log_target=True, reduction="batchmean")
+    divergence = F.kl_div((scale * student @ texts.T).log_softmax(dim=1), target, log_target=True, reduction="none")
+    per_image = divergence.sum(dim=1)
+    return per_image.mean() if weights is None else (weights * per_image).sum() / len(student)

@@ -1,0 +1,61 @@
+"""What a retrieved pair is evidence of: the class that its captions name, and how far its neighbours bear that out. [D]
+
+Captions may be wrong and retrieval may find what it should not. Two things are known without any label: which class a
+caption names, and which classes the captions of the nearest other images name. Where the two agree, a pair is trusted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from retroclip.retrieval import named_classes
+
+if TYPE_CHECKING:
+    from retroclip.tasks import Task
+
+
+@dataclass
+class Evidence:
+    """`named` (m,): the one class that a pair's captions name, −1 for none or several; `trust` (m,) in [0, 1]."""
+
+    named: Tensor
+    trust: Tensor
+
+
+def evidence(captions: list[tuple[str, ...]], images: Tensor, task: Task, *, cleaned: bool, k: int = 10) -> Evidence:
+    """Named classes of pairs with unit-norm image embeddings (m, d), and how far to trust them.
+
+    Without `cleaned` every named class is trusted fully. With it, a pair is trusted by the share of its k neighbours'
+    votes that its class gets, relative to the class that gets most: 1 where the class wins, near 0 where others do.
+    """
+    named = torch.tensor([own[0] if len(own) == 1 else -1 for own in named_classes(captions, task)])
+    is_named = named >= 0
+    if not cleaned:
+        return Evidence(named, is_named.float())
+    votes = neighbour_votes(images, named, len(task.classes), k=k)
+    own = votes.gather(1, named.clamp_min(0)[:, None])[:, 0]
+    # Pairs that nobody near votes on (a class of one pair) keep the benefit of the doubt.
+    share = torch.where(votes.sum(dim=1) > 0, own / votes.amax(dim=1).clamp_min(1e-12), torch.ones(len(named)))
+    return Evidence(named, share * is_named)
+
+
+def neighbour_votes(images: Tensor, named: Tensor, classes: int, *, k: int = 10, scale: float = 20.0) -> Tensor:
+    """What the k nearest other images' captions name: images (m, d) unit norm, named (m,) → shares (m, K).
+
+    A vote weighs exp(scale·cosine); pairs that name no class (−1) don't vote. Rows sum to 1, or to 0 without voters.
+    """
+    votes = torch.zeros(len(images), classes)
+    voters = torch.nonzero(named >= 0).flatten()
+    k = min(k, len(voters) - 1)
+    if k < 1:
+        return votes
+    for rows in torch.arange(len(images)).split(1024):
+        cosines = images[rows] @ images[voters].T
+        cosines[rows[:, None] == voters[None, :]] = -torch.inf
+        best, index = cosines.topk(k, dim=1)
+        votes[rows] = votes[rows].scatter_add(1, named[voters][index], torch.exp(scale * (best - 1)))
+    return votes / votes.sum(dim=1, keepdim=True).clamp_min(1e-12)
