@@ -13,7 +13,8 @@ import yaml
 from retroclip.errors import TaskError
 from retroclip.tasks.task import Task
 
-_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # libyaml's where PyYAML was built with it: several times faster
+# libyaml where PyYAML was built with it: several times faster.
+_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 _SUFFIXES = (".yaml", ".yml", ".txt")
 
 

@@ -22,7 +22,11 @@ MAX_LOGIT_SCALE = 4.6052  # ln 100
 
 @dataclass(frozen=True)
 class Tuning:
-    """What happens to each tower ("locked", "gated" or "trained"), and REACT's learning rate for it."""
+    """What happens to each tower ("locked", "gated" or "trained"), and the learning rate for it.
+
+    REACT's rates, 5e-4 for gates and 5e-5 otherwise, are for 10 M pairs in batches of 4096. On a few thousand they
+    hardly move the model in any bearable time; ours were chosen on a slice of Caltech-101 `train` (docs/decisions.md).
+    """
 
     image: str
     text: str
@@ -30,12 +34,12 @@ class Tuning:
 
 
 TUNINGS = {
-    "gated-image": Tuning("gated", "locked", 5e-4),
-    "locked-text": Tuning("trained", "locked", 5e-5),
-    "locked-image": Tuning("locked", "trained", 5e-5),
-    "full": Tuning("trained", "trained", 5e-5),
-    "gated-text": Tuning("locked", "gated", 5e-4),
-    "gated-both": Tuning("gated", "gated", 5e-4),
+    "gated-image": Tuning("gated", "locked", 3e-3),
+    "locked-text": Tuning("trained", "locked", 5e-4),
+    "locked-image": Tuning("locked", "trained", 5e-4),
+    "full": Tuning("trained", "trained", 5e-4),
+    "gated-text": Tuning("locked", "gated", 3e-3),
+    "gated-both": Tuning("gated", "gated", 3e-3),
 }
 
 
@@ -46,7 +50,7 @@ class Towers:
     captions are. `image` and `text` compute the rest. Raises ModelError where a tower can't be gated.
     """
 
-    def __init__(self, encoder: Encoder, tuning: Tuning, *, gates: int = 6) -> None:
+    def __init__(self, encoder: Encoder, tuning: Tuning, *, gates: int | None = None) -> None:
         self.encoder, self.tuning = encoder, tuning
         self.model: Any = encoder.copy(precision="fp32").model
         self.model.requires_grad_(False)
@@ -57,13 +61,13 @@ class Towers:
         # Where the encoder runs in bf16 because that is faster, the frozen blocks between gates may as well.
         self.low_precision = encoder.precision == "bf16"
 
-    def _open_image(self, gates: int) -> tuple[str, int]:
+    def _open_image(self, gates: int | None) -> tuple[str, int]:
         if self.tuning.image == "locked":
             return "embedding", 0
         if self.tuning.image == "gated":
             before = {id(parameter) for parameter in gate_parameters(self.model)}
             blocks = image_blocks(self.model)
-            gates = min(gates, len(blocks))
+            gates = gated_blocks_of(len(blocks), gates)
             add_gates(self.model, last=gates, tower="image")
             _train(p for p in gate_parameters(self.model) if id(p) not in before)
             start = len(blocks) - gates
@@ -77,9 +81,9 @@ class Towers:
             return "tokens", 0
         return "pixels", 0
 
-    def _open_text(self, gates: int) -> None:
+    def _open_text(self, gates: int | None) -> None:
         if self.tuning.text == "gated":
-            add_gates(self.model, last=min(gates, len(text_blocks(self.model))), tower="text")
+            add_gates(self.model, last=gated_blocks_of(len(text_blocks(self.model)), gates), tower="text")
             inside_image = {id(p) for p in self.model.visual.parameters()}
             _train(p for p in gate_parameters(self.model) if id(p) not in inside_image)
         elif self.tuning.text == "trained":
@@ -119,6 +123,11 @@ class Towers:
     def clamp_scale(self) -> None:
         """Keep logit_scale in [0, ln 100]."""
         self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+
+def gated_blocks_of(depth: int, gates: int | None) -> int:
+    """How many blocks of a tower are gated: as asked, at most all; by default half of them, at most REACT's 6."""
+    return min(6, max(1, depth // 2)) if gates is None else min(gates, depth)
 
 
 def is_hybrid(visual: Any) -> bool:
