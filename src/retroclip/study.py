@@ -1,13 +1,15 @@
 """A comparison with everything around it: results written down, and the report that shows what stands behind them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from retroclip.encoders import Encoder
 from retroclip.errors import RetroclipError
 from retroclip.evaluation import Result, Samples, compare, load_samples, prepare_context, save_results
 from retroclip.memory import Memory
+from retroclip.methods import MethodContext
 from retroclip.pairs import LabelledSet
 from retroclip.report import (
     Report,
@@ -42,6 +44,7 @@ def run_study(
     *,
     methods: Sequence[str] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     also: Sequence[tuple[Task, LabelledSet | str | Path]] = (),
     where: str | None = None,
     frame: Report | None = None,
@@ -62,13 +65,16 @@ def run_study(
         memory,
         methods=methods,
         seeds=seeds,
+        options=options,
         also=also,
         cache=out / "runs",
         on_result=lambda result: tell(summary_line(result)),
     )
     raise_if_all_failed(results)
     save_results(results, out / "results.json")
-    report = evidence(frame or Report(results=[]), results, encoder, task, samples, memory)
+    context = prepare_context(encoder, task, samples, memory, options=options)
+    report = evidence(frame or Report(results=[]), results, samples, context)
+    report = replace(report, memories=[summarise_memory(memory, task, name=memory.path.name)])
     return Study(results, write_report(report, out / "report.html"))
 
 
@@ -86,22 +92,18 @@ def summary_line(result: Result) -> str:
     return f"{result.method}: {percent(result.value)} %{gain} in {duration(result.seconds * max(1, len(result.seeds)))}"
 
 
-def evidence(
-    frame: Report, results: Sequence[Result], encoder: Encoder, task: Task, samples: Samples, memory: Memory
-) -> Report:
-    """The frame filled: examples of the best method, retrieved pairs, the memory's contents."""
-    context = prepare_context(encoder, task, samples, memory)
-    assert context.memory is not None
-    base = results[0]
+def evidence(frame: Report, results: Sequence[Result], samples: Samples, context: MethodContext) -> Report:
+    """The frame filled: examples of the best method, and retrieved pairs of some classes."""
+    base, memory, task = results[0], context.memory, context.task
+    assert memory is not None
     best = max((r for r in results[1:] if r.outcomes), key=lambda r: r.value or 0.0, default=None)
     examples = []
     if base.outcomes and best is not None:
-        examples = collect_examples(base, best, samples, context.memory, samples.embed_base(encoder))
+        examples = collect_examples(base, best, samples, memory, samples.embed_base(context.encoder))
     return replace(
         frame,
         results=results,
         examples=examples,
         examples_method=best.method if best is not None else "",
         retrieved=collect_retrieved(context.retrieved, task, spread(task.classes, SHOWN_CLASSES)),
-        memories=[summarise_memory(memory, task, name=memory.path.name)],
     )
