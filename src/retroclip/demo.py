@@ -20,8 +20,6 @@ from retroclip.version import __version__
 
 SAMPLES = Path(__file__).parent / "samples"
 METHODS = ("zero-shot", "primed", "mean-neighbours", "tip-adapter", "reco", "locked-text", "gated-image")
-# Half of the usual epochs: the demo is to end in minutes on two cores. The report names the options of every method.
-OPTIONS = {"locked-text": {"epochs": 5}, "gated-image": {"epochs": 5}}
 MADE_HERE = ("memory", "memory.partial", "runs", "results.json", "report.html")
 
 INTRODUCTION = (
@@ -72,7 +70,6 @@ def run_demo(out: Path, *, model: str = "builtin", seeds: Sequence[int] = (0,), 
         out,
         methods=METHODS,
         seeds=seeds,
-        options=OPTIONS,
         also=[(flowers, SAMPLES / "flowers.parquet")],
         frame=frame,
         tell=tell,

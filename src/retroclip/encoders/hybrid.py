@@ -6,6 +6,8 @@ on a timm ViT (gates, locks, taps) works on it. The pattern: the R+ViT hybrids o
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 import torch
 from timm.layers import BatchNormAct2d, HybridEmbed
@@ -28,6 +30,7 @@ def fold_batch_norm(net: nn.Module) -> nn.Module:
         elif isinstance(module, BatchNormAct2d):
             if convolution is None or convolution.out_channels != module.num_features:
                 raise ValueError(f"no convolution to fold {name} into")
+            assert module.running_var is not None and module.running_mean is not None
             scale = module.weight.data / torch.sqrt(module.running_var + module.eps)
             convolution.weight.data *= scale[:, None, None, None]
             convolution.bias = nn.Parameter(module.bias.data - module.running_mean * scale)
@@ -43,7 +46,7 @@ class ConvFeatures(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = fold_batch_norm(timm.create_model("tf_efficientnet_lite2", num_classes=0))
+        self.net: Any = fold_batch_norm(timm.create_model("tf_efficientnet_lite2", num_classes=0))
         self.net.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -58,8 +61,8 @@ def _hybrid(variant: str, **kwargs) -> VisionTransformer:
     def embed(**embed_kwargs) -> HybridEmbed:
         return HybridEmbed(ConvFeatures(), feature_size=IMAGE_SIZE // 32, feature_ratio=32, **embed_kwargs)
 
-    defaults = {"patch_size": 1, "num_classes": 0, "class_token": False, "global_pool": "avg", "embed_layer": embed}
-    size = {"img_size": IMAGE_SIZE} | kwargs
+    defaults: dict[str, Any] = {"patch_size": 1, "num_classes": 0, "class_token": False, "global_pool": "avg"}
+    size: dict[str, Any] = {"img_size": IMAGE_SIZE, "embed_layer": embed} | kwargs
     cfg = {"input_size": (3, IMAGE_SIZE, IMAGE_SIZE), "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic"}
     return build_model_with_cfg(VisionTransformer, variant, pretrained=False, pretrained_cfg=cfg, **defaults | size)
 

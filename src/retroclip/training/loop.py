@@ -105,7 +105,7 @@ def fit(
             accelerator.backward(values["loss"])
             if grad_clip is not None:
                 accelerator.clip_grad_norm_(model.parameters(), grad_clip)
-            rate = scheduler.get_last_lr()[0]
+            rate = float(scheduler.get_last_lr()[0])
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             scheduler.step()
@@ -113,7 +113,8 @@ def fit(
                 after_step()
             step, skip = step + 1, skip + 1
             if step % log_every == 0 or step == steps:
-                row = {"step": step, "epoch": epoch, "lr": rate, "seconds": time.perf_counter() - start}
+                seconds = time.perf_counter() - start
+                row: dict[str, float] = {"step": step, "epoch": epoch, "lr": rate, "seconds": seconds}
                 row |= {name: float(value.detach()) for name, value in values.items()}
                 if not math.isfinite(row["loss"]):
                     raise FloatingPointError(f"the loss is {row['loss']} at step {step}: lower the learning rate")

@@ -79,6 +79,7 @@ class FeatureCache:
         scale = None if view == 0 else self.scale
 
         def draw(pair: Pair) -> np.ndarray:
+            assert pair.image is not None
             rng = np.random.default_rng(zlib.crc32(f"{self.name}/{view}/{pair.key}".encode()))
             return render(decode_image(pair.image), scale, rng)
 

