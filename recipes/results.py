@@ -1,8 +1,8 @@
 """Measure what each method gains, and write it down: python recipes/results.py ../shared/data [--condition in-domain]
 
 For each condition a memory is built, every method compared on Caltech-101 `val` (three seeds for what is trained) and
-the results stored as JSON in docs/results/; then docs/results.md is written from all that is stored there. Killed and
-run again, it goes on after the last finished memory and the last finished run.
+the results are stored as JSON in docs/results/ and printed as tables. Killed and run again, it goes on after the last
+finished memory and the last finished run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ALSO = (("intel-scenes", "intel_scenes"), ("cifar10", "cifar10"))
 RESULTS = Path("docs/results")
 
 
-def measure(data: Path, condition: str, work: Path, model: str) -> None:
+def measure(data: Path, condition: str, work: Path, model: str, methods: list[str]) -> None:
     """One condition: its memory, then every method, stored as docs/results/TASK-CONDITION.json."""
     encoder, task = retroclip.load(model), Task.load(TASK)
     place = work / f"{TASK}-{condition}"
@@ -37,7 +37,7 @@ def measure(data: Path, condition: str, work: Path, model: str) -> None:
         task,
         f"{data / TASK}.parquet#val",
         memory,
-        methods=METHODS,
+        methods=methods,
         also=[(name, f"{data / file}.parquet#val") for name, file in ALSO] if condition == "in-domain" else [],
         cache=work / f"runs-{condition}",
         on_result=lambda result: print(condition, summary_line(result), flush=True),
@@ -52,9 +52,10 @@ def main() -> None:
     parser.add_argument("--condition", choices=CONDITIONS, action="append")
     parser.add_argument("--work", type=Path, default=Path("runs/results"))
     parser.add_argument("--model", default="builtin")
+    parser.add_argument("--methods", nargs="+", default=METHODS)
     given = parser.parse_args()
     for condition in given.condition or CONDITIONS:
-        measure(given.data, condition, given.work, given.model)
+        measure(given.data, condition, given.work, given.model, given.methods)
     for file in sorted(RESULTS.glob("*.json")):
         print(f"\n{file.stem}\n{markdown_table(load_results(file))}")
 

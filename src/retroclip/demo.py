@@ -31,7 +31,8 @@ INTRODUCTION = (
 )
 NOTES = (
     "The captions of the memory were written by a program from the data sets' labels.",
-    "What customization forgets is measured on 250 photos of five kinds of flower, by the customized model alone.",
+    "What customization forgets is measured on 250 photos of five kinds of flower. The memory holds 600 other photos "
+    "of flowers whose captions name them, so that models which learnt from it may gain there instead.",
     "Photos: Caltech-101 (CC BY 4.0), TensorFlow flower photos (CC BY 2.0), BCCD (MIT); see samples/ATTRIBUTION.md.",
 )
 

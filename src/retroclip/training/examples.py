@@ -25,8 +25,8 @@ class Examples:
     """m pairs and what belongs to them.
 
     `images` (views, m, …) and `texts` (c, …), one row a distinct caption, are what `Towers.image` and `Towers.text`
-    take, and so is `prompts`, one row a class; `captions`: for each pair its rows of `texts`; `labels` (m,): the class that
-    best found it; `named`, `trust` (m,): see `Evidence`; `base` (m, d): the untuned model's image embeddings.
+    take, and so is `prompts`, one row a class; `captions`: for each pair its rows of `texts`; `labels` (m,): the class
+    that best found it; `named`, `trust` (m,): see `Evidence`; `base` (m, d): the untuned model's image embeddings.
     """
 
     images: Tensor
