@@ -24,6 +24,23 @@ def test_folding_is_exact():
 def test_the_builtin_tower_is_six_blocks_over_a_frozen_feature_map():
     trunk = timm.create_model("retroclip_hybrid_lite2_d6")
     assert len(trunk.blocks) == 6
-    assert sum(p.numel() for p in trunk.parameters()) == 12_598_344
-    assert not any(p.requires_grad for p in trunk.patch_embed.backbone.parameters())
+    assert sum(p.numel() for p in trunk.parameters()) == 14_199_344
+    frozen = [*trunk.patch_embed.backbone.parameters(), *trunk.patch_embed.classifier.parameters()]
+    assert not any(p.requires_grad for p in frozen)
     assert trunk(torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE)).shape == (2, 320)
+
+
+def test_every_token_carries_what_the_classifier_makes_of_the_whole_map():
+    torch.manual_seed(0)
+    embed = timm.create_model("retroclip_hybrid_lite2_d6").patch_embed
+    maps = torch.randn(2, 1280, 5, 5)
+    with torch.inference_mode():
+        tokens = embed.embed_maps(maps)
+        logits = maps.flatten(2).mean(2) @ embed.classifier.weight.T + embed.classifier.bias
+        opinion = logits.exp() / logits.exp().sum(1, keepdim=True) @ embed.evidence.weight.T
+        weight = embed.proj.weight.flatten(1)
+        for row in range(25):
+            own = maps[:, :, row // 5, row % 5] @ weight.T + embed.proj.bias
+            torch.testing.assert_close(tokens[:, row], own + opinion, atol=1e-4, rtol=1e-4)
+        hidden = embed.embed_maps(maps, drop=0.999999)
+    torch.testing.assert_close(hidden, (opinion + embed.proj.bias)[:, None].expand_as(hidden), atol=1e-4, rtol=1e-4)

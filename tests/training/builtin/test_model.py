@@ -5,9 +5,10 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import Whitespace
+from torch import nn
 
 from retroclip.errors import SourceError
-from retroclip.training.builtin.features import centre_box, random_box
+from retroclip.training.builtin.features import FeatureCache, centre_box, random_box
 from retroclip.training.builtin.model import prune_vocabulary, warm_start_file
 
 WORDS = ["[PAD]", "[unused0]", "[UNK]", "d", "o", "g", "##o", "##g", "the", "dog", "cat", "zebra", "##a"]
@@ -41,3 +42,28 @@ def test_boxes_stay_inside():
         assert left >= 0 and top >= 0 and right <= 120 and bottom <= 100
         shares.append((right - left) * (bottom - top) / 12_000)
     assert min(shares) >= 0.35 and max(shares) <= 1.0 and np.std(shares) > 0.1
+
+
+def test_features_of_another_source_scale_or_limit_are_computed_anew(tmp_path, make_encoded):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        for number in range(4):
+            (tmp_path / folder / f"{number}.jpg").write_bytes(make_encoded(number))
+    stem, head = nn.Conv2d(3, 2, 32, stride=32), nn.Sequential(nn.Flatten(), nn.LazyLinear(5))
+
+    def built(folder, scale, limit):
+        cache = FeatureCache(tmp_path / "features", "photos", str(tmp_path / folder), 2, scale, limit)
+        cache.build(stem, head, lambda line: None)
+        cache.open()
+        return cache
+
+    first = built("one", (0.5, 1.0), None)
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "features").iterdir()}
+    assert len(files) == 5
+    built("one", (0.5, 1.0), None)
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "features").iterdir()} == files
+    assert len(built("one", (0.5, 1.0), 3)) == 3
+    cropped = built("one", (0.1, 0.2), None)
+    assert not np.array_equal(cropped.maps[1], first.maps[1])
+    built("two", (0.5, 1.0), None)
+    assert len(list((tmp_path / "features").iterdir())) == 20

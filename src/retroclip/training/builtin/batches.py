@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ WNID = re.compile(r"n\d{8}")
 
 
 class Batches:
-    """Batches of one epoch, drawn from all sources; a function of `seed` and the epoch alone."""
+    """Batches drawn from all sources; `length` of them make an epoch."""
 
     length = 100
 
@@ -34,11 +34,6 @@ class Batches:
         self.hierarchy, self.texts = Hierarchy(leaves, synsets), SynsetTexts(leaves, synsets)
         number = {leaf: position for position, leaf in enumerate(leaves)}
         self.leaf = [np.array([_leaf(row["key"], number) for row in cache.rows]) for cache in caches]
-
-    def __call__(self, epoch: int) -> Iterator[dict[str, Any]]:
-        rng = np.random.default_rng([self.recipe.seed, epoch])
-        for _ in range(self.length):
-            yield self.draw(rng)
 
     def draw(self, rng: np.random.Generator) -> dict[str, Any]:
         maps, targets, captions, labels = [], [], [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from collections.abc import Callable, Iterator
@@ -54,12 +55,15 @@ def render(image: Image.Image, scale: tuple[float, float] | None, rng: np.random
 class FeatureCache:
     """Views of one source: for each, `maps` (n, 352, 5, 5) and the teacher's `logits` (n, 1000), float16, on disk.
 
-    A view appears under its final name when it is whole, so that a killed run loses one view at most.
+    A view appears under its final name when it is whole, so that a killed run loses one view at most. File names hold
+    a digest of source, scale and limit: maps made with other ones are never taken for these.
     """
 
     def __init__(self, folder: Path, name: str, source: str, views: int, scale: tuple[float, float], limit: int | None):
         self.folder, self.name, self.source = folder, name, source
         self.views, self.scale, self.limit = views, scale, limit
+        made_of = json.dumps([source, scale, limit])
+        self._stem = f"{name}-{hashlib.sha256(made_of.encode()).hexdigest()[:8]}"
 
     def build(self, stem: nn.Module, head: nn.Module, on_progress: Callable[[str], None]) -> None:
         """`stem`: images → maps; `head`: maps → logits. Both frozen, any dtype."""
@@ -93,18 +97,18 @@ class FeatureCache:
                 logits.append(head(tapped).half().numpy())
                 meta += [{"key": p.key, "captions": p.captions, "label": p.label} for p in chunk]
         if view == 0:
-            (self.folder / f"{self.name}.json").write_text(json.dumps(meta))
+            (self.folder / f"{self._stem}.json").write_text(json.dumps(meta))
         for part, arrays in (("maps", maps), ("logits", logits)):
-            fresh = self.folder / f"new-{self.name}.npy"
+            fresh = self.folder / f"new-{self._stem}.npy"
             np.save(fresh, np.concatenate(arrays))
             fresh.rename(self._file(view, part))
 
     def _file(self, view: int, part: str) -> Path:
-        return self.folder / f"{self.name}-{view}-{part}.npy"
+        return self.folder / f"{self._stem}-{view}-{part}.npy"
 
     def open(self) -> None:
         """Map the views into memory; rows are read from the page cache as they are asked for."""
-        self.rows = json.loads((self.folder / f"{self.name}.json").read_text())
+        self.rows = json.loads((self.folder / f"{self._stem}.json").read_text())
         self.maps = [np.load(self._file(view, "maps"), mmap_mode="r") for view in range(self.views)]
         self.logits = [np.load(self._file(view, "logits"), mmap_mode="r") for view in range(self.views)]
 

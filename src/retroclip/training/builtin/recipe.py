@@ -38,8 +38,8 @@ class BuiltinRecipe(BaseModel):
     text_weights: str
     wordnet: Path
     sources: list[Source]
-    vocabulary: int = 15_000
-    steps: int = 1200
+    vocabulary: int = 23_000
+    steps: int = 700
     lr: float = 1e-3
     text_lr_scale: float = 0.05
     frozen_text_layers: int = 3
@@ -47,11 +47,10 @@ class BuiltinRecipe(BaseModel):
     warmup: int = 50
     grad_clip: float = 1.0
     drop_path: float = 0.1
-    patch_drop: float = 0.25
+    patch_drop: float = 0.4
+    map_drop: float = 0.3
     nodes: int = 128
-    distil_weight: float = 1.0
+    distil_weight: float = 0.5
     label_mix: float = 0.5
-    polish_steps: int = 0
-    polish_lr: float = 3e-4
     bank_every: int = 25
     seed: int = 0

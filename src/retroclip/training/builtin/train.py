@@ -1,12 +1,15 @@
 """The recipe that makes the builtin model: captions (Formal CLIP), labels (iCAR), and a teacher's knowledge of classes.
 
-Three terms, on feature maps computed once: CLIP's loss on captioned photos; iCAR's classification term with class texts
-on labelled images; the cross-entropy to the teacher's ImageNet probabilities over random cuts of WordNet.
+Four terms, on feature maps computed once: CLIP's loss on captioned photos; iCAR's classification term with class texts
+on labelled images; the cross-entropy to the teacher's ImageNet probabilities, over all classes and over random cuts of
+WordNet, which teach names of every granularity.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,10 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
+from retroclip.encoders.saving import replace_directory
+from retroclip.errors import RetroclipError
 from retroclip.tasks.wordnet import read_nouns
 from retroclip.training.builtin.batches import Batches, padded_tokenizer
 from retroclip.training.builtin.features import FeatureCache
@@ -35,12 +40,18 @@ from retroclip.training.builtin.recipe import BuiltinRecipe
 from retroclip.training.loop import History, fit
 
 Progress = Callable[[str], None]
+STATE = "state"
+WEIGHTS = "open_clip_model.safetensors"
 
 
 def train_builtin(recipe: BuiltinRecipe, on_progress: Progress = print) -> History:
-    """Features, then the model, then the directory `recipe.out`. Killed, it goes on where it was."""
+    """Features, then the model, then the directory `recipe.out`. Killed, it goes on where it was.
+
+    Raises RetroclipError when `recipe.work` holds the state of a run with other settings.
+    """
     from transformers import AutoTokenizer
 
+    note_recipe(recipe)
     net, classifier = load_teacher(warm_start_file(recipe.image_weights))
     caches = [
         FeatureCache(recipe.work / "features", s.name, f"{recipe.data / s.file}", s.views, s.scale, s.limit)
@@ -56,80 +67,103 @@ def train_builtin(recipe: BuiltinRecipe, on_progress: Progress = print) -> Histo
     weights = warm_start_file(recipe.text_weights)
     texts = [caption for cache in caches for row in cache.rows for caption in row["captions"]]
     synsets = read_nouns(recipe.wordnet)
-    texts += [text for synset in synsets.values() for text in (*synset.lemmas, synset.gloss)]
+    texts += [lemma for synset in synsets.values() for lemma in synset.lemmas]
     source_tokenizer = json.loads((weights.parent / "tokenizer.json").read_text())
     tokenizer, kept = prune_vocabulary(source_tokenizer, texts, recipe.vocabulary)
     write_directory(draft, weights.parent, tokenizer, len(kept))
     torch.manual_seed(recipe.seed)
     model = open_directory(draft, drop_path=recipe.drop_path)
-    net, _ = load_teacher(warm_start_file(recipe.image_weights))
-    model.visual.trunk.patch_embed.backbone.net.load_state_dict(net.state_dict())
+    net, classifier = load_teacher(warm_start_file(recipe.image_weights))
+    embed = model.visual.trunk.patch_embed
+    embed.backbone.net.load_state_dict(net.state_dict())
+    embed.classifier.load_state_dict(classifier.state_dict())
     model.load_state_dict(text_state(weights, kept), strict=False)
-    start_as_linear(model)
-
-    objective = Objective(model, recipe.frozen_text_layers, recipe.distil_weight, recipe.patch_drop)
+    objective = Objective(model, recipe)
     batches = Batches(recipe, caches, padded_tokenizer(AutoTokenizer.from_pretrained(draft)))
-    history = run_stage(recipe, objective, batches, on_progress)
-    if recipe.polish_steps:
-        history.rows += polish(recipe, objective, batches, on_progress).rows
-    publish(model, draft, recipe.out)
-    (recipe.work / "history.json").write_text(json.dumps(history.rows))
-    return history
-
-
-def run_stage(
-    recipe: BuiltinRecipe,
-    objective: Objective,
-    batches: Callable[[int], Iterator[dict[str, Any]]],
-    on_progress: Progress,
-    *,
-    polish: bool = False,
-) -> History:
-    """One run of the loop with the recipe's numbers, with its own checkpoint."""
-    return fit(
+    rng = np.random.default_rng(recipe.seed)
+    start_from_classes(model, torch.stack([class_texts(objective, batches, rng) for _ in range(4)]).mean(0))
+    history = fit(
         objective,
-        batches,
-        steps=recipe.polish_steps if polish else recipe.steps,
-        lr=recipe.polish_lr if polish else recipe.lr,
+        with_bank(objective, batches, recipe),
+        steps=recipe.steps,
+        lr=recipe.lr,
         weight_decay=recipe.weight_decay,
         warmup=recipe.warmup,
         grad_clip=recipe.grad_clip,
         lr_scale=lambda name: recipe.text_lr_scale if name.startswith("text.transformer") else 1.0,
         after_step=objective.clamp,
-        checkpoint=recipe.work / ("polish" if polish else "state"),
+        checkpoint=recipe.work / STATE,
         save_every=2 * recipe.bank_every,
         on_log=lambda row: on_progress(" ".join(f"{name} {value:.4g}" for name, value in row.items())),
         seed=recipe.seed,
     )
+    publish(model, draft, recipe.out)
+    (recipe.work / "history.json").write_text(json.dumps(history.rows))
+    return history
 
 
-def polish(recipe: BuiltinRecipe, objective: Objective, batches: Batches, on_progress: Progress) -> History:
-    """A short second stage in which every image is also told from all 1000 classes at once.
+def note_recipe(recipe: BuiltinRecipe) -> None:
+    """Write the recipe beside the state, or compare it with the one there: other settings would be ignored silently."""
+    note, state = recipe.work / "recipe.json", recipe.work / STATE
+    settings = json.loads(recipe.model_dump_json(exclude={"work", "out"}))
+    if state.exists() and note.exists():
+        before = json.loads(note.read_text())
+        changed = [name for name in settings if before.get(name) != settings[name]]
+        if changed:
+            raise RetroclipError(
+                f"{recipe.work} holds a run with another {', another '.join(changed)}: set another `work`, or delete "
+                f"{state} to start anew"
+            )
+        return
+    recipe.work.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(settings, indent=1) + "\n")
 
-    Cuts teach names of every granularity but show few fine classes at a time (docs/decisions.md). Checkpoints fall on
-    refreshes of the bank, so that a resumed run computes the same one.
+
+def with_bank(
+    objective: Objective, batches: Batches, recipe: BuiltinRecipe
+) -> Callable[[int], Iterator[dict[str, Any]]]:
+    """Epochs of `batches` in which the objective's bank of class texts is drawn and encoded anew every few batches.
+
+    Checkpoints fall on refreshes, so that a resumed run computes the same bank.
     """
 
     def epochs(epoch: int) -> Iterator[dict[str, Any]]:
-        rng = np.random.default_rng([recipe.seed, 1, epoch])
+        rng = np.random.default_rng([recipe.seed, epoch])
         for number in range(batches.length):
             if number % recipe.bank_every == 0:
-                with torch.no_grad():
-                    tokens = batches.leaf_texts(rng).split(250)
-                    objective.bank = torch.cat([F.normalize(objective.text(part), dim=-1) for part in tokens])
+                objective.bank = class_texts(objective, batches, rng)
             yield batches.draw(rng)
 
-    return run_stage(recipe, objective, epochs, on_progress, polish=True)
+    return epochs
+
+
+@torch.no_grad()
+def class_texts(objective: Objective, batches: Batches, rng: np.random.Generator) -> Tensor:
+    """Unit-norm embeddings (1000, d) of one drawn text for each class."""
+    return torch.cat([F.normalize(objective.text(part), dim=-1) for part in batches.leaf_texts(rng).split(250)])
 
 
 def publish(model: nn.Module, draft: Path, out: Path) -> None:
-    """The model's directory: `draft`'s files and the weights in 16 bits, which appear last and whole."""
-    out.mkdir(parents=True, exist_ok=True)
-    for file in draft.iterdir():
-        (out / file.name).write_bytes(file.read_bytes())
-    fresh = out / "open_clip_model.safetensors.new"
-    save_file({name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}, fresh)
-    fresh.rename(out / "open_clip_model.safetensors")
+    """The model's directory: `draft`'s files and the weights in 16 bits, word embeddings in 8; it appears whole.
+
+    Other files of an older `out`, such as its README, are kept. A layer norm follows the word embeddings; e4m3 moves
+    them by 2.7 % of their norm and lets all words stay whole.
+    """
+    state = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    words = "text.transformer.embeddings.word_embeddings.weight"
+    state[words] = state[words].to(torch.float8_e4m3fn)
+    target = out.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    try:
+        if target.exists():
+            shutil.copytree(target, scratch, dirs_exist_ok=True, ignore=shutil.ignore_patterns(WEIGHTS))
+        shutil.copytree(draft, scratch, dirs_exist_ok=True)
+        save_file(state, scratch / WEIGHTS)
+        scratch.chmod(0o755)
+        replace_directory(scratch, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def open_directory(folder: Path, *, drop_path: float) -> Any:
@@ -142,9 +176,19 @@ def open_directory(folder: Path, *, drop_path: float) -> Any:
 
 
 @torch.no_grad()
-def start_as_linear(model: Any) -> None:
-    """Zero the last matrix of every residual branch: the image tower starts as a linear map of the pooled features."""
-    for block in model.visual.trunk.blocks:
-        for layer in (block.attn.proj, block.mlp.fc2):
-            layer.weight.zero_()
-            layer.bias.zero_()
+def start_from_classes(model: Any, texts: Tensor) -> None:
+    """Let an image's embedding start as the mean of class texts (1000, d), weighted by the classifier (ConSE).
+
+    The best factors of `texts` that fit the blocks' width become the evidence's table and the head. The projection of
+    the maps and the last matrix of every residual branch start at zero: what they learn is added. Source: ConSE is
+    Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic Embeddings".
+    """
+    trunk, width = model.visual.trunk, model.visual.trunk.embed_dim
+    u, s, v = torch.linalg.svd(texts, full_matrices=False)
+    table = u[:, :width] * s[:width]
+    spread = table.std()
+    trunk.patch_embed.evidence.weight.copy_((table / spread).T)
+    model.visual.head.proj.weight.copy_(v[:width].T)
+    for layer in (trunk.patch_embed.proj, *(last for b in trunk.blocks for last in (b.attn.proj, b.mlp.fc2))):
+        layer.weight.zero_()
+        layer.bias.zero_()
