@@ -1,6 +1,7 @@
 """The demo's flow on a handful of its photos with a tiny model, and the samples themselves."""
 
 import json
+import os
 from collections import Counter
 
 import pyarrow as pa
@@ -50,7 +51,7 @@ def test_demo_runs_reports_and_resumes(few_samples, tiny_model, tmp_path, monkey
     assert [result.method for result in study.results] == list(demo.METHODS)
     assert [result.error for result in study.results] == [None] * len(demo.METHODS)
     page = study.report.read_text()
-    assert "60" in page
+    assert "The memory holds 60 other pairs" in page
     assert "Caltech-101, the task" in page
     forgotten = {result.method for result in study.results if result.forgetting}
     assert {"locked-text", "gated-image"} <= forgotten
@@ -77,6 +78,19 @@ def test_only_what_a_demo_made_is_removed(tmp_path):
     assert (tmp_path / "memory").exists()
     demo.start_over_unless_same(tmp_path, {"fingerprint": "b"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.json", "mine.txt"]
+
+
+def test_its_file_is_written_once_and_may_be_damaged(tmp_path):
+    card = tmp_path / "demo.json"
+    demo.start_over_unless_same(tmp_path, {"fingerprint": "a"})
+    os.utime(card, (0, 0))
+    demo.start_over_unless_same(tmp_path, {"fingerprint": "a"})
+    assert card.stat().st_mtime == 0
+    (tmp_path / "memory").mkdir()
+    card.write_text('{"fingerpr')
+    demo.start_over_unless_same(tmp_path, {"fingerprint": "a"})
+    assert [path.name for path in tmp_path.iterdir()] == ["demo.json"]
+    assert json.loads(card.read_text()) == {"fingerprint": "a"}
 
 
 def test_without_samples(tmp_path, monkeypatch):

@@ -55,12 +55,35 @@ def test_retrieval_is_lazy_done_once_and_shared(monkeypatch, context):
     monkeypatch.setattr("retroclip.retrieval.retrieve", lambda *args, **given: calls.append((args, given)) or "found")
     context.options["retrieve"] = {"k": 7}
     first, second = context.for_run(0), context.for_run(1)
-    assert not first.used_retrieved
-    assert first.retrieved == second.retrieved == "found"
-    assert first.used_retrieved
-    assert not context.used_retrieved
+    assert first.retrieved == first.retrieved == second.retrieved == "found"
     assert calls == [(("memory", "task"), {"encoder": "encoder", "search": ("t2t", "t2i"), "k": 7})]
-    assert first.retrieval_seconds == second.retrieval_seconds
+
+
+def test_what_is_shared_is_charged_to_each_run_once(monkeypatch, context):
+    now = iter([0.0, 1.0, 4.0, 6.0])  # the inner product takes 3 seconds, the outer one 6 with it
+    monkeypatch.setattr("retroclip.methods.time.perf_counter", lambda: next(now))
+    first, second, third = (context.for_run(seed) for seed in range(3))
+    outer = first.share("outer", lambda: first.share("inner", lambda: "product") + "!")
+    assert (outer, first.borrowed_seconds) == ("product!", 0.0)
+    assert [second.share("inner", pytest.fail) for _ in range(2)] == ["product"] * 2
+    assert second.borrowed_seconds == 3.0
+    assert third.share("outer", pytest.fail) == "product!"
+    assert (third.borrowed_seconds, context.borrowed_seconds) == (6.0, 0.0)
+
+
+def test_an_averaged_method_takes_the_tuned_model_of_its_seed(monkeypatch, context):
+    calls = []
+
+    class Model:
+        history, trained_parameters = "curve", 7
+
+    monkeypatch.setattr("retroclip.retrieval.retrieve", lambda *args, **given: "found")
+    monkeypatch.setattr("retroclip.training.customize", lambda *args, **given: calls.append(given) or Model())
+    monkeypatch.setattr("retroclip.encoders.average", lambda a, b, weight: (calls.append((a, weight)), Model())[1])
+    get_method("gated-image")(context.for_run(3))
+    averaged = get_method("gated-image-averaged")(context.for_run(3))
+    assert calls == [{"tuning": "gated-image", "seed": 3}, ("encoder", 0.5)]
+    assert (averaged.history, averaged.trained_parameters) == ("curve", 7)
 
 
 @pytest.mark.parametrize(

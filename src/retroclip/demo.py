@@ -1,7 +1,6 @@
 """The demo: the whole flow on the photos that ship with retroclip."""
 
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -10,8 +9,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from retroclip.encoders import Encoder, load
-from retroclip.errors import SourceError
+from retroclip.errors import MemoryStoreError, SourceError
 from retroclip.memory import Memory
+from retroclip.memory.disk import read_json, write_json
 from retroclip.report import Report
 from retroclip.report.tables import duration
 from retroclip.study import Study, run_study
@@ -95,17 +95,24 @@ def demo_memory(path: Path, encoder: Encoder, tell: Tell) -> Memory:
 def start_over_unless_same(out: Path, circumstances: dict[str, str]) -> None:
     """Remove what an earlier demo made in `out` under other circumstances; they are written to `out/demo.json`.
 
-    Only what a demo makes is removed, and only where that file says that a demo made it.
+    Only what a demo makes is removed, and only where that file, be it damaged, says that a demo made it.
     """
     card = out / "demo.json"
-    if card.exists() and json.loads(card.read_text()) != circumstances:
-        for name in MADE_HERE:
-            made = out / name
-            if made.is_dir():
-                shutil.rmtree(made)
-            else:
-                made.unlink(missing_ok=True)
-    card.write_text(json.dumps(circumstances, indent=1) + "\n")
+    try:
+        if read_json(card) == circumstances:
+            return
+    except MemoryStoreError:
+        pass  # damaged, so nobody knows the circumstances
+    except FileNotFoundError:
+        write_json(card, circumstances)
+        return
+    for name in MADE_HERE:
+        made = out / name
+        if made.is_dir():
+            shutil.rmtree(made)
+        else:
+            made.unlink(missing_ok=True)
+    write_json(card, circumstances)
 
 
 def samples_hash() -> str:

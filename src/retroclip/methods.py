@@ -28,14 +28,6 @@ RETRIEVAL: dict[str, Any] = {"search": ("t2t", "t2i"), "k": 50}
 
 
 @dataclass
-class _Shared:
-    """What the contexts of one comparison share: the retrieval, done once, and its cost."""
-
-    retrieved: "Retrieved | None" = None
-    seconds: float = 0.0
-
-
-@dataclass
 class MethodContext:
     """What a method may use.
 
@@ -51,21 +43,35 @@ class MethodContext:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     excluded_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     near_threshold: float | None = None
-    used_retrieved: bool = False
-    _shared: _Shared = field(default_factory=_Shared, repr=False)
+    borrowed_seconds: float = 0.0
+    _shared: dict[Any, tuple[Any, float]] = field(default_factory=dict, repr=False)
+    _used: set[Any] = field(default_factory=set, repr=False)
+
+    def share(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make()` gives, made once for all runs of a comparison.
+
+        A run that finds it made is charged its cost all the same, in `borrowed_seconds`, once.
+        """
+        if key in self._shared:
+            product, seconds = self._shared[key]
+            if key not in self._used:
+                self.borrowed_seconds += seconds
+        else:
+            start, borrowed = time.perf_counter(), self.borrowed_seconds
+            product = make()
+            seconds = time.perf_counter() - start + self.borrowed_seconds - borrowed
+            self._shared[key] = product, seconds
+        self._used.add(key)
+        return product
 
     @property
     def retrieved(self) -> "Retrieved":
         """The pairs that `RETRIEVAL` finds for the task, retrieved at first use and shared by all methods."""
-        self.used_retrieved = True
-        if self._shared.retrieved is None:
-            from retroclip.retrieval import retrieve
+        from retroclip.retrieval import retrieve
 
-            settings = RETRIEVAL | self.options.get("retrieve", {})
-            start = time.perf_counter()
-            self._shared.retrieved = retrieve(self.known_memory, self.task, encoder=self.encoder, **settings)
-            self._shared.seconds = time.perf_counter() - start
-        return self._shared.retrieved
+        settings = RETRIEVAL | self.options.get("retrieve", {})
+        memory = self.known_memory
+        return self.share("retrieved", lambda: retrieve(memory, self.task, encoder=self.encoder, **settings))
 
     @property
     def known_memory(self) -> "Memory":
@@ -74,14 +80,9 @@ class MethodContext:
             raise RetroclipError("there is no memory to work with: name one with --memory")
         return self.memory
 
-    @property
-    def retrieval_seconds(self) -> float:
-        """What the shared retrieval took; 0 before anyone asked for it."""
-        return self._shared.seconds
-
     def for_run(self, seed: int) -> "MethodContext":
-        """The same context for one run of one method: another seed, the same retrieval."""
-        return replace(self, seed=seed, used_retrieved=False)
+        """The same context for one run of one method: another seed, the same shared products."""
+        return replace(self, seed=seed, borrowed_seconds=0.0, _used=set())
 
     def options_for(self, method: str) -> dict[str, Any]:
         """The keyword arguments given for a method."""
@@ -212,6 +213,18 @@ def _gated_image(context: MethodContext) -> "Encoder":
     return _customized(context, "gated-image")
 
 
+@register_method("locked-text-averaged", trained=True, default=False)
+def _locked_text_averaged(context: MethodContext) -> "Encoder":
+    """Halfway in weight space between the model and its locked-text tuning, to forget less (WiSE-FT)."""
+    return _averaged(context, "locked-text")
+
+
+@register_method("gated-image-averaged", trained=True, default=False)
+def _gated_image_averaged(context: MethodContext) -> "Encoder":
+    """The gates of the gated-image tuning half open, to forget less (WiSE-FT)."""
+    return _averaged(context, "gated-image")
+
+
 def _fused(context: MethodContext, kind: str, method: str, **options: Any) -> "Encoder":
     from retroclip.training import fuse
 
@@ -223,4 +236,18 @@ def _customized(context: MethodContext, tuning: str) -> "Encoder":
     from retroclip.training import customize
 
     options = {"seed": context.seed} | context.options_for(tuning)
-    return customize(context.encoder, context.retrieved, tuning=tuning, **options)
+
+    def tune() -> "Encoder":
+        return customize(context.encoder, context.retrieved, tuning=tuning, **options)
+
+    return cast("Encoder", context.share((tuning, context.seed), tune))
+
+
+def _averaged(context: MethodContext, tuning: str) -> "Encoder":
+    from retroclip.encoders import average
+
+    options = {"weight": 0.5} | context.options_for(f"{tuning}-averaged")
+    tuned = _customized(context, tuning)
+    model = average(context.encoder, tuned, **options)
+    model.history, model.trained_parameters = tuned.history, tuned.trained_parameters
+    return model

@@ -3,13 +3,14 @@
 import csv
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
-from PIL import Image
+import torch
 
 from retroclip.classifiers import Classifier
 from retroclip.encoders import Encoder
@@ -70,26 +71,30 @@ def default_method(memory: Memory | None) -> str:
 def predict_files(
     classifier: Classifier, files: Sequence[Path], *, min_confidence: float = 0.0, batch_size: int = 64
 ) -> Iterator[Prediction]:
-    """Classify image files in order, a batch at a time; one that can't be decoded gives a prediction with `error`."""
+    """Classify image files in order, a batch at a time; one that can't be decoded gives a prediction with `error`.
+
+    An image is shrunk as soon as it is decoded: of whole photos only as many are held as there are threads.
+    """
+
+    def pixels_of(file: Path) -> torch.Tensor | BadImageError:
+        try:
+            return classifier.encoder.preprocess(decode_image(file))
+        except BadImageError as error:
+            return error
+
     remaining = iter(files)
-    while batch := list(islice(remaining, batch_size)):
-        decoded = [_decoded(file) for file in batch]
-        images = [image for image in decoded if isinstance(image, Image.Image)]
-        rows = iter(classifier.predict_images(images) if images else ())
-        for file, image in zip(batch, decoded, strict=True):
-            if isinstance(image, BadImageError):
-                yield Prediction(file, error=str(image))
-                continue
-            probability, index = next(rows).max(dim=0)
-            sure = float(probability) >= min_confidence
-            yield Prediction(file, classifier.classes[int(index)] if sure else NONE, float(probability))
-
-
-def _decoded(file: Path) -> Image.Image | BadImageError:
-    try:
-        return decode_image(file)
-    except BadImageError as error:
-        return error
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
+        while batch := list(islice(remaining, batch_size)):
+            prepared = list(pool.map(pixels_of, batch))
+            pixels = [item for item in prepared if isinstance(item, torch.Tensor)]
+            rows = iter(classifier.predict_images(torch.stack(pixels)) if pixels else ())
+            for file, item in zip(batch, prepared, strict=True):
+                if isinstance(item, BadImageError):
+                    yield Prediction(file, error=str(item))
+                    continue
+                probability, index = next(rows).max(dim=0)
+                sure = float(probability) >= min_confidence
+                yield Prediction(file, classifier.classes[int(index)] if sure else NONE, float(probability))
 
 
 def write_csv(predictions: Iterable[Prediction], out: Path | TextIO, *, tell: Callable[[str], None]) -> int:

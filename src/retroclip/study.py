@@ -58,6 +58,7 @@ def run_study(
     """
     out.mkdir(parents=True, exist_ok=True)
     samples = load_samples(task, dataset, where=where)
+    others = [(other, load_samples(other, data)) for other, data in also]
     results = compare(
         encoder,
         task,
@@ -66,13 +67,13 @@ def run_study(
         methods=methods,
         seeds=seeds,
         options=options,
-        also=also,
+        also=others,
         cache=out / "runs",
         on_result=lambda result: tell(summary_line(result)),
     )
     raise_if_all_failed(results)
     save_results(results, out / "results.json")
-    context = prepare_context(encoder, task, samples, memory, options=options)
+    context = prepare_context(encoder, task, samples, memory, options=options, also=[data for _, data in others])
     report = evidence(frame or Report(results=[]), results, samples, context)
     report = replace(report, memories=[summarise_memory(memory, task, name=memory.path.name)])
     return Study(results, write_report(report, out / "report.html"))

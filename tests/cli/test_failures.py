@@ -1,6 +1,9 @@
 """From exceptions to lines and exit statuses."""
 
 import errno
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -70,3 +73,30 @@ def test_a_page_of_text_becomes_a_line():
     line = explain(ValueError("x\n" * 5000))
     assert "\n" not in line
     assert len(line) < 800
+
+
+COMMAND = [sys.executable, "-m", "retroclip"]
+PRINTING = [*COMMAND, "tasks", "--json"]  # fits into the buffer, which is written at the end
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full to write to")
+def test_output_that_finds_the_disk_full_is_one_line_and_status_1():
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(PRINTING, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=BUFFERED)
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
+    assert ran.stderr.startswith("retroclip: the disk is full")
+
+
+def test_output_that_nobody_reads_is_silent_and_status_1():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        ran = subprocess.run(PRINTING, stdout=closed, stderr=subprocess.PIPE, text=True, check=False, env=BUFFERED)
+    assert (ran.returncode, ran.stderr) == (1, "")
+
+
+def test_without_any_stdout_a_verb_still_works():
+    code = f"import os, subprocess; os.close(1); exit(subprocess.run({[*COMMAND, '--version']}).returncode)"
+    ran = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=False, env=BUFFERED)
+    assert (ran.returncode, ran.stderr) == (0, "")

@@ -45,6 +45,33 @@ def test_fuse_evaluate_predict(run, model, memory, task, labelled):
     assert run(f"fuse mem --model {model} --kind mean --out fused -k 3").status == 0
     assert json.loads(run(f"evaluate fused {task} {labelled} --json").out)["n"] == 12
     assert len(rows(run(f"predict fused {task} photos").out)) == 20
+    refused = run(f"compare fused {task} {labelled} --memory mem")
+    assert (refused.status, "was made by model" in refused.line) == (1, True)
+
+
+def test_a_saved_model_s_memory_is_evaluated_without_the_evaluated_pictures(run, model, memory, task, photos):
+    classes = photos.parent / "seen"
+    for number in range(12):
+        folder = classes / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes((photos / f"{number:02}.jpg").read_bytes())
+    assert run(f"fuse mem --model {model} --kind mean --out fused -k 3").status == 0
+    result = json.loads(run(f"evaluate fused {task} seen --json").out)
+    assert (result["memory"], result["memory_pairs"], result["near_threshold"]) == ("mem", 20, 0.95)
+    assert 12 <= result["excluded_near_duplicates"] < 20
+
+
+@pytest.mark.parametrize("verb", ["fuse mem", "customize found"])
+def test_a_folder_that_is_no_model_is_refused_before_training(run, model, memory, photos, monkeypatch, verb):
+    def train(*given, **options):
+        raise AssertionError("trained for nothing")
+
+    monkeypatch.setattr("retroclip.training.fuse", train)
+    monkeypatch.setattr("retroclip.retrieval.Retrieved.load", train)
+    refused = run(f"{verb} --model {model} --out photos")
+    assert refused.status == 1
+    assert "photos exists and is not a model" in refused.line
+    assert len(list(photos.iterdir())) == 40
 
 
 def test_evaluate_with_a_memory_as_table(run, model, memory, task, labelled):

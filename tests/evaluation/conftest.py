@@ -55,7 +55,7 @@ class BruteMemory:
 
     def __init__(self, images, texts):
         self.images, self.texts = unit(images), unit(texts)
-        self.path, self.version = "brute", 1
+        self.path, self.id, self.version = "brute", "first", 1
 
     def __len__(self):
         return len(self.images)

@@ -1,6 +1,7 @@
 """evaluate(): figures from a plain loop, and every refusal."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +105,21 @@ def test_one_class_has_no_roc(encoder, task, dataset):
     only = LabelledSet("s", "val", [str(i) for i in rows], [dataset.images[i] for i in rows], ["star"] * len(rows))
     with pytest.raises(TaskError, match="only one class"):
         evaluate(encoder, task.model_copy(update={"metric": "roc-auc"}), only)
+
+
+def test_results_are_replaced_whole_or_not_at_all(encoder, task, dataset, tmp_path, monkeypatch):
+    save_results([evaluate(encoder, task, dataset)], tmp_path / "r.json")
+    before = (tmp_path / "r.json").read_text()
+
+    def cut_short(self, text, *given):
+        self.write_bytes(text[:9].encode())
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_text", cut_short)
+    with pytest.raises(OSError, match="disk full"):
+        save_results([], tmp_path / "r.json")
+    assert (tmp_path / "r.json").read_text() == before
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_results_survive_json(encoder, task, dataset, tmp_path):

@@ -2,18 +2,23 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from retroclip import methods as registry
+from retroclip import training
 from retroclip.classifiers import LinearClassifier, zero_shot
 from retroclip.errors import MemoryStoreError, RetroclipError, TaskError
 from retroclip.evaluation import compare, evaluate, load_samples, save_results
+from retroclip.evaluation.classification import answer
 from retroclip.evaluation.comparison import prepare_context
-from retroclip.fusion import MemoryEncoder, build_fusion
+from retroclip.evaluation.leakage import without
+from retroclip.fusion import MeanFusion, MemoryEncoder, build_fusion
 from retroclip.pairs import LabelledSet
 from retroclip.tasks import Task
+from retroclip.training.tuning import TUNINGS
 
 
 @pytest.fixture
@@ -66,6 +71,14 @@ def test_rows_come_in_order_with_gains_and_costs(toy_methods, encoder, task, dat
     assert turned.value < base.value
     assert turned.gain_interval[1] < 0
     assert all(row.memory_pairs == 200 for row in rows)
+
+
+def test_training_is_measured_against_the_best_that_trains_nothing(toy_methods, encoder, task, dataset, memory):
+    rows = {row.method: row for row in compare(encoder, task, dataset, memory, methods=["turned", "noisy"])}
+    noisy, turned = rows["noisy"], rows["turned"]
+    assert (noisy.control, turned.control) == ("turned", None)
+    assert noisy.control_gain == pytest.approx(100 * (noisy.value - turned.value))
+    assert noisy.control_gain_interval[0] <= noisy.control_gain <= noisy.control_gain_interval[1]
 
 
 def test_images_are_embedded_once_for_all_methods_on_the_base(toy_methods, encoder, task, dataset, memory):
@@ -122,6 +135,52 @@ def test_near_duplicates_are_hidden_from_methods_and_counted(toy_methods, encode
     assert {row.excluded_near_duplicates for row in rows} == {int(near.sum())}
 
 
+def test_near_duplicates_of_the_other_sets_are_hidden_too(toy_methods, encoder, task, dataset, make_memory):
+    columns = dataset.keys, dataset.images, dataset.labels
+    half = [LabelledSet("half", "all", *(column[start::2] for column in columns)) for start in (0, 1)]
+    images = encoder.encode_images(dataset.images)
+    memory = make_memory(np.vstack([np.eye(8)[[4, 5, 6]], images]), np.vstack([np.eye(8)[[4, 5, 6]], images]))
+    near = ((memory.images @ images.T) > 0.95).any(1).numpy().sum()
+    seen = []
+
+    @registry.register_method("looking")
+    def _looking(context):
+        seen.append(len(context.memory))
+        return context.encoder
+
+    rows = compare(encoder, task, half[0], memory, methods=["looking"], also=[(task, half[1])])
+    assert seen == [len(memory) - near]
+    assert {row.excluded_near_duplicates for row in rows} == {near}
+
+
+def test_what_a_consulted_memory_holds_of_the_evaluation_set_is_hidden(
+    toy_methods, encoder, task, dataset, make_memory
+):
+    images, texts = encoder.encode_images(dataset.images), encoder.encode_texts(dataset.labels)
+    own, labels = draw_memory(200)
+    memory = make_memory(np.vstack([own, images]), np.vstack([np.eye(8)[labels] + 0.05, texts]))
+    near = np.flatnonzero(((memory.images @ images.T) > 0.95).any(1).numpy())
+    leaking = MemoryEncoder(encoder, memory, build_fusion("mean", dim=8), k=5)
+    clean = evaluate(leaking.with_memory(without(memory, near)), task, dataset)
+    assert answer(leaking, task, load_samples(task, dataset)).outcome.value("top1") > clean.value
+    encoder.images_encoded = 0
+    (compared,) = compare(leaking, task, dataset, None, methods=["zero-shot"])
+    assert encoder.images_encoded == len(dataset)
+    for result in (compared, evaluate(leaking, task, dataset), evaluate(zero_shot(leaking, task), task, dataset)):
+        assert result.value == clean.value
+        assert (result.memory, result.memory_pairs) == ("brute", len(memory))
+        assert (result.excluded_near_duplicates, result.near_threshold) == (len(near), 0.95)
+        assert result.fingerprint == leaking.fingerprint
+    assert evaluate(encoder, task, dataset).memory is None
+
+
+def draw_memory(n):
+    """Embeddings of n pairs around the classes, and the class indices."""
+    rng = np.random.default_rng(1)
+    labels = rng.integers(4, size=n)
+    return np.eye(8)[labels] * 0.6 + rng.normal(scale=0.2, size=(n, 8)), labels
+
+
 def test_forgetting_is_told_for_encoders_beside_their_base(toy_methods, encoder, task, dataset, memory):
     other = Task("two", classes=["circle", "square"])
     rows_of_two = [i for i, label in enumerate(dataset.labels) if label in other.classes]
@@ -155,6 +214,41 @@ def test_finished_runs_are_taken_from_the_cache(toy_methods, encoder, task, data
     compare(encoder, task, dataset, memory, seeds=[0], options={"turned": {"x": 1}}, **options)
     assert calls[built + 1 :] == [("noisy", 0), ("turned", 0)]
     save_results(again, tmp_path / "results.json")
+
+
+def test_the_cache_knows_a_memory_made_anew_at_the_same_path(
+    toy_methods, encoder, task, dataset, memory, calls, tmp_path
+):
+    options = {"methods": ["turned"], "cache": tmp_path}
+    compare(encoder, task, dataset, memory, **options)
+    compare(encoder, task, dataset, memory, **options)
+    assert calls == [("turned", 0)]
+    memory.id = "second"
+    compare(encoder, task, dataset, memory, **options)
+    assert calls == [("turned", 0)] * 2
+
+
+@pytest.mark.parametrize("changed", ["retrieval", "tuning", "function", "fusion"])
+def test_the_cache_knows_the_defaults(
+    toy_methods, encoder, task, dataset, memory, calls, tmp_path, monkeypatch, changed
+):
+    options = {"methods": ["turned"], "cache": tmp_path}
+    compare(encoder, task, dataset, memory, **options)
+    if changed == "retrieval":
+        monkeypatch.setitem(registry.RETRIEVAL, "k", 51)
+    elif changed == "tuning":
+        monkeypatch.setitem(TUNINGS, "locked-text", replace(TUNINGS["locked-text"], lr=1.0))
+    elif changed == "function":
+        monkeypatch.setitem(training.customize.__kwdefaults__, "epochs", 6)
+    else:
+        monkeypatch.setattr(MeanFusion.__init__, "__defaults__", (0.4, ("image",)))
+    compare(encoder, task, dataset, memory, **options)
+    assert calls == [("turned", 0)] * 2
+
+
+def test_no_seeds_are_refused(toy_methods, encoder, task, dataset, memory):
+    with pytest.raises(RetroclipError, match="no seed"):
+        compare(encoder, task, dataset, memory, methods=["noisy"], seeds=range(0))
 
 
 def test_rows_and_models_are_handed_out_as_they_are_done(toy_methods, encoder, task, dataset, memory):

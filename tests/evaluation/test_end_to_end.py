@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from retroclip.encoders import load
 from retroclip.errors import MemoryStoreError
 from retroclip.evaluation import compare, evaluate, evaluate_retrieval, load_samples, prepare_context
+from retroclip.fusion import MemoryEncoder, build_fusion
 from retroclip.memory import Memory
 from retroclip.methods import list_methods
 from retroclip.report import Report, collect_examples, collect_retrieved, render, summarise_memory
@@ -85,7 +86,8 @@ def test_every_method_gives_a_row_and_the_report_shows_them(problem):
     assert {"real-linear", "reco", "ra-clip", "locked-text", "gated-image"} <= trained
     assert all(by_name[name].history for name in trained - {"mean-neighbours"})
     forgetful = {name for name, row in by_name.items() if row.forgetting}
-    assert forgetful == {"mean-neighbours", "reco", "ra-clip", "locked-text", "gated-image"}
+    averaged = {"locked-text-averaged", "gated-image-averaged"}
+    assert forgetful == {"mean-neighbours", "reco", "ra-clip", "locked-text", "gated-image"} | averaged
     for name in forgetful:
         (row,) = by_name[name].forgetting
         assert (row.value, row.base) == pytest.approx((by_name[name].value, by_name["zero-shot"].value))
@@ -111,6 +113,13 @@ def test_a_memory_of_another_model_is_refused(problem):
     other = encoder.with_model(open_clip.model.CLIP(**CONFIG), name="other")
     with pytest.raises(MemoryStoreError, match="was made by model"):
         compare(other, task, dataset, memory, methods=["primed"])
+
+
+def test_a_model_that_consults_a_memory_is_no_longer_the_model_that_made_it(problem):
+    encoder, task, dataset, memory = problem
+    fused = MemoryEncoder(encoder, memory, build_fusion("mean", dim=32))
+    with pytest.raises(MemoryStoreError, match=r"was made by model .*, not by .* \+ mean"):
+        compare(fused, task, dataset, memory, methods=["primed"])
 
 
 def test_image_text_retrieval_on_the_memory_s_source(problem):

@@ -17,7 +17,7 @@ class ArrayMemory:
 
     def __init__(self, images: torch.Tensor, texts: torch.Tensor) -> None:
         self.parts = {"image": images, "text": texts}
-        self.path = Path("array-memory")
+        self.path, self.id, self.version = Path("array-memory"), "first", 1
         self.searches = 0
 
     def check_encoder(self, encoder) -> None:
@@ -50,7 +50,7 @@ class ArrayMemory:
 class ArrayEncoder:
     """Images are embeddings already; texts are looked up."""
 
-    name, dim, logit_scale = "arrays", 16, 20.0
+    name, fingerprint, dim, logit_scale = "arrays", "a1", 16, 20.0
 
     def __init__(self) -> None:
         self.calls = 0

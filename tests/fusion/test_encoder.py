@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +88,48 @@ def test_saved_and_loaded(tmp_path, memory, encoder, fusion):
     torch.testing.assert_close(again.encode_images(images), wrapped.encode_images(images))
     torch.testing.assert_close(again.encode_texts(["a bird"]), wrapped.encode_texts(["a bird"]))
     assert again.kind == wrapped.kind and again.search == "cross-modal"
+
+
+def test_a_fingerprint_of_its_own(tmp_path, make_memory, memory, encoder):
+    fusion = RecoFusion(16)
+    wrapped = MemoryEncoder(encoder, memory, fusion, k=3)
+    first = wrapped.fingerprint
+    wrapped.save(tmp_path / "model")
+    assert load_memory_encoder(tmp_path / "model", base=encoder, memory=memory).fingerprint == first
+    grown, other = make_memory(**memory_arrays(memory)), make_memory(**memory_arrays(memory))
+    grown.version, other.id = 2, "second"
+    variants = [wrapped.with_memory(grown), wrapped.with_memory(other), MemoryEncoder(encoder, memory, fusion, k=4)]
+    variants.append(MemoryEncoder(encoder, memory, MeanFusion(16), k=3))
+    prints = [encoder.fingerprint, first, *(variant.fingerprint for variant in variants)]
+    next(fusion.parameters()).data += 1
+    assert len({*prints, wrapped.fingerprint}) == len(prints) + 1
+
+
+def memory_arrays(memory):
+    return {"images": memory.parts["image"], "texts": memory.parts["text"]}
+
+
+def test_a_save_appears_whole_and_replaces_only_models(tmp_path, memory, encoder, monkeypatch):
+    MemoryEncoder(encoder, memory, MeanFusion(16), k=2).save(tmp_path / "model")
+
+    def cut_short(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("retroclip.fusion.encoder.save_file", cut_short)
+    with pytest.raises(OSError, match="disk full"):
+        MemoryEncoder(encoder, memory, MeanFusion(16), k=5).save(tmp_path / "model")
+    assert json.loads((tmp_path / "model" / "retroclip.json").read_text())["settings"]["k"] == 2
+    assert load_memory_encoder(tmp_path / "model", base=encoder, memory=memory).k == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    monkeypatch.undo()
+    MemoryEncoder(encoder, memory, MeanFusion(16), k=5).save(tmp_path / "model")
+    assert load_memory_encoder(tmp_path / "model", base=encoder, memory=memory).k == 5
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_text("mine")
+    with pytest.raises(ModelError, match="is not a model"):
+        MemoryEncoder(encoder, memory, MeanFusion(16)).save(tmp_path / "photos")
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
 
 
 def test_the_memory_can_be_swapped(make_memory, memory, encoder):

@@ -87,6 +87,16 @@ def test_info(memory, pairs):
     json.dumps(info)
 
 
+def test_every_creation_has_its_own_id(tmp_path, memory, encoder, pairs):
+    again = Memory.create(tmp_path / "again", encoder, pairs)
+    assert memory.id == Memory.open(tmp_path / "m").id != again.id
+    manifest = tmp_path / "m" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    del content["id"]
+    manifest.write_text(json.dumps(content))
+    assert Memory.open(tmp_path / "m").id == content["created"]
+
+
 def test_what_is_no_memory_is_told(tmp_path, memory):
     with pytest.raises(MemoryStoreError, match="there is no memory at"):
         Memory.open(tmp_path / "nowhere")

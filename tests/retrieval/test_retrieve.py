@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from retroclip.errors import MemoryStoreError, TaskError
+from retroclip.errors import MemoryStoreError, SourceError, TaskError
 from retroclip.memory import Memory
-from retroclip.pairs import LabelledSet
+from retroclip.pairs import LabelledSet, Rejected, decode_image
 from retroclip.retrieval import Retrieved, retrieve
 
 
@@ -24,6 +24,19 @@ def loops(memory, task, encoder, search, k) -> dict[int, dict[str, dict[int, flo
                     own = found.setdefault(i, {}).setdefault(mode, {})
                     own[index] = max(own.get(index, -2), scores[i])
     return found
+
+
+class Bytes:
+    """The stub with the real encoder's reading of encoded images."""
+
+    def __init__(self, encoder):
+        self.stub = encoder
+
+    def __getattr__(self, name):
+        return getattr(self.stub, name)
+
+    def encode_images(self, images):
+        return self.stub.encode_images(torch.stack([self.preprocess(decode_image(own)) for own in images]))
 
 
 @pytest.mark.parametrize("search", [("t2t",), ("t2i",), ("t2i", "t2t")])
@@ -81,23 +94,30 @@ def test_near_duplicates_of_an_evaluation_set_are_dropped_and_counted(memory, ta
     assert len(found) == 90 - near
     assert not {3, 40} & set(found.ids.tolist())
 
-    class Bytes:
-        """The stub with the real encoder's reading of encoded images."""
-
-        def __getattr__(self, name):
-            return getattr(encoder, name)
-
-        def encode_images(self, images):
-            from retroclip.pairs import decode_image
-
-            return encoder.encode_images(torch.stack([encoder.preprocess(decode_image(own)) for own in images]))
-
     labelled = LabelledSet("colours", "val", ["a", "b"], [pairs[3].image, pairs[40].image], ["red", "green"])
-    same = retrieve(memory, task, encoder=Bytes(), k=90, exclude_near=labelled, near_threshold=0.99)
+    same = retrieve(memory, task, encoder=Bytes(encoder), k=90, exclude_near=labelled, near_threshold=0.99)
     assert same.ids.tolist() == found.ids.tolist()
     assert same.provenance["exclude_near"] == "colours val"
     with pytest.raises(MemoryStoreError, match="exclude_near has shape"):
         retrieve(memory, task, encoder=encoder, exclude_near=torch.ones(2, 5))
+
+
+def test_unreadable_images_of_an_evaluation_set_are_skipped_and_counted(memory, task, encoder, pairs):
+    images = [pairs[i].image for i in range(20)]
+    whole = LabelledSet("colours", "val", [str(i) for i in range(20)], images, ["red"] * 20)
+    broken = [images[0][:70], *images[1:]]
+    spoilt = LabelledSet(
+        "colours", "val", whole.keys, broken, whole.labels, rejected=[Rejected("x", "colours", "gone")]
+    )
+    options = {"encoder": Bytes(encoder), "k": 90, "near_threshold": 0.9999}
+    clean = retrieve(memory, task, exclude_near=whole, **options)
+    found = retrieve(memory, task, exclude_near=spoilt, **options)
+    assert set(found.ids.tolist()) - set(clean.ids.tolist()) == {0}
+    assert clean.provenance["counts"]["unreadable_evaluation"] == 0
+    assert found.provenance["counts"]["unreadable_evaluation"] == 2
+    mostly = LabelledSet("colours", "val", whole.keys, [b"text"] * 3 + images[3:], whole.labels)
+    with pytest.raises(SourceError, match="colours: 3 of 20 images can't be read"):
+        retrieve(memory, task, exclude_near=mostly, **options)
 
 
 def test_clip_score(memory, task, encoder):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
@@ -101,8 +102,9 @@ def test_a_seed_gives_one_result_and_a_checkpoint_resumes_to_it(encoder, retriev
             raise KilledError
 
     with pytest.raises(KilledError):
-        customize(encoder, retrieved, **options, checkpoint=tmp_path / "state", save_every=4, on_log=kill)
-    resumed = customize(encoder, retrieved, **options, checkpoint=tmp_path / "state", save_every=4)
+        customize(encoder, retrieved, **options, checkpoint=tmp_path / "state", on_log=kill)
+    assert json.loads((tmp_path / "state" / "progress.json").read_text())["step"] == 5
+    resumed = customize(encoder, retrieved, **options, checkpoint=tmp_path / "state")
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], value, atol=1e-6, rtol=0)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,18 @@ def test_distance_from_the_start_is_held(encoder, memory):
     held = fuse(encoder, memory, k=4, epochs=30, batch_size=24, lr=0.05, anchor=1.0)
     moved = [float((f.fusion.layers["image"].w_value - torch.eye(32)).norm()) for f in (free, held)]
     assert moved[1] < 0.5 * moved[0]
+
+
+def test_a_killed_training_loses_a_twentieth_of_its_steps(encoder, memory, tmp_path):
+    def kill(row):
+        if row["step"] == 29:
+            raise KeyboardInterrupt
+
+    options = {"k": 4, "epochs": 40, "batch_size": 24, "checkpoint": tmp_path / "state"}
+    with pytest.raises(KeyboardInterrupt):
+        fuse(encoder, memory, on_log=kill, **options)
+    assert json.loads((tmp_path / "state" / "progress.json").read_text())["step"] == 28
+    assert fuse(encoder, memory, **options).history["step"][-1] == 40
 
 
 def test_saved_and_loaded_with_its_memory(encoder, memory, tmp_path):

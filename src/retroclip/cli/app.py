@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = sys.argv[1:] if arguments is None else list(arguments)
     try:
         status = app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        print(end="", flush=True)  # at exit it would be too late to tell a failure; without a stdout it does nothing
         return DONE if status is None else int(status)
     except CycloptsError as error:
         verb = " ".join(["retroclip", *(error.command_chain or ())])
@@ -78,10 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"retroclip {error}. See `retroclip --help`.", file=sys.stderr)
         return WRONG_USAGE
     except BrokenPipeError:
-        # The reader of our output, `head` say, has what it wanted; nothing may be flushed to it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_unwritable()  # the reader of our output, `head` say, has what it wanted
         return FAILED
     except (Exception, KeyboardInterrupt) as error:
+        discard_unwritable()
         if os.environ.get(DEBUG_VARIABLE):
             raise
         if arguments is None:
@@ -89,3 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         print(f"retroclip: {explain(error)}", file=sys.stderr)
         return FAILED
+
+
+def discard_unwritable() -> None:
+    """Flush stdout, and turn it to the null device if that fails: Python would fail again at exit, with status 120."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

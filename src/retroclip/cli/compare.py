@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from retroclip.cli.options import Json, ModelReference, Where, matching_methods, split_pair, split_words
 from retroclip.cli.terminal import print_json, print_results, say, told_failures
@@ -17,7 +17,7 @@ def compare(
     *,
     memory: Path,
     methods: Annotated[str | None, Parameter(help="Names or patterns with commas between; default: all.")] = None,
-    seeds: Annotated[int, Parameter(help="Runs of each trained method.")] = 3,
+    seeds: Annotated[int, Parameter(help="Runs of each trained method.", validator=validators.Number(gte=1))] = 3,
     also: Annotated[list[str] | None, Parameter(negative=())] = None,
     where: Where = None,
     out: Path | None = None,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from retroclip.cli.checkpoints import resumable
 from retroclip.cli.options import ModelReference
@@ -19,8 +19,10 @@ def customize(
     model: ModelReference = "builtin",
     tuning: Tuning = "gated-image",
     out: Path,
-    epochs: Annotated[int | None, Parameter(help="Default: the tuning's own.")] = None,
-    batch_size: int | None = None,
+    epochs: Annotated[
+        int | None, Parameter(help="Default: the tuning's own.", validator=validators.Number(gte=1))
+    ] = None,
+    batch_size: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
     lr: float | None = None,
     seed: int = 0,
 ) -> None:
@@ -36,9 +38,11 @@ def customize(
         Folder for the customized model; name it wherever a model is asked for.
     """
     from retroclip.encoders import load
+    from retroclip.encoders.saving import check_target
     from retroclip.retrieval import Retrieved
     from retroclip.training import customize as tune
 
+    check_target(out)
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     options = {name: value for name, value in given.items() if value is not None}
     base, found = load(model), Retrieved.load(retrieved)

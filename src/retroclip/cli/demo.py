@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from retroclip.cli.options import Json, ModelReference
 from retroclip.cli.terminal import print_json, print_results, say, told_failures
@@ -13,7 +13,7 @@ def demo(
     *,
     out: Path = Path("retroclip-demo"),
     model: ModelReference = "builtin",
-    seeds: Annotated[int, Parameter(help="Runs of each trained method.")] = 1,
+    seeds: Annotated[int, Parameter(help="Runs of each trained method.", validator=validators.Number(gte=1))] = 1,
     json: Json = False,
 ) -> int:
     """Run the whole flow on the photos that ship with retroclip: memory, retrieval, every method, table and report.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.options import Json, Method, ModelReference, Where
 from retroclip.cli.terminal import print_json, print_results
 
@@ -38,6 +39,8 @@ def evaluate(
     from retroclip.tasks import Task
 
     if task == IMAGE_TEXT_RETRIEVAL:
+        if memory or method:
+            raise WrongUsageError(f"evaluate: {task} takes neither --memory nor --method: it measures the model itself")
         result, chosen = evaluate_retrieval(load(model), dataset, where=where), "zero-shot"
     else:
         opened = Memory.open(memory) if memory else None

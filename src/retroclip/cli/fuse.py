@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from retroclip.cli.checkpoints import resumable
 from retroclip.cli.options import ModelReference
@@ -17,7 +17,9 @@ def fuse(
     model: ModelReference = "builtin",
     kind: Literal["reco", "ra-clip", "mean"] = "reco",
     train: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)] = None,
-    k: Annotated[int, Parameter(name=["-k", "--k"], help="Neighbours to consult.")] = 10,
+    k: Annotated[
+        int, Parameter(name=["-k", "--k"], help="Neighbours to consult.", validator=validators.Number(gte=1))
+    ] = 10,
     seed: int = 0,
     out: Path,
 ) -> None:
@@ -33,13 +35,16 @@ def fuse(
         Folder for the model; name it wherever a model is asked for.
     """
     from retroclip.encoders import load
+    from retroclip.encoders.saving import check_target
     from retroclip.memory import Memory
     from retroclip.training import fuse as train_fusion
 
+    check_target(out)
     base, consulted = load(model), Memory.open(memory)
     options: dict[str, Any] = {"kind": kind, "k": k, "seed": seed, "train": train or None}
-    versions = {"model": base.fingerprint, "memory": str(memory.resolve()), "version": consulted.version}
-    with resumable(out, **options, **versions) as checkpoint, training_shown(f"{kind}: {memory}") as on_log:
+    consulting = [str(memory.resolve()), consulted.id, consulted.version]
+    checkpoints = resumable(out, **options, model=base.fingerprint, memory=consulting)
+    with checkpoints as checkpoint, training_shown(f"{kind}: {memory}") as on_log:
         encoder = train_fusion(base, consulted, checkpoint=checkpoint, on_log=on_log, **options)
         encoder.save(out)
     say(f"{out}: {encoder.name}")

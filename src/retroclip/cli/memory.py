@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, validators
 
 from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.options import Json, ModelReference, Precision, Where
@@ -11,6 +11,7 @@ from retroclip.cli.terminal import is_interactive, print_facts, print_json, prin
 
 app = App(name="memory", help="Make, change, inspect and search a memory of image-text pairs.")
 
+BatchSize = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 MaxRejected = Annotated[float, Parameter(help="Share of bad pairs in the first shard above which to stop.")]
 
 
@@ -26,7 +27,7 @@ def create(
     labels_as_captions: Annotated[bool, Parameter(negative=())] = False,
     store_images: bool = True,
     max_rejected: MaxRejected = 0.1,
-    batch_size: int = 64,
+    batch_size: BatchSize = 64,
 ) -> None:
     """Embed pairs into a new memory. Interrupted and repeated, it goes on where it stopped.
 
@@ -67,9 +68,9 @@ def add(
     precision: Precision = "auto",
     where: Where = None,
     max_rejected: MaxRejected = 0.1,
-    batch_size: int = 64,
+    batch_size: BatchSize = 64,
 ) -> None:
-    """Embed more pairs into a memory, with the model that made it. Keys that are there already are skipped."""
+    """Embed more pairs into a memory, with the model that made it. Pairs that are there already are skipped."""
     from retroclip.encoders import load
     from retroclip.memory import Memory
 
@@ -143,7 +144,7 @@ def search(
     text: str | None = None,
     image: Path | None = None,
     by: Annotated[Literal["image", "text"], Parameter(help="Compare with the pairs' images or captions.")] = "image",
-    k: Annotated[int, Parameter(name=["-k", "--k"])] = 10,
+    k: Annotated[int, Parameter(name=["-k", "--k"], validator=validators.Number(gte=1))] = 10,
     where: Where = None,
     json: Json = False,
 ) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.options import Where, split_words
@@ -17,7 +17,12 @@ def retrieve(
     *,
     out: Path,
     search: str = "t2t,t2i",
-    k: Annotated[int, Parameter(name=["-k", "--k"], help="Pairs per class, template and search mode.")] = 50,
+    k: Annotated[
+        int,
+        Parameter(
+            name=["-k", "--k"], help="Pairs per class, template and search mode.", validator=validators.Number(gte=1)
+        ),
+    ] = 50,
     where: Where = None,
     min_clip_score: str | None = None,
     exclude_near: str | None = None,
@@ -39,7 +44,7 @@ def retrieve(
     exclude_near
         A data set whose near-duplicates are left out, such as the one to evaluate on.
     """
-    threshold = clip_score(min_clip_score)
+    threshold, modes = clip_score(min_clip_score), search_modes(search)
 
     from retroclip.memory import Memory
     from retroclip.pairs import load_labelled
@@ -49,7 +54,7 @@ def retrieve(
     found = retrieve_pairs(
         Memory.open(memory),
         Task.load(task),
-        search=split_words(search),
+        search=modes,
         k=k,
         where=where,
         min_clip_score=threshold,
@@ -57,6 +62,14 @@ def retrieve(
     )
     found.save(out)
     print_facts(f"{len(found)} pairs for {found.task.name} in {out}", found.provenance)
+
+
+def search_modes(text: str) -> tuple[str, ...]:
+    """`t2t,t2i` → ("t2t", "t2i"); WrongUsageError for anything else."""
+    modes = split_words(text)
+    if not modes or not set(modes) <= {"t2t", "t2i"}:
+        raise WrongUsageError(f"retrieve: --search is t2t, t2i or t2t,t2i, not {text!r}")
+    return modes
 
 
 def clip_score(text: str | None) -> float | Literal["quantile"] | None:

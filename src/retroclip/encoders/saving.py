@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,22 +32,39 @@ def save(encoder: Encoder, directory: str | Path, *, dtype: str = "fp32") -> Pat
 
     `open_clip_config.json` and `open_clip_model.safetensors` are what plain open_clip reads; gates are kept apart in
     `gates.safetensors`, so that they are what a plain reader misses. `dtype` "bf16" halves the files and keeps the
-    fingerprint. An encoder already saved there is replaced; any other non-empty directory raises ModelError.
+    fingerprint. A model already saved there is replaced; any other non-empty directory raises ModelError.
     """
     if dtype not in DTYPES:
         raise ModelError(f"unknown storage format {dtype!r}: use fp32 or bf16")
+    with appearing_whole(directory) as scratch:
+        _write(encoder, scratch, dtype)
+    return check_target(directory)
+
+
+def check_target(directory: str | Path) -> Path:
+    """The absolute path to save a model to: free, empty, or a saved model; ModelError for anything else."""
     target = Path(directory).expanduser().resolve()
-    if target.exists() and not (target / CONFIG_FILE).is_file() and (target.is_file() or any(target.iterdir())):
+    saved = any((target / name).is_file() for name in (CONFIG_FILE, RETROCLIP_FILE))
+    if target.exists() and not saved and (target.is_file() or any(target.iterdir())):
         raise ModelError(f"{target} exists and is not a model: name another directory, or empty it")
+    return target
+
+
+@contextmanager
+def appearing_whole(directory: str | Path) -> Iterator[Path]:
+    """A scratch directory to write a model to, which takes its place as `directory` when the block has ended well.
+
+    A model already saved there is replaced; ModelError as `check_target`.
+    """
+    target = check_target(directory)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
-        _write(encoder, scratch, dtype)
+        yield scratch
         scratch.chmod(0o755)
         replace_directory(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return target
 
 
 def replace_directory(new: Path, target: Path) -> None:

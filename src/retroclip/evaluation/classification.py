@@ -1,5 +1,6 @@
 """Classification: an encoder (zero-shot head from the task) or a classifier, on labelled images."""
 
+import copy
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from retroclip.classifiers import Classifier, zero_shot
 from retroclip.errors import TaskError
 from retroclip.evaluation.bootstrap import RESAMPLES, bootstrap_interval
+from retroclip.evaluation.leakage import NEAR, memory_record, shielded
 from retroclip.evaluation.metrics import expected_calibration_error
 from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.result import Result
@@ -41,6 +43,7 @@ def evaluate(
     where: str | None = None,
     method: str | None = None,
     base: "Encoder | None" = None,
+    near_threshold: float = NEAR,
     resamples: int = RESAMPLES,
     batch_size: int = 64,
     progress: bool = False,
@@ -49,17 +52,29 @@ def evaluate(
 
     An `Encoder` gets the task's zero-shot head; a `Classifier` must have the task's classes in its order. Where the
     model's images are embedded by `base`, embeddings kept in a `Samples` are used again. Unreadable images are left
-    out and named in `rejected`. `resamples=0` leaves out the interval.
+    out and named in `rejected`. From an encoder that consults a memory those pairs are hidden whose image is nearer to
+    an evaluated one than `near_threshold`. `resamples=0` leaves out the interval.
 
     Raises SourceError (empty set, over 10 % unreadable), TaskError (labels or classes that don't fit the task),
     ModelError (NaN scores).
     """
     task = as_task(task)
     samples = load_samples(task, dataset, where=where)
+    encoder = model.encoder if isinstance(model, Classifier) else model
+    clean, excluded = shielded(encoder, [samples], threshold=near_threshold)
+    if isinstance(model, Classifier):
+        model = copy.copy(model)
+        model.encoder = clean
+    else:
+        model = clean
     answered = answer(model, task, samples, base=base, batch_size=batch_size, progress=progress)
     name = method or (model.name if isinstance(model, Classifier) else "zero-shot")
     return summarise(model, task, samples, [answered.outcome], method=name, resamples=resamples).model_copy(
-        update={"seconds": answered.seconds, "predict_seconds": answered.seconds}
+        update={
+            "seconds": answered.seconds,
+            "predict_seconds": answered.seconds,
+            **memory_record(getattr(clean, "memory", None), excluded, near_threshold),
+        }
     )
 
 
@@ -75,10 +90,9 @@ def answer(
     """Embed and classify every sample. Images under `base` are embedded once for all models that sit on it."""
     start = time.perf_counter()
     classifier = head(model, task)
-    saved = 0.0
-    if base is not None and (classifier.encoder is base or consults(classifier.encoder, base)):
-        saved = samples.base_seconds if samples.has_base(base) else 0.0
-    embeddings = embed(classifier.encoder, samples, base=base, batch_size=batch_size, progress=progress)
+    shared = shared_base(classifier.encoder, samples, base)
+    saved = samples.base_seconds if shared is not None and samples.has_base(shared) else 0.0
+    embeddings = embed(classifier.encoder, samples, shared=shared, batch_size=batch_size, progress=progress)
     with torch.no_grad():
         logits = classifier(embeddings).float().cpu().numpy()
     outcome = Outcome.from_logits(logits, samples.labels, keep_scores=task.metric in RANKING_METRICS)
@@ -86,20 +100,22 @@ def answer(
 
 
 def embed(
-    encoder: "Encoder", samples: Samples, *, base: "Encoder | None", batch_size: int, progress: bool
+    encoder: "Encoder", samples: Samples, *, shared: "Encoder | None", batch_size: int, progress: bool
 ) -> torch.Tensor:
-    """Embeddings `(n, d)` of the samples; those under `base` are kept, and only refined where a memory is consulted."""
-    if base is not None and encoder is base:
-        return samples.embed_base(base, batch_size=batch_size, progress=progress)
-    if base is not None and consults(encoder, base):
-        queries = samples.embed_base(base, batch_size=batch_size, progress=progress)
-        return cast("MemoryEncoder", encoder).refine_images(queries)
-    return samples.embed(encoder, batch_size=batch_size, progress=progress)
+    """Embeddings `(n, d)` of the samples; those under `shared` are kept, and only refined by a consulted memory."""
+    if shared is None:
+        return samples.embed(encoder, batch_size=batch_size, progress=progress)
+    kept = samples.embed_base(shared, batch_size=batch_size, progress=progress)
+    return kept if shared is encoder else cast("MemoryEncoder", encoder).refine_images(kept)
 
 
-def consults(encoder: "Encoder", base: "Encoder") -> bool:
-    """Whether an encoder is `base` with a memory: its image embeddings are then refined ones of `base`."""
-    return getattr(encoder, "base", None) is base and hasattr(encoder, "refine_images")
+def shared_base(encoder: "Encoder", samples: Samples, base: "Encoder | None") -> "Encoder | None":
+    """The encoder under which images are embedded once: this one, or that beneath it where it consults a memory.
+
+    None where that is neither `base` nor the one whose embeddings the samples keep.
+    """
+    beneath = cast("MemoryEncoder", encoder).base if hasattr(encoder, "refine_images") else encoder
+    return beneath if beneath is base or samples.has_base(beneath) else None
 
 
 def head(model: "Encoder | Classifier", task: "Task") -> "Classifier":

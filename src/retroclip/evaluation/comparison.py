@@ -1,5 +1,6 @@
 """Every method on one problem: the same images, the same memory, one table."""
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from retroclip.errors import RetroclipError
 from retroclip.evaluation.bootstrap import RESAMPLES, paired_gain
 from retroclip.evaluation.classification import answer, as_task, summarise
-from retroclip.evaluation.leakage import NEAR, near_duplicates, without
+from retroclip.evaluation.leakage import NEAR, base_embeddings, memory_record, near_duplicates, shielded, without
 from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.result import Forgetting, Result
 from retroclip.evaluation.runs import OnModel, Run, RunCache, run_method
@@ -52,24 +53,32 @@ def compare(
     when it is done, `on_model(method, seed, model)` each model that was built (not those taken from the cache).
 
     A method that fails becomes a row with `error`. Raises only for what concerns all rows: labels that don't fit the
-    task, an empty data set, a memory made by another model, unknown method names.
+    task, an empty data set, a memory made by another model, unknown method names, no seed.
     """
     from retroclip.methods import get_method
 
+    if not len(seeds):
+        raise RetroclipError("there is no seed to run the trained methods with: name at least one, such as seeds=[0]")
     task = as_task(task)
     chosen = [get_method(name) for name in method_names(methods)]
     samples = load_samples(task, dataset, where=where)
     others = [(other, load_samples(other, data)) for other, data in ((as_task(t), d) for t, d in also)]
-    context = prepare_context(encoder, task, samples, memory, options=options, near_threshold=near_threshold)
+    sets = [data for _, data in others]
+    context = prepare_context(encoder, task, samples, memory, also=sets, options=options, near_threshold=near_threshold)
     runs = RunCache(Path(cache) if cache is not None else None, circumstances(context, samples, others))
-    elsewhere = [answer(encoder, other, data, base=encoder).outcome for other, data in others]
+    elsewhere = [answer(context.encoder, other, data, base=context.encoder).outcome for other, data in others]
     results: list[Result] = []
+    controls: list[Result] = []
     for method in chosen:
         result, finished = _row(
             method, context, samples, others=others, seeds=seeds, cache=runs, on_model=on_model, resamples=resamples
         )
         if finished:
             result = _with_gains(result, results[0] if results else result, resamples)
+            if method.trained and controls:
+                result = _with_control(result, max(controls, key=lambda control: control.value or 0.0), resamples)
+            elif method.needs_memory and not method.trained:
+                controls.append(result)
         if finished and finished[0].elsewhere:
             result.forgetting = _forgetting(finished, others, elsewhere, resamples)
         results.append(result)
@@ -94,24 +103,28 @@ def prepare_context(
     samples: Samples,
     memory: "Memory | None",
     *,
+    also: Sequence[Samples] = (),
     options: Mapping[str, Mapping[str, Any]] | None = None,
     near_threshold: float = NEAR,
 ) -> "MethodContext":
-    """What methods may use for this evaluation set: the memory without near-duplicates of its images.
+    """What methods may use for this evaluation set: the memory without near-duplicates of its images and of `also`'s.
 
-    Raises MemoryStoreError for a memory made by another model.
+    The same holds for the memory that the encoder itself consults, if it does. Raises MemoryStoreError for a memory
+    made by another model.
     """
     from retroclip.methods import MethodContext
 
     given = {name: dict(values) for name, values in (options or {}).items()}
-    if memory is None:
-        return MethodContext(encoder=encoder, memory=None, task=task, options=given)
-    memory.check_encoder(encoder)
-    excluded = near_duplicates(memory, samples.embed_base(encoder), threshold=near_threshold)
-    visible = without(memory, excluded)
+    if memory is not None:
+        memory.check_encoder(encoder)
+    sets = [samples, *also]
+    encoder, excluded = shielded(encoder, sets, threshold=near_threshold)
+    if memory is not None:
+        excluded = near_duplicates(memory, base_embeddings(encoder, sets), threshold=near_threshold)
+        memory = without(memory, excluded)
     return MethodContext(
         encoder=encoder,
-        memory=visible,
+        memory=memory,
         task=task,
         options=given,
         excluded_ids=excluded,
@@ -130,12 +143,25 @@ def circumstances(
         "retroclip": __version__,
         "fingerprint": getattr(context.encoder, "fingerprint", None),
         "precision": getattr(context.encoder, "precision", None),
-        "memory": None if memory is None else [str(getattr(memory, "path", "")), getattr(memory, "version", None)],
+        "memory": None if memory is None else [str(memory.path), memory.id, memory.version],
         "visible": None if memory is None else len(memory),
         "excluded": context.excluded_ids.tolist(),
         "options": context.options,
+        "defaults": method_defaults(),
         "tasks": [(t.model_dump(mode="json"), s.hash) for t, s in [(context.task, samples), *others]],
     }
+
+
+def method_defaults() -> dict[str, Any]:
+    """What the methods do where `options` say nothing: defaults of the functions and classes beneath them."""
+    from retroclip import classifiers, fusion, methods, retrieval, training
+    from retroclip.training.tuning import TUNINGS
+
+    beneath: list[Callable[..., Any]] = [classifiers.primed, classifiers.tip_adapter, classifiers.real_linear]
+    beneath += [retrieval.retrieve, training.customize, training.fuse, fusion.MemoryEncoder, *fusion.KINDS.values()]
+    taken = {made.__name__: inspect.signature(made).parameters.values() for made in beneath}
+    given = {name: {p.name: p.default for p in own if p.default is not p.empty} for name, own in taken.items()}
+    return {"functions": given, "retrieval": methods.RETRIEVAL, "tunings": TUNINGS}
 
 
 def _row(
@@ -186,7 +212,7 @@ def _failed(method: "Method", context: "MethodContext", samples: Samples, error:
 def _with_costs(
     result: Result, method: "Method", context: "MethodContext", runs: Sequence[Run], seeds: Sequence[int]
 ) -> Result:
-    memory = context.memory
+    memory = context.memory if context.memory is not None else getattr(context.encoder, "memory", None)
     fit, predict = ([getattr(run, name) for run in runs] or [0.0] for name in ("fit_seconds", "predict_seconds"))
     return result.model_copy(
         update={
@@ -197,11 +223,8 @@ def _with_costs(
             "seed": seeds[0],
             "seeds": list(seeds) if method.trained else [],
             "history": runs[0].history if runs else [],
-            "memory": None if memory is None else f"{Path(str(getattr(memory, 'path', ''))).name}",
-            "memory_pairs": None if memory is None else len(memory) + len(context.excluded_ids),
-            "excluded_near_duplicates": None if memory is None else len(context.excluded_ids),
-            "near_threshold": context.near_threshold,
             "options": context.options_for(method.name),
+            **memory_record(memory, context.excluded_ids, context.near_threshold),
         }
     )
 
@@ -217,6 +240,14 @@ def _with_gains(result: Result, base: Result, resamples: int) -> Result:
         top1, top1_interval = result.gain_over(base, "top1", resamples=resamples)
     update = {"gain": gain, "gain_interval": interval, "top1_gain": top1, "top1_gain_interval": top1_interval}
     return result.model_copy(update=update)
+
+
+def _with_control(result: Result, control: Result, resamples: int) -> Result:
+    """The gain over the best method without training so far, in points of the task's metric."""
+    gain, interval = result.gain_over(control, resamples=resamples)
+    return result.model_copy(
+        update={"control": control.method, "control_gain": gain, "control_gain_interval": interval}
+    )
 
 
 def _forgetting(

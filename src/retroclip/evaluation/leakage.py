@@ -1,5 +1,7 @@
 """Near-duplicates of evaluation images in a memory: found, counted, and kept out of every method's sight."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -7,6 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from retroclip.encoders import Encoder
+    from retroclip.evaluation.samples import Samples
+    from retroclip.fusion import MemoryEncoder
     from retroclip.memory import Memory
 
 NEAR = 0.95  # REACT, §"Retrieval" of methods.md: a cosine above this is the same picture
@@ -71,3 +76,36 @@ class MemoryWithout:
 def without(memory: "Memory", excluded: NDArray[np.int64]) -> "Memory":
     """The memory without the excluded pairs; itself where there are none."""
     return cast("Memory", MemoryWithout(memory, excluded)) if len(excluded) else memory
+
+
+def shielded(
+    encoder: "Encoder", sets: Sequence["Samples"], *, threshold: float = NEAR
+) -> tuple["Encoder", NDArray[np.int64]]:
+    """An encoder that consults a memory, with the near-duplicates of all `sets` hidden there, and their ids.
+
+    Any other encoder comes back as it is, with no ids.
+    """
+    if getattr(encoder, "memory", None) is None:
+        return encoder, np.zeros(0, np.int64)
+    consulting = cast("MemoryEncoder", encoder)
+    excluded = near_duplicates(consulting.memory, base_embeddings(consulting.base, sets), threshold=threshold)
+    if not len(excluded):
+        return encoder, excluded
+    return cast("Encoder", consulting.with_memory(without(consulting.memory, excluded))), excluded
+
+
+def base_embeddings(encoder: "Encoder", sets: Sequence["Samples"]) -> torch.Tensor:
+    """Image embeddings `(n, d)` of all sets, one after the other; each set keeps its own."""
+    return torch.cat([samples.embed_base(encoder) for samples in sets])
+
+
+def memory_record(memory: "Memory | None", excluded: NDArray[np.int64], threshold: float | None) -> dict[str, Any]:
+    """The fields of a `Result` about the memory that was used, `excluded` being hidden in it; none without a memory."""
+    if memory is None:
+        return {}
+    return {
+        "memory": Path(memory.path).name,
+        "memory_pairs": len(memory) + len(excluded),
+        "excluded_near_duplicates": len(excluded),
+        "near_threshold": threshold,
+    }

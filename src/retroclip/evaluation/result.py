@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,8 +48,9 @@ class Forgetting(BaseModel):
 class Result(BaseModel):
     """One method on one task and data set. `value` and `interval` (bootstrap, 95 %) are in [0, 1], gains in points.
 
-    `value` is the mean over `seeds` for trained methods, `sd` their standard deviation. A method that failed has
-    `error` and no value. `outcomes` (the answers themselves, one a seed) are not part of the JSON.
+    `value` is the mean over `seeds` for trained methods, `sd` their standard deviation. `control` is the best method
+    that used the same memory without training: what training must beat, by `control_gain` points. A method that failed
+    has `error` and no value. `outcomes` (the answers themselves, one a seed) are not part of the JSON.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
@@ -71,6 +73,9 @@ class Result(BaseModel):
     gain_interval: tuple[float, float] | None = None
     top1_gain: float | None = None
     top1_gain_interval: tuple[float, float] | None = None
+    control: str | None = None
+    control_gain: float | None = None
+    control_gain_interval: tuple[float, float] | None = None
     seconds: float = 0.0
     fit_seconds: float = 0.0
     predict_seconds: float = 0.0
@@ -124,8 +129,14 @@ def hash_samples(images: Sequence[bytes], labels: Sequence[str]) -> str:
 
 
 def save_results(results: Sequence[Result], path: str | Path) -> None:
-    """Write results as a JSON list."""
-    Path(path).write_text(json.dumps([r.model_dump(mode="json") for r in results], indent=1) + "\n")
+    """Write results as a JSON list; an earlier file of that name stands until all of this one is written."""
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        unfinished.write_text(json.dumps([r.model_dump(mode="json") for r in results], indent=1) + "\n")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def load_results(path: str | Path) -> list[Result]:

@@ -45,13 +45,10 @@ def run_method(
     also: Iterable[tuple["Task", Samples]] = (),
     on_model: OnModel | None = None,
 ) -> Run:
-    """Build a method's model and evaluate it; shared retrieval and embeddings count in full where they were used."""
-    waited = context.retrieval_seconds
+    """Build a method's model and evaluate it; what it shares with other runs counts in full."""
     start = time.perf_counter()
     model = method(context)
-    # Whoever asked first paid for the retrieval; a later user is charged the same.
-    retrieval = waited if context.used_retrieved else 0.0
-    fit_seconds = time.perf_counter() - start + retrieval
+    fit_seconds = time.perf_counter() - start + context.borrowed_seconds
     base = context.encoder
     answered = answer(model, context.task, samples, base=base)
     customized = not isinstance(model, Classifier) and model is not base

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from retroclip.encoders import load, register_loader
+from retroclip.encoders.fingerprint import hash_weights
+from retroclip.encoders.saving import appearing_whole, check_target
 from retroclip.errors import ModelError
 from retroclip.fusion.base import Fusion
 from retroclip.fusion.mean import MeanFusion
@@ -65,6 +68,18 @@ class MemoryEncoder:
     @property
     def name(self) -> str:
         return f"{self.base.name} + {self.kind}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the base's fingerprint, the fusion and its settings, and the memory's id and version.
+
+        Not kept: training changes the fusion and `refresh` the memory. What `MemoryWithout` hides makes no difference.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        described = [self.base.fingerprint, self.kind, self.fusion.options, self._settings]
+        digest.update(json.dumps([*described, self.memory.id, self.memory.version], sort_keys=True).encode())
+        hash_weights(digest, self.fusion)
+        return digest.hexdigest()
 
     @property
     def trained_parameters(self) -> int:
@@ -128,14 +143,9 @@ class MemoryEncoder:
     def save(self, directory: str | Path) -> Path:
         """Write the fusion, and the base encoder in `base/`; returns the folder, which `retroclip.load` opens.
 
-        The memory isn't copied: its path is written down, and `load_memory_encoder` takes another one if it moved.
-        `retroclip.json` comes last, so that a killed save leaves nothing that loads.
+        The memory isn't copied: its path is written down, and `load_memory_encoder` takes another one if it moved. The
+        folder appears whole; a model already saved there is replaced, anything else there raises ModelError.
         """
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / CARD).unlink(missing_ok=True)
-        self.base.save(directory / BASE)
-        save_file({name: value.contiguous() for name, value in self.fusion.state_dict().items()}, directory / WEIGHTS)
         card = {
             "format": 1,
             "kind": LOADER,
@@ -144,8 +154,12 @@ class MemoryEncoder:
             "settings": self._settings,
             "memory": str(Path(self.memory.path).resolve()),
         }
-        (directory / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        return directory
+        tensors = {name: value.contiguous() for name, value in self.fusion.state_dict().items()}
+        with appearing_whole(directory) as scratch:
+            self.base.save(scratch / BASE)
+            save_file(tensors, scratch / WEIGHTS)
+            (scratch / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        return check_target(directory)
 
 
 def build_fusion(kind: str, **options: Any) -> Fusion:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from retroclip.errors import MemoryStoreError, SourceError
 from retroclip.memory.disk import full_disk_told
-from retroclip.memory.ingest import Ingest, Shard, describe_sources, encoded_shards, read_sources
+from retroclip.memory.ingest import Ingest, Shard, describe_sources, encoded_shards, numbered_on, read_sources
 from retroclip.memory.lock import writer_lock
 from retroclip.memory.manifest import MANIFEST_NAME, Manifest
 from retroclip.memory.schema import pair_table
@@ -19,7 +21,7 @@ from retroclip.pairs import Pair, Rejected
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What an ingest did: pairs read, rows added by this run, keys skipped as duplicates, pairs rejected."""
+    """What an ingest did: pairs read, rows added by this run, pairs skipped as duplicates, pairs rejected."""
 
     read: int = 0
     rows: int = 0
@@ -74,9 +76,15 @@ def ingest(
     keeping: Keeping,
     resume: bool,
 ) -> Added:
-    """Append the stream's pairs to the tables in `directory`, a commit for each shard. The caller holds the lock."""
+    """Append the stream's pairs to the tables in `directory`, a commit for each shard. The caller holds the lock.
+
+    resume: the rows that are there come from the same stream. Otherwise one of them makes a pair a duplicate only if
+    key and content agree; a pair that shares the key alone gets another one.
+    """
     store = Store.create(directory, encoder.dim)
-    committed = set(store.column("key").to_pylist())
+    committed = store.keys()
+    if not resume:
+        items = numbered_on(items, committed, lambda pair: _holds(store, committed[pair.key], pair))
     written = set(store.rejected())
     added = Added()
     for number, shard in enumerate(encoded_shards(items, encoder, options, committed=committed, resume=resume)):
@@ -97,6 +105,12 @@ def ingest(
     if not store.count():
         raise SourceError(f"none of the {added.read} pairs read is usable: {_examples(store.rejected())}")
     return added
+
+
+def _holds(store: Store, row_id: int, pair: Pair) -> bool:
+    """Whether the row is this pair: by its image, or where none was stored by the name of its source."""
+    row = store.take(np.array([row_id]), ["image", "source"]).to_pylist()[0]
+    return pair.source == row["source"] if row["image"] is None else pair.image == row["image"]
 
 
 def _check_free(path: Path) -> None:

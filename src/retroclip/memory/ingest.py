@@ -1,11 +1,13 @@
 """From sources to encoded shards: read, decode in threads while the encoder works, encode, in bounded memory."""
 
+import hashlib
 import os
+import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import chain, count, groupby, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +82,39 @@ def describe_sources(sources: Any) -> list[str]:
     return [f"<{type(sources).__name__}>"]
 
 
+def numbered_on(
+    items: Iterable[Pair | Rejected], committed: Container[str], is_stored: Callable[[Pair], bool]
+) -> Iterator[Pair | Rejected]:
+    """The stream with every key that another picture has already numbered on, as `read_pairs` does: `cat`, `cat~2`.
+
+    is_stored: whether the committed row of a pair's key is that pair. A pair that is there under any number of its key
+    gets that row's key, so that it counts as a duplicate, however its source was named this time.
+    """
+    given: dict[str, bytes] = {}
+
+    def is_taken(key: str) -> bool:
+        return key in given or key in committed
+
+    for item in items:
+        if isinstance(item, Rejected):
+            yield item
+            continue
+        content = hashlib.blake2b(item.image or b"", digest_size=16).digest()
+        stem = re.sub(r"(~\d+)+$", "", item.key)
+        taken = list(takewhile(is_taken, chain([stem], (f"{stem}~{number}" for number in count(2)))))
+        key = f"{stem}~{len(taken) + 1}" if taken else stem
+        if not is_taken(item.key):
+            key = item.key
+        for other in filter(is_taken, dict.fromkeys([item.key, *taken])):
+            if given[other] == content if other in given else is_stored(replace(item, key=other)):
+                key = other
+                break
+        given[key] = content
+        yield replace(item, key=key)
+
+
 def encoded_shards(
-    items: Iterable[Pair | Rejected], encoder: Any, options: Ingest, *, committed: set[str], resume: bool
+    items: Iterable[Pair | Rejected], encoder: Any, options: Ingest, *, committed: Container[str], resume: bool
 ) -> Iterator[Shard]:
     """Encode the stream shard by shard; where shards end depends on the stream alone, so a repeated run cuts it alike.
 
@@ -100,7 +133,7 @@ def encoded_shards(
 class _Cutter:
     """Collects the shard that is under way, encoding its images batch by batch."""
 
-    def __init__(self, encoder: Any, options: Ingest, committed: set[str], resume: bool) -> None:
+    def __init__(self, encoder: Any, options: Ingest, committed: Container[str], resume: bool) -> None:
         self.encoder, self.options = encoder, options
         self.committed, self.resume = committed, resume
         self.seen: set[str] = set()

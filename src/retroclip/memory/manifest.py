@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.disk import read_json, write_json
@@ -18,7 +19,8 @@ class Manifest:
     """The text of `manifest.json`.
 
     `creation` are the parameters that decide the contents, so that a killed creation goes on only with the same ones;
-    `counts` (read, duplicates) is filled when the creation ends.
+    `counts` (read, duplicates) is filled when the creation ends. `id` is another one for each creation; in a memory
+    from before there were ids it is the time of creation.
     """
 
     model: str
@@ -27,6 +29,7 @@ class Manifest:
     creation: dict[str, Any]
     counts: dict[str, int] = field(default_factory=dict)
     embedding_type: str = "float16"
+    id: str = field(default_factory=lambda: uuid4().hex)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     retroclip: str = __version__
     format_version: int = FORMAT_VERSION
@@ -46,6 +49,7 @@ class Manifest:
                 f"{directory} has format version {content['format_version']}, newer than this retroclip reads "
                 f"({FORMAT_VERSION}): update retroclip"
             )
+        content.setdefault("id", content.get("created"))
         known = {item.name for item in fields(cls)}
         try:
             return cls(**{name: value for name, value in content.items() if name in known})

@@ -107,7 +107,11 @@ class Memory:
         on_batch: Callable[[int, int], None] | None = None,
         progress: bool = False,
     ) -> Added:
-        """Append pairs, found at once; keys that are already there are skipped, so a killed run can be repeated."""
+        """Append pairs, found at once; those that are already there are skipped, so a killed run can be repeated.
+
+        A pair is there when key and image agree (key and source where images aren't stored); one whose key belongs to
+        another image gets a number after it: `cat~2`.
+        """
         self.check_encoder(encoder)
         creation = self.manifest.creation
         with (
@@ -174,6 +178,11 @@ class Memory:
     @property
     def dim(self) -> int:
         return self.manifest.dim
+
+    @property
+    def id(self) -> str:
+        """Another one for each creation: a memory made anew at the same path isn't the same memory."""
+        return self.manifest.id
 
     @property
     def fingerprint(self) -> str:

@@ -74,6 +74,11 @@ class Store:
         except (ValueError, OSError, RuntimeError) as error:
             raise predicate_error(where, error, list(DATA_COLUMNS)) from error
 
+    def keys(self) -> dict[str, int]:
+        """The id of every live row by its key."""
+        table = self._dataset.scanner(columns=["key"], with_row_id=True).to_table()
+        return dict(zip(table["key"].to_pylist(), _ids(table).tolist(), strict=True))
+
     def ids(self) -> IdArray:
         """Sorted ids of all live rows."""
         return np.sort(_ids(self._dataset.scanner(columns=[], with_row_id=True).to_table()))

@@ -11,6 +11,7 @@ from retroclip.evaluation import Result
 CSV_FIELDS = (
     "task", "dataset", "split", "n", "model", "method", "metric", "value", "low", "high", "sd", "top1",
     "gain_points", "gain_low", "gain_high", "top1_gain_points", "top1_gain_low", "top1_gain_high",
+    "control", "control_gain_points", "control_gain_low", "control_gain_high",
     "fit_seconds", "predict_seconds", "trained_parameters", "seeds", "memory", "memory_pairs",
     "excluded_near_duplicates", "error",
 )  # fmt: skip
@@ -109,6 +110,8 @@ def footnotes(results: Sequence[Result]) -> list[str]:
     notes = ["Intervals: 95 %, bootstrap over the images."]
     if any(r.gain is not None for r in results):
         notes.append("Gains are over zero-shot, in percentage points, their intervals paired.")
+    if controls := list(dict.fromkeys(r.control for r in results if r.control)):
+        notes.append(f"Over control: the same over the best method that trains nothing ({', '.join(controls)}).")
     first = results[0]
     if first.excluded_near_duplicates is not None:
         notes.append(
@@ -128,6 +131,7 @@ def _templates(templates: Sequence[str]) -> str:
 
 def _columns(results: Sequence[Result]) -> list[str]:
     gains = ["gain", "95 % of gain"] if any(r.gain is not None for r in results) else []
+    gains += ["over control", "95 % of it"] if any(r.control is not None for r in results) else []
     columns = ["method", results[0].metric, "95 %", *side_metrics(results), *gains]
     return [*columns, "seconds (fit + predict)", "trained"]
 
@@ -139,6 +143,8 @@ def _cells(result: Result, columns: Sequence[str], side: Sequence[str]) -> list[
     cells += [percent(side_value(result, name)) for name in side]
     if "gain" in columns:
         cells += [points(result.gain), interval_of(result.gain_interval, signed=True)]
+    if "over control" in columns:
+        cells += [points(result.control_gain), interval_of(result.control_gain_interval, signed=True)]
     cells += [f"{duration(result.fit_seconds)} + {duration(result.predict_seconds)}", count(result.trained_parameters)]
     return cells
 
@@ -189,7 +195,13 @@ def csv_table(results: Sequence[Result]) -> str:
         row = {name: getattr(r, name) for name in CSV_FIELDS if hasattr(r, name)}
         row |= _ends("low", "high", r.interval) | _ends("gain_low", "gain_high", r.gain_interval)
         row |= _ends("top1_gain_low", "top1_gain_high", r.top1_gain_interval)
-        row |= {"gain_points": r.gain, "top1_gain_points": r.top1_gain, "seeds": " ".join(map(str, r.seeds))}
+        row |= _ends("control_gain_low", "control_gain_high", r.control_gain_interval)
+        row |= {
+            "control_gain_points": r.control_gain,
+            "gain_points": r.gain,
+            "top1_gain_points": r.top1_gain,
+            "seeds": " ".join(map(str, r.seeds)),
+        }
         writer.writerow(row)
     return buffer.getvalue()
 

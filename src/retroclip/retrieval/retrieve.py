@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from retroclip.errors import MemoryStoreError, TaskError
-from retroclip.pairs import LabelledSet
+from retroclip.errors import BadImageError, MemoryStoreError, SourceError, TaskError
+from retroclip.pairs import LabelledSet, decode_image
 from retroclip.retrieval.filters import clip_scores, distinct, near_any, well_matched
 from retroclip.retrieval.found import Candidate, best_per_class, collected, merged
 from retroclip.retrieval.neighbours import NEAR
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 KEYS: dict[str, Literal["image", "text"]] = {"t2t": "text", "t2i": "image"}
 """Search modes: class text against the pairs' texts, and against their images."""
+MAX_UNREADABLE = 0.1
 
 
 def retrieve(
@@ -40,7 +41,8 @@ def retrieve(
 
     encoder: the memory's own model, loaded when None. where: SQL predicate for the pairs. min_clip_score: drop pairs
     whose image and text agree less, a cosine or "quantile" (the lowest 6.5 %). exclude_near: an evaluation set, or its
-    image embeddings (n, d): pairs whose image has a cosine above near_threshold with one of them are dropped.
+    image embeddings (n, d): pairs whose image has a cosine above near_threshold with one of them are dropped; images
+    of the set that can't be read are skipped and counted.
     drop_repeats: of pairs whose images are that near to each other keep the best ranked. max_per_class: keep so many of
     the pairs of each best class. All that is dropped is counted in `provenance["counts"]`. A pair's best class is told
     in `found.merged`. Raises TaskError for a search mode that isn't one, MemoryStoreError for another model's memory.
@@ -68,6 +70,8 @@ def retrieve(
 
     if exclude_near is not None:
         evaluation = _evaluation(exclude_near, encoder)
+        if isinstance(exclude_near, LabelledSet):
+            counts["unreadable_evaluation"] = len(exclude_near) - len(evaluation) + len(exclude_near.rejected)
         candidates = keep("near_evaluation", _not_near(memory, candidates, evaluation, near_threshold))
     if min_clip_score is not None:
         candidates = keep("by_clip_score", _matched(memory, candidates, min_clip_score))
@@ -102,10 +106,31 @@ def _ordered(search: Sequence[str]) -> tuple[str, ...]:
 
 
 def _evaluation(images: LabelledSet | torch.Tensor, encoder: Any) -> torch.Tensor:
-    embeddings = images if isinstance(images, torch.Tensor) else encoder.encode_images(images.images)
+    embeddings = images if isinstance(images, torch.Tensor) else _readable_embedded(images, encoder)
     if embeddings.ndim != 2 or embeddings.shape[1] != encoder.dim:
         raise MemoryStoreError(f"exclude_near has shape {tuple(embeddings.shape)}, the memory needs (n, {encoder.dim})")
     return torch.nn.functional.normalize(embeddings.float().cpu(), dim=1)
+
+
+def _readable_embedded(data: LabelledSet, encoder: Any) -> torch.Tensor:
+    """Embeddings of the images that can be decoded; SourceError if over 10 % can't, as in an evaluation."""
+    try:
+        return encoder.encode_images(data.images)
+    except BadImageError:
+        # Looked for only now: decoding everything beforehand would double the cost of every clean run.
+        readable = [image for image in data.images if _is_readable(image)]
+    bad = len(data) - len(readable)
+    if bad > MAX_UNREADABLE * len(data):
+        raise SourceError(f"{data.name}: {bad} of {len(data)} images can't be read: mend it, or exclude another set")
+    return encoder.encode_images(readable)
+
+
+def _is_readable(image: bytes) -> bool:
+    try:
+        decode_image(image)
+    except BadImageError:
+        return False
+    return True
 
 
 def _ids(candidates: list[Candidate]) -> npt.NDArray[np.int64]:

@@ -28,7 +28,8 @@ class Retrieved:
     `classes` holds for each pair every class that found it, best first; `scores` (m,) the cosine for the best one, in
     the first of its `modes` ("t2t", "t2i"); `image_embeddings`, `text_embeddings` (m, d) float32 unit norm, a zero row
     for a pair without caption. `images` are still encoded; None where the memory stored none. `provenance` names the
-    memory, model and settings and counts what was found and dropped.
+    memory, model and settings and counts what was found and dropped. `cached` is where one tuning leaves what the next
+    one would compute again from the same images; it is not saved.
     """
 
     task: Task
@@ -44,6 +45,7 @@ class Retrieved:
     sources: list[str] = field(default_factory=list)
     licenses: list[str | None] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
+    cached: dict[Any, torch.Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -100,7 +100,6 @@ def customize(
     others: float | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
-    save_every: int = 500,
     on_log: Callable[[dict[str, float]], None] | None = None,
 ) -> Encoder:
     """A copy of `encoder` tuned on retrieved pairs with REACT's class-aware loss.
@@ -133,7 +132,7 @@ def customize(
         warmup=round(warmup * steps),
         after_step=towers.clamp_scale,
         checkpoint=checkpoint,
-        save_every=save_every,
+        save_every=max(1, steps // 20),
         log_every=max(1, steps // 100),
         on_log=on_log,
         seed=seed,

@@ -85,10 +85,9 @@ def prepare(
     kept = _kept(found, others, seed)
     rows = [usable[row] for row in kept.tolist()]
     captions = [captions[row] for row in kept.tolist()]
-    images = [image for row in rows if (image := retrieved.images[row]) is not None]
     distinct = {caption: row for row, caption in enumerate(dict.fromkeys(c for own in captions for c in own))}
     return Examples(
-        images=cache_views(towers.encoder, images, stage=towers.stage, start=towers.start, views=views, seed=seed),
+        images=_views(towers, retrieved, rows, views, seed),
         texts=_as_towers_take(towers, list(distinct)),
         prompts=_class_prompts(towers, retrieved.task),
         captions=[torch.tensor([distinct[caption] for caption in own]) for own in captions],
@@ -97,6 +96,16 @@ def prepare(
         trust=found.trust[kept],
         base=base[kept],
     )
+
+
+def _views(towers: Towers, retrieved: Retrieved, rows: list[int], views: int, seed: int) -> Tensor:
+    """`cache_views` of the images in `rows`; kept for a further tuning of the same model on the same pairs."""
+    key = (towers.encoder.fingerprint, towers.stage, towers.start, views, seed if views else None, tuple(rows))
+    if key not in retrieved.cached:
+        images = [image for row in rows if (image := retrieved.images[row]) is not None]
+        stage, start = towers.stage, towers.start
+        retrieved.cached[key] = cache_views(towers.encoder, images, stage=stage, start=start, views=views, seed=seed)
+    return retrieved.cached[key]
 
 
 def _base_embeddings(encoder: Encoder, retrieved: Retrieved, rows: list[int]) -> Tensor:

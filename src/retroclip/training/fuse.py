@@ -121,6 +121,7 @@ def fuse(
         betas=(0.9, 0.98),
         warmup=round(0.1 * steps),
         checkpoint=checkpoint,
+        save_every=max(1, steps // 20),
         log_every=max(1, steps // 100),
         on_log=on_log,
         seed=seed,
