@@ -19,7 +19,10 @@ from retroclip.study import summary_line
 from retroclip.tasks import Task
 
 TASK = "caltech101"
-METHODS = ["zero-shot", "primed", "mean-neighbours", "tip-adapter", "real-linear", "reco", "locked-text", "gated-image"]
+METHODS = [
+    "zero-shot", "primed", "mean-neighbours", "tip-adapter", "real-linear", "reco", "locked-text", "gated-image",
+    "gated-image-averaged",
+]  # fmt: skip
 ALSO = (("intel-scenes", "intel_scenes"), ("cifar10", "cifar10"))
 RESULTS = Path("docs/results")
 

@@ -203,14 +203,26 @@ def _ra_clip(context: MethodContext) -> "Encoder":
 
 @register_method("locked-text", trained=True)
 def _locked_text(context: MethodContext) -> "Encoder":
-    """The whole image tower tuned on the retrieved pairs, the text tower locked (REACT)."""
+    """The image tower tuned on the retrieved pairs, the text tower locked (REACT, with our terms)."""
     return _customized(context, "locked-text")
 
 
 @register_method("gated-image", trained=True)
 def _gated_image(context: MethodContext) -> "Encoder":
-    """Gated blocks in a frozen image tower, tuned on the retrieved pairs (REACT)."""
+    """Gated blocks in a frozen image tower, tuned on the retrieved pairs (REACT, with our terms)."""
     return _customized(context, "gated-image")
+
+
+@register_method("locked-text-react", trained=True, default=False)
+def _locked_text_react(context: MethodContext) -> "Encoder":
+    """The image tower tuned on the retrieved pairs with REACT's own loss."""
+    return _customized(context, "locked-text", "react")
+
+
+@register_method("gated-image-react", trained=True, default=False)
+def _gated_image_react(context: MethodContext) -> "Encoder":
+    """Gated blocks in a frozen image tower, tuned on the retrieved pairs with REACT's own loss."""
+    return _customized(context, "gated-image", "react")
 
 
 @register_method("locked-text-averaged", trained=True, default=False)
@@ -232,15 +244,17 @@ def _fused(context: MethodContext, kind: str, method: str, **options: Any) -> "E
     return cast("Encoder", fuse(context.encoder, context.known_memory, kind=kind, **options))
 
 
-def _customized(context: MethodContext, tuning: str) -> "Encoder":
+def _customized(context: MethodContext, tuning: str, recipe: str | None = None) -> "Encoder":
     from retroclip.training import customize
 
-    options = {"seed": context.seed} | context.options_for(tuning)
+    options = {"seed": context.seed} | context.options_for(f"{tuning}-{recipe}" if recipe else tuning)
+    if recipe:
+        options["recipe"] = recipe
 
     def tune() -> "Encoder":
         return customize(context.encoder, context.retrieved, tuning=tuning, **options)
 
-    return cast("Encoder", context.share((tuning, context.seed), tune))
+    return cast("Encoder", context.share((tuning, recipe, context.seed), tune))
 
 
 def _averaged(context: MethodContext, tuning: str) -> "Encoder":

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from retroclip.encoders import add_gates, image_blocks, image_prefix, image_suffix
+from retroclip.encoders.blocks import image_middle
 from retroclip.encoders.loading import build
 from retroclip.errors import ModelError
 
@@ -75,3 +76,13 @@ def test_what_cant_be_cut(fresh):
         image_prefix(resnet, pixels_for(resnet), 0)
     with pytest.raises(ModelError, match="blocks 0 to 3"):
         image_prefix(vit, pixels_for(vit), 5)
+
+
+@pytest.mark.parametrize("kind", ["vit", "timm"])
+def test_the_middle_joins_two_cuts(kind, fresh):
+    model = fresh(kind).model
+    with torch.no_grad():
+        pixels = pixels_for(model)
+        early, late = (image_prefix(model, pixels, start) for start in (1, 3))
+        torch.testing.assert_close(image_middle(model, early, 1, 3), late, atol=1e-6, rtol=0)
+    assert (early - late).abs().max() > 1e-3

@@ -72,6 +72,8 @@ def test_every_method_gives_a_row_and_the_report_shows_them(problem):
         "ra-clip": {"epochs": 1, "k": 3},
         "locked-text": short,
         "gated-image": short | {"gates": 2},
+        "locked-text-react": short,
+        "gated-image-react": short | {"gates": 2},
     }
     samples = load_samples(task, dataset)
     rows = compare(
@@ -86,8 +88,8 @@ def test_every_method_gives_a_row_and_the_report_shows_them(problem):
     assert {"real-linear", "reco", "ra-clip", "locked-text", "gated-image"} <= trained
     assert all(by_name[name].history for name in trained - {"mean-neighbours"})
     forgetful = {name for name, row in by_name.items() if row.forgetting}
-    averaged = {"locked-text-averaged", "gated-image-averaged"}
-    assert forgetful == {"mean-neighbours", "reco", "ra-clip", "locked-text", "gated-image"} | averaged
+    tuned = {f"{tuning}{kind}" for tuning in ("locked-text", "gated-image") for kind in ("", "-react", "-averaged")}
+    assert forgetful == {"mean-neighbours", "reco", "ra-clip"} | tuned
     for name in forgetful:
         (row,) = by_name[name].forgetting
         assert (row.value, row.base) == pytest.approx((by_name[name].value, by_name["zero-shot"].value))

@@ -15,7 +15,7 @@ from retroclip.training.examples import prepare
 from retroclip.training.losses import class_aware_loss
 from retroclip.training.tuning import TUNINGS, Towers
 
-QUICK = {"epochs": 30, "batch_size": 12, "views": 1, "gates": 2}
+QUICK = {"epochs": 30, "batch_size": 12, "views": 1, "gates": 2, "recipe": "react"}
 
 
 def top1(encoder, task, held_out) -> float:
@@ -160,6 +160,35 @@ def test_every_term_learns_with_wrong_captions_about(encoder, retrieved, task, h
     custom = customize(encoder, retrieved, tuning=tuning, lr=2e-2 if "gated" in tuning else 2e-3, **options)
     assert {"contrast", "classes", "kept"} <= set(custom.history.rows[-1])
     assert custom.history["loss"][-1] < custom.history["loss"][0]
+
+
+def test_our_recipe_stays_nearer_to_the_untuned_model(encoder, retrieved, held_out):
+    retrieved.captions = [own if row % 2 else ("grass",) for row, own in enumerate(retrieved.captions)]
+    images, _ = held_out
+    before = encoder.encode_images(images)
+    options = QUICK | {"lr": 2e-3}
+    agreement = {
+        weight: float(
+            (customize(encoder, retrieved, **options, distillation=weight).encode_images(images) * before).mean()
+        )
+        for weight in (0.0, 20.0)
+    }
+    assert agreement[20.0] > agreement[0.0]
+
+
+def test_hidden_tokens_are_drawn_anew_and_only_in_training(encoder, retrieved):
+    towers = Towers(encoder, TUNINGS["gated-image"], gates=2, token_drop=0.5)
+    examples = prepare(towers, retrieved)
+    views = examples.images[0][:4]
+    with torch.no_grad():
+        assert not torch.equal(towers.image(views), towers.image(views))
+        towers.drop.eval()
+        torch.testing.assert_close(towers.image(views), encoder.encode_images(retrieved.images[:4]), atol=2e-3, rtol=0)
+
+
+def test_an_unknown_recipe_names_the_known_ones(encoder, retrieved):
+    with pytest.raises(RetroclipError, match="no recipe is called 'best': choose one of react, anchored"):
+        customize(encoder, retrieved, recipe="best")
 
 
 def test_others_are_kept_in_proportion(encoder, retrieved):

@@ -19,11 +19,10 @@ def customize(
     model: ModelReference = "builtin",
     tuning: Tuning = "gated-image",
     out: Path,
-    epochs: Annotated[
-        int | None, Parameter(help="Default: the tuning's own.", validator=validators.Number(gte=1))
-    ] = None,
+    epochs: Annotated[int | None, Parameter(help="Default: 5.", validator=validators.Number(gte=1))] = None,
     batch_size: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
     lr: float | None = None,
+    recipe: Literal["anchored", "react"] = "anchored",
     seed: int = 0,
 ) -> None:
     """Tune a model on retrieved pairs (REACT).
@@ -34,6 +33,8 @@ def customize(
         Folder that `retroclip retrieve` wrote.
     tuning
         What is trained: gated blocks beside frozen ones, or a whole tower with the other locked.
+    recipe
+        REACT's own loss, or ours, which also uses the class names and stays near the untuned model.
     out
         Folder for the customized model; name it wherever a model is asked for.
     """
@@ -43,7 +44,7 @@ def customize(
     from retroclip.training import customize as tune
 
     check_target(out)
-    given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "recipe": recipe}
     options = {name: value for name, value in given.items() if value is not None}
     base, found = load(model), Retrieved.load(retrieved)
     settings = {**options, "tuning": tuning, "seed": seed, "model": base.fingerprint, "pairs": found.provenance}

@@ -72,7 +72,15 @@ def image_prefix(model: Any, images: Tensor, start: int) -> Tensor:
         return _run(tower.transformer, tower._embeds(images), blocks[:start])
     trunk = _plain_trunk(tower)
     tokens = trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(images))))
-    for block in blocks[:start]:
+    return image_middle(model, tokens, 0, start)
+
+
+def image_middle(model: Any, tokens: Tensor, start: int, stop: int) -> Tensor:
+    """Tokens at the input of image block `stop`, from those at the input of block `start`, which is not later."""
+    tower, blocks = model.visual, image_blocks(model)
+    if isinstance(tower, VisionTransformer):
+        return _run(tower.transformer, tokens, blocks[start:stop])
+    for block in blocks[start:stop]:
         tokens = block(tokens)
     return tokens
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from retroclip.retrieval import Retrieved
 
 POSITIVES = ("class", "named", "caption")
+RECIPES: dict[str, dict[str, Any]] = {
+    "react": {"positives": "class", "class_texts": 0.0, "distillation": 0.0, "others": math.inf, "token_drop": 0.0},
+    "anchored": {"positives": "named", "class_texts": 1.0, "distillation": 3.0, "others": 1.0, "token_drop": 0.5},
+}
+"""What `customize` sets unless told otherwise: REACT's loss, or ours [D], which also reads the class names and
+stays near the untuned model (the ablation: docs/decisions.md)."""
 
 
 @dataclass(frozen=True)
@@ -93,37 +100,46 @@ def customize(
     warmup: float = 0.1,
     gates: int | None = None,
     views: int = 0,
-    positives: str = "class",
-    class_texts: float = 0.0,
-    distillation: float = 0.0,
-    cleaned: bool = False,
+    recipe: str = "anchored",
+    positives: str | None = None,
+    class_texts: float | None = None,
+    distillation: float | None = None,
     others: float | None = None,
+    token_drop: float | None = None,
+    cleaned: bool = False,
     seed: int = 0,
     checkpoint: Path | None = None,
     on_log: Callable[[dict[str, float]], None] | None = None,
 ) -> Encoder:
-    """A copy of `encoder` tuned on retrieved pairs with REACT's class-aware loss.
+    """A copy of `encoder` tuned on the pairs retrieved for a task (REACT).
 
     `tuning` is one of `TUNINGS`, with its own `lr`; `gates` blocks are gated (default: half of them, at most 6).
     `views` augmented views of each image are made beforehand, besides the plain one, and one is drawn at each step: so
-    whatever is frozen is computed once a view. `warmup` is a share of all steps. `positives`, `class_texts` and
-    `distillation` are `Terms`. `cleaned` trusts a pair only as far as its neighbours' captions agree with its own
-    (`evidence`); `others` keeps at most so many pairs that name no class for each that names one. Pairs without caption
-    are left out.
+    whatever is frozen is computed once a view. `warmup` is a share of all steps. `recipe` names
+    the set of `RECIPES` that holds where nothing else is given: `positives`, `class_texts` and `distillation` are
+    `Terms`; `others` keeps at most so many pairs that name no class for each that names one; `token_drop` hides that
+    share of an image's tokens from what is trained, for speed, where the layers below are computed beforehand (FLIP,
+    Li et al. 2023). `cleaned` trusts a pair only as far as its neighbours' captions agree with its own (`evidence`).
+    Pairs without caption are left out.
 
     The result has `history` and `trained_parameters`; `encoder` isn't touched. With `checkpoint` a killed run goes on.
-    Raises RetroclipError for an unknown tuning or no usable pair, ModelError where a tower can't be gated.
+    Raises RetroclipError for an unknown tuning or recipe or no usable pair, ModelError where a tower can't be gated.
     """
     if tuning not in TUNINGS:
         raise RetroclipError(f"no tuning is called {tuning!r}: choose one of {', '.join(TUNINGS)}")
-    if positives not in POSITIVES:
+    if recipe not in RECIPES:
+        raise RetroclipError(f"no recipe is called {recipe!r}: choose one of {', '.join(RECIPES)}")
+    given = {"positives": positives, "class_texts": class_texts, "distillation": distillation}
+    given |= {"others": others, "token_drop": token_drop}
+    chosen = RECIPES[recipe] | {name: value for name, value in given.items() if value is not None}
+    if chosen["positives"] not in POSITIVES:
         raise RetroclipError(f"positives can't be {positives!r}: choose one of {', '.join(POSITIVES)}")
     torch.manual_seed(seed)
-    towers = Towers(encoder, TUNINGS[tuning], gates=gates)
-    examples = prepare(towers, retrieved, views=views, cleaned=cleaned, others=others, seed=seed)
+    towers = Towers(encoder, TUNINGS[tuning], gates=gates, token_drop=chosen["token_drop"])
+    examples = prepare(towers, retrieved, views=views, cleaned=cleaned, others=chosen["others"], seed=seed)
     steps = epochs * -(-len(examples) // batch_size)
     history = fit(
-        Contrast(towers, examples.prompts, Terms(positives, class_texts, distillation)),
+        Contrast(towers, examples.prompts, Terms(chosen["positives"], chosen["class_texts"], chosen["distillation"])),
         examples.batches(batch_size, seed),
         steps=steps,
         lr=TUNINGS[tuning].lr if lr is None else lr,

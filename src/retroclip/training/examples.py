@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,8 @@ from torch import Tensor
 from retroclip.classifiers import class_texts
 from retroclip.errors import RetroclipError
 from retroclip.training.evidence import Evidence, evidence
-from retroclip.training.tuning import Towers
-from retroclip.training.views import cache_views
+from retroclip.training.tuning import Towers, is_hybrid
+from retroclip.training.views import advance, cache_views
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -65,13 +66,13 @@ def prepare(
     *,
     views: int = 0,
     cleaned: bool = False,
-    others: float | None = None,
+    others: float = math.inf,
     seed: int = 0,
 ) -> Examples:
     """Choose the usable pairs, weigh them, and cache what the tuning keeps frozen.
 
-    Pairs without caption are left out. With `others`, at most that many pairs that name no class are kept for each that
-    names one, drawn by `seed`. Raises RetroclipError if no pair has both an image and a caption.
+    Pairs without caption are left out. For each pair that names a class at most `others` are kept that name
+    none, drawn by `seed`. Raises RetroclipError if no pair has both an image and a caption.
     """
     usable = [row for row, own in enumerate(retrieved.captions) if own and retrieved.images[row] is not None]
     if not usable:
@@ -99,13 +100,19 @@ def prepare(
 
 
 def _views(towers: Towers, retrieved: Retrieved, rows: list[int], views: int, seed: int) -> Tensor:
-    """`cache_views` of the images in `rows`; kept for a further tuning of the same model on the same pairs."""
-    key = (towers.encoder.fingerprint, towers.stage, towers.start, views, seed if views else None, tuple(rows))
+    """`cache_views` of the images in `rows`; kept for a further tuning of the same model on the same pairs.
+
+    Over a convolutional net, which is most of the work, what is kept are the tokens before the first block.
+    """
+    stage, first = towers.stage, 0 if is_hybrid(towers.model.visual) else towers.start
+    key = (towers.encoder.fingerprint, stage, first, views, seed if views else None, tuple(rows))
     if key not in retrieved.cached:
         images = [image for row in rows if (image := retrieved.images[row]) is not None]
-        stage, start = towers.stage, towers.start
-        retrieved.cached[key] = cache_views(towers.encoder, images, stage=stage, start=start, views=views, seed=seed)
-    return retrieved.cached[key]
+        retrieved.cached[key] = cache_views(towers.encoder, images, stage=stage, start=first, views=views, seed=seed)
+    tokens = retrieved.cached[key]
+    if first == towers.start:
+        return tokens
+    return advance(towers.encoder, tokens.flatten(0, 1), first, towers.start).reshape(tokens.shape)
 
 
 def _base_embeddings(encoder: Encoder, retrieved: Retrieved, rows: list[int]) -> Tensor:
@@ -115,11 +122,11 @@ def _base_embeddings(encoder: Encoder, retrieved: Retrieved, rows: list[int]) ->
     return encoder.encode_images([image for row in rows if (image := retrieved.images[row]) is not None])
 
 
-def _kept(found: Evidence, others: float | None, seed: int) -> Tensor:
+def _kept(found: Evidence, others: float, seed: int) -> Tensor:
     """Rows of the pairs to train on, ascending: all that name a class, and so many of the others."""
     named, rest = torch.nonzero(found.named >= 0).flatten(), torch.nonzero(found.named < 0).flatten()
     # Without any named pair there is no measure for how many others are too many.
-    if others is None or not len(named):
+    if not len(named) or len(rest) <= others * len(named):
         return torch.arange(len(found.named))
     order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))
     return torch.cat([named, rest[order[: round(others * len(named))]]]).sort().values

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import PatchDropout
 from torch import Tensor, nn
 
 from retroclip.encoders import add_gates, gate_parameters, image_blocks, image_suffix, text_blocks
@@ -34,12 +35,12 @@ class Tuning:
 
 
 TUNINGS = {
-    "gated-image": Tuning("gated", "locked", 3e-3),
-    "locked-text": Tuning("trained", "locked", 5e-4),
-    "locked-image": Tuning("locked", "trained", 5e-4),
-    "full": Tuning("trained", "trained", 5e-4),
-    "gated-text": Tuning("locked", "gated", 3e-3),
-    "gated-both": Tuning("gated", "gated", 3e-3),
+    "gated-image": Tuning("gated", "locked", 5e-3),
+    "locked-text": Tuning("trained", "locked", 1e-3),
+    "locked-image": Tuning("locked", "trained", 1e-3),
+    "full": Tuning("trained", "trained", 1e-3),
+    "gated-text": Tuning("locked", "gated", 5e-3),
+    "gated-both": Tuning("gated", "gated", 5e-3),
 }
 
 
@@ -47,15 +48,18 @@ class Towers:
     """A copy of an encoder's model, fp32, in which only what a tuning trains has gradients.
 
     `stage` and `start` say how far images are computed beforehand (`views.cache_views`); `texts_locked` whether
-    captions are. `image` and `text` compute the rest. Raises ModelError where a tower can't be gated.
+    captions are. `image` and `text` compute the rest. `token_drop` hides that share of each image's cached tokens,
+    drawn anew at every call, from the blocks that follow. Raises ModelError where a tower can't be gated.
     """
 
-    def __init__(self, encoder: Encoder, tuning: Tuning, *, gates: int | None = None) -> None:
+    def __init__(self, encoder: Encoder, tuning: Tuning, *, gates: int | None = None, token_drop: float = 0.0) -> None:
         self.encoder, self.tuning = encoder, tuning
         self.model: Any = encoder.copy(precision="fp32").model
         self.model.requires_grad_(False)
         self.texts_locked = tuning.text == "locked"
         self.stage, self.start = self._open_image(gates)
+        kept = prefix_tokens(self.model.visual) if self.stage == "tokens" else 0
+        self.drop = PatchDropout(token_drop, num_prefix_tokens=kept)
         self._open_text(gates)
         self.model.logit_scale.requires_grad_(True)
         # Where the encoder runs in bf16 because that is faster, the frozen blocks between gates may as well.
@@ -101,7 +105,7 @@ class Towers:
             return F.normalize(values, dim=-1)
         with torch.autocast(self.encoder.device.type, torch.bfloat16, enabled=self.low_precision):
             if self.stage == "tokens":
-                features = image_suffix(self.model, values, self.start)
+                features = image_suffix(self.model, self.drop(values), self.start)
             else:
                 features = self.model.encode_image(values)
         return F.normalize(features.float(), dim=-1)
@@ -133,6 +137,11 @@ def gated_blocks_of(depth: int, gates: int | None) -> int:
 def is_hybrid(visual: Any) -> bool:
     """Whether an image tower is a timm ViT over a convolutional net's feature map."""
     return hasattr(getattr(getattr(visual, "trunk", None), "patch_embed", None), "backbone")
+
+
+def prefix_tokens(visual: Any) -> int:
+    """How many tokens before those of the patches an image tower has: class and register tokens."""
+    return visual.trunk.num_prefix_tokens if hasattr(visual, "trunk") else 1
 
 
 def can_be_cut(model: nn.Module, start: int) -> bool:

@@ -13,6 +13,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from retroclip.encoders import image_prefix
+from retroclip.encoders.blocks import image_middle
 from retroclip.encoders.images import image_batches
 from retroclip.pairs import decode_image
 
@@ -88,6 +89,17 @@ def taken_to(encoder: Encoder, pixels: Tensor, stage: str, start: int) -> Tensor
         return encoder.encode_images(pixels)
     dtype = next(encoder.model.visual.parameters()).dtype
     return image_prefix(encoder.model, pixels.to(encoder.device, dtype), start).float().cpu()
+
+
+@torch.no_grad()
+def advance(encoder: Encoder, tokens: Tensor, start: int, stop: int) -> Tensor:
+    """Cached tokens (m, L, width) at the input of block `start`, taken on to that of block `stop`."""
+    dtype = next(encoder.model.visual.parameters()).dtype
+    taken = _allocate(tuple(tokens.shape))
+    for rows in torch.arange(len(tokens)).split(256):
+        part = tokens[rows].to(encoder.device, dtype)
+        taken[rows] = image_middle(encoder.model, part, start, stop).to("cpu", torch.float16)
+    return taken
 
 
 def _allocate(shape: tuple[int, ...]) -> Tensor:
