@@ -4,6 +4,7 @@ import io
 import types
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -65,6 +66,9 @@ class BruteMemory:
 
     def has_text(self):
         return np.ones(len(self.images), dtype=bool)
+
+    def take(self, ids, columns):
+        return pa.table({"image": pa.nulls(len(ids), pa.binary())})
 
     def embeddings(self, ids=None, *, of="image"):
         return getattr(self, f"{of}s")[self.ids() if ids is None else ids]

@@ -11,7 +11,7 @@ import numpy as np
 from retroclip.errors import RetroclipError
 from retroclip.evaluation.bootstrap import RESAMPLES, paired_gain
 from retroclip.evaluation.classification import answer, as_task, summarise
-from retroclip.evaluation.leakage import NEAR, base_embeddings, memory_record, near_duplicates, shielded, without
+from retroclip.evaluation.leakage import NEAR, memory_record, near_sets, shielded, without
 from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.result import Forgetting, Result
 from retroclip.evaluation.runs import OnModel, Run, RunCache, run_method
@@ -120,7 +120,7 @@ def prepare_context(
     sets = [samples, *also]
     encoder, excluded = shielded(encoder, sets, threshold=near_threshold)
     if memory is not None:
-        excluded = near_duplicates(memory, base_embeddings(encoder, sets), threshold=near_threshold)
+        excluded = near_sets(memory, encoder, sets, threshold=near_threshold)
         memory = without(memory, excluded)
     return MethodContext(
         encoder=encoder,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -15,25 +16,60 @@ if TYPE_CHECKING:
     from retroclip.memory import Memory
 
 NEAR = 0.95  # REACT, §"Retrieval" of methods.md: a cosine above this is the same picture
+ALIKE = 0.8  # correlation of thumbnails, well under that of copies (0.9 and more)
+SIDE = 16
 FIRST_K = 16
 
 
-def near_duplicates(memory: "Memory", images: torch.Tensor, *, threshold: float = NEAR) -> NDArray[np.int64]:
-    """Ids of the memory's pairs whose image has cosine > `threshold` with any of `images` `(n, d)`, ascending.
+def near_duplicates(
+    memory: "Memory", images: torch.Tensor, *, pictures: Sequence[bytes] | None = None, threshold: float = NEAR
+) -> NDArray[np.int64]:
+    """Ids of the memory's pairs whose image nearly is one of an evaluation set's, ascending.
 
-    Queries whose k-th neighbour is still that near are searched again with k doubled, so none is missed.
+    `images` (n, d) are the set's embeddings, `pictures` the encoded images. A candidate has a cosine > `threshold` with
+    one of them. Small models put different photos of one kind that near, too, so where there are pictures to look at, a
+    candidate must also look like it: thumbnails that correlate by `ALIKE`, mirrored or not (docs/decisions.md). Queries
+    whose k-th neighbour is still that near are searched again with k doubled, so none is missed.
     """
-    found: set[int] = set()
-    k, pending, rows = FIRST_K, images, len(memory)
+    found: dict[int, set[int]] = {}
+    k, pending, rows = FIRST_K, np.arange(len(images)), len(memory)
     while len(pending) and rows:
-        hits = memory.search(pending, by="image", k=min(k, rows))
+        hits = memory.search(images[torch.from_numpy(pending)], by="image", k=min(k, rows))
         ids, scores = np.asarray(hits.ids), np.asarray(hits.scores)
         near = (scores > threshold) & (ids >= 0)
-        found.update(ids[near].tolist())
+        for row, column in np.argwhere(near):
+            found.setdefault(int(ids[row, column]), set()).add(int(pending[row]))
         if k >= rows:
             break
-        pending, k = pending[torch.from_numpy(near[:, -1])], 2 * k
+        pending, k = pending[near[:, -1]], 2 * k
+    if pictures is not None:
+        found = _alike(memory, found, pictures)
     return np.array(sorted(found), dtype=np.int64)
+
+
+def _alike(memory: "Memory", found: dict[int, set[int]], pictures: Sequence[bytes]) -> dict[int, set[int]]:
+    """The candidates that look like one of their queries; those without a stored image all stay."""
+    queries = {row: thumbnail(pictures[row]) for row in set().union(*found.values())}
+    mirrored = {row: values.reshape(SIDE, SIDE, 3)[:, ::-1].ravel() for row, values in queries.items()}
+    ids = list(found)
+    alike = {}
+    for start in range(0, len(ids), 1024):
+        part = ids[start : start + 1024]
+        for own, image in zip(part, memory.take(part, columns=["image"])["image"].to_pylist(), strict=True):
+            shown = None if image is None else thumbnail(image)
+            if shown is None or any(max(shown @ queries[q], shown @ mirrored[q]) > ALIKE for q in found[own]):
+                alike[own] = found[own]
+    return alike
+
+
+def thumbnail(image: bytes) -> NDArray[np.float32]:
+    """An image as 16 × 16 × 3 values of zero mean in each colour and unit norm: products are correlations."""
+    from retroclip.pairs import decode_image
+
+    small = decode_image(image).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
+    values = np.asarray(small, dtype=np.float32)
+    values = values - values.mean((0, 1))
+    return (values / max(float(np.linalg.norm(values)), 1e-6)).ravel()
 
 
 class MemoryWithout:
@@ -88,15 +124,19 @@ def shielded(
     if getattr(encoder, "memory", None) is None:
         return encoder, np.zeros(0, np.int64)
     consulting = cast("MemoryEncoder", encoder)
-    excluded = near_duplicates(consulting.memory, base_embeddings(consulting.base, sets), threshold=threshold)
+    excluded = near_sets(consulting.memory, consulting.base, sets, threshold=threshold)
     if not len(excluded):
         return encoder, excluded
     return cast("Encoder", consulting.with_memory(without(consulting.memory, excluded))), excluded
 
 
-def base_embeddings(encoder: "Encoder", sets: Sequence["Samples"]) -> torch.Tensor:
-    """Image embeddings `(n, d)` of all sets, one after the other; each set keeps its own."""
-    return torch.cat([samples.embed_base(encoder) for samples in sets])
+def near_sets(
+    memory: "Memory", encoder: "Encoder", sets: Sequence["Samples"], *, threshold: float = NEAR
+) -> NDArray[np.int64]:
+    """`near_duplicates` of all sets; their embeddings stay with them."""
+    embeddings = torch.cat([samples.embed_base(encoder) for samples in sets])
+    pictures = [image for samples in sets for image in samples.images]
+    return near_duplicates(memory, embeddings, pictures=pictures, threshold=threshold)
 
 
 def memory_record(memory: "Memory | None", excluded: NDArray[np.int64], threshold: float | None) -> dict[str, Any]:

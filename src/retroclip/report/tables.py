@@ -116,7 +116,7 @@ def footnotes(results: Sequence[Result]) -> list[str]:
     if first.excluded_near_duplicates is not None:
         notes.append(
             f"{first.excluded_near_duplicates:,} of the memory's pairs were left out as near-duplicates of evaluation "
-            f"images (cosine over {first.near_threshold})."
+            f"images (cosine over {first.near_threshold}, and alike as thumbnails)."
         )
     if first.missing_classes:
         notes.append(f"{len(first.missing_classes)} classes of the task have no evaluation image.")
