@@ -52,7 +52,8 @@ def test_split_preprocessing_gives_the_transforms_own_floats(kind, fresh, images
     transform = fresh(kind).preprocess
     assert Preprocessing(transform).splits
     expected = torch.stack([transform(Image.open(io.BytesIO(data)).convert("RGB")) for data in images])
-    assert torch.equal(torch.cat(list(image_batches(images, transform, 4))), expected)
+    for ahead in (0, 1, 5):
+        assert torch.equal(torch.cat(list(image_batches(images, transform, 4, ahead=ahead))), expected)
 
 
 def test_any_other_transform_is_called_as_it_is(images):

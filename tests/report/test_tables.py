@@ -26,7 +26,10 @@ def test_markdown(results):
     assert "| gated-image | 91.2 ± 0.4 | 88.2–94.2 | 92.2 | +41.2 | +38.0 to +44.1 | 3.0 s + 1.5 s | 10.65 M |" in text
     assert "| primed | 45.0 | 42.0–48.0 | 46.0 | −5.0 | −7.5 to −2.1 |" in text
     assert "ra-clip failed: no caption \\| at all [bold]" in text
-    assert "12 of the memory's pairs were left out as near-duplicates of evaluation images (cosine over 0.95, and alike" in text
+    assert (
+        "12 of the memory's pairs were left out as near-duplicates of evaluation images (cosine over 0.95, and alike"
+        in text
+    )
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
 

@@ -1,4 +1,4 @@
-"""Encoded images to batches of pixels, decoded in threads while the model works on the batch before.
+"""Encoded images to batches of pixels, decoded in threads.
 
 JPEGs are always decoded at full size: the decoder's own reduced sizes (PIL's draft mode) would move embeddings away
 from those of plain open_clip.
@@ -23,7 +23,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from retroclip.errors import BadImageError
 from retroclip.pairs import decode_image
 
-BATCHES_AHEAD = 2
+BATCHES_AHEAD = 2  # for a model on a GPU
 ImageLike = bytes | Path | str | Image.Image
 
 
@@ -53,9 +53,12 @@ class Preprocessing:
 
 
 def image_batches(
-    images: Sequence[ImageLike], transform: Callable[[Image.Image], Tensor], batch_size: int
+    images: Sequence[ImageLike], transform: Callable[[Image.Image], Tensor], batch_size: int, *, ahead: int = 0
 ) -> Iterator[Tensor]:
-    """Yield (b, 3, H, W) float32 batches of preprocessed images in order, at most two batches ahead of the reader.
+    """Yield (b, 3, H, W) float32 batches of preprocessed images in order, each decoded by threads.
+
+    With `ahead`, so many batches are decoded while the reader works on one: for readers that compute elsewhere. On the
+    same cores it costs more than it gains.
 
     Raises BadImageError, with the position in the sequence, at the first image that can't be decoded.
     """
@@ -78,11 +81,14 @@ def image_batches(
             waiting.append([pool.submit(prepare, position) for position in range(start, stop)])
 
     try:
-        for _ in range(BATCHES_AHEAD):
+        for _ in range(1 + ahead):
             submit_next()
         while waiting:
             pixels = [future.result() for future in waiting.popleft()]
-            submit_next()
+            if ahead:
+                submit_next()
             yield preprocessing.batch(pixels)
+            if not ahead:
+                submit_next()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
