@@ -20,7 +20,7 @@ def test_no_pair(text):
 
 
 def test_methods_by_pattern_in_the_order_given():
-    assert matching_methods(["gated-*", "primed", "nosuch"]) == ["gated-image", "primed", "nosuch"]
+    assert matching_methods(["gated-image*d", "primed", "nosuch"]) == ["gated-image-averaged", "primed", "nosuch"]
 
 
 def test_settings_are_yaml_under_dotted_names():
