@@ -127,6 +127,8 @@ def customize(
     """
     if tuning not in TUNINGS:
         raise RetroclipError(f"no tuning is called {tuning!r}: choose one of {', '.join(TUNINGS)}")
+    if getattr(encoder, "memory", None) is not None:
+        raise RetroclipError(f"{encoder.name} consults a memory: customize the model beneath it, then fuse that")
     if recipe not in RECIPES:
         raise RetroclipError(f"no recipe is called {recipe!r}: choose one of {', '.join(RECIPES)}")
     given = {"positives": positives, "class_texts": class_texts, "distillation": distillation}
