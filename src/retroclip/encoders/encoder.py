@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from retroclip.encoders.fingerprint import fingerprint
-from retroclip.encoders.images import BATCHES_AHEAD, ImageLike, image_batches
+from retroclip.encoders.images import ImageLike, batches_ahead, image_batches
 from retroclip.encoders.precision import DTYPES, cast, choose_device, choose_precision
 from retroclip.encoders.texts import encode_tokens, text_lengths
 from retroclip.errors import ModelError
@@ -110,8 +110,7 @@ class Encoder:
         if isinstance(images, Tensor):
             batches: Iterator[Tensor] = iter(images.split(batch_size))
         else:
-            ahead = 0 if self.device.type == "cpu" else BATCHES_AHEAD
-            batches = image_batches(images, self.preprocess, batch_size, ahead=ahead)
+            batches = image_batches(images, self.preprocess, batch_size, ahead=batches_ahead(self.device))
         count = -(-len(images) // batch_size)
         shown = track(batches, "images", total=count, transient=True) if progress else batches
         with self._inference():

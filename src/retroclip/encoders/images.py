@@ -23,7 +23,6 @@ from torchvision.transforms.functional import pil_to_tensor
 from retroclip.errors import BadImageError
 from retroclip.pairs import decode_image
 
-BATCHES_AHEAD = 2  # for a model on a GPU
 ImageLike = bytes | Path | str | Image.Image
 
 
@@ -52,13 +51,17 @@ class Preprocessing:
         return self._normalize(stacked.float().div(255)) if self.splits else stacked
 
 
+def batches_ahead(device: torch.device) -> int:
+    """How many batches to decode while a model works on one there: none where it works on the same cores."""
+    return 0 if device.type == "cpu" else 2
+
+
 def image_batches(
     images: Sequence[ImageLike], transform: Callable[[Image.Image], Tensor], batch_size: int, *, ahead: int = 0
 ) -> Iterator[Tensor]:
     """Yield (b, 3, H, W) float32 batches of preprocessed images in order, each decoded by threads.
 
-    With `ahead`, so many batches are decoded while the reader works on one: for readers that compute elsewhere. On the
-    same cores it costs more than it gains.
+    With `ahead`, so many batches are decoded while the reader works on one (`batches_ahead`).
 
     Raises BadImageError, with the position in the sequence, at the first image that can't be decoded.
     """
@@ -84,11 +87,7 @@ def image_batches(
         for _ in range(1 + ahead):
             submit_next()
         while waiting:
-            pixels = [future.result() for future in waiting.popleft()]
-            if ahead:
-                submit_next()
-            yield preprocessing.batch(pixels)
-            if not ahead:
-                submit_next()
+            yield preprocessing.batch([future.result() for future in waiting.popleft()])
+            submit_next()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from retroclip.encoders import image_prefix
 from retroclip.encoders.blocks import image_middle
-from retroclip.encoders.images import image_batches
+from retroclip.encoders.images import batches_ahead, image_batches
 from retroclip.pairs import decode_image
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ def cache_views(
     """
     cache: Tensor | None = None
     row = 0
+    ahead = batches_ahead(encoder.device)
     for number in range(views + 1):
-        for pixels in image_batches(View(images, number, seed), encoder.preprocess, 64):
+        for pixels in image_batches(View(images, number, seed), encoder.preprocess, 64, ahead=ahead):
             values = taken_to(encoder, pixels, stage, start)
             if cache is None:
                 cache = _allocate(((views + 1) * len(images), *values.shape[1:]))
