@@ -97,7 +97,7 @@ def test_a_model_in_training_is_evaluated_and_left_in_training(fresh, images):
 def test_precision_policy(monkeypatch):
     cpu = torch.device("cpu")
     for fast, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr("retroclip.encoders.precision._cpu_has_amx", lambda fast=fast: fast)
+        monkeypatch.setattr("retroclip.encoders.precision._bf16_wins_on_cpu", lambda fast=fast: fast)
         assert choose_precision("auto", cpu) == expected
         assert choose_precision("fp32", cpu) == "fp32"
     assert not has_fast_bf16(torch.device("mps"))
