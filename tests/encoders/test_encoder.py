@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from retroclip.encoders import load
+from retroclip.encoders.hybrid import ConvFeatures
 from retroclip.encoders.images import Preprocessing, image_batches
 from retroclip.encoders.precision import choose_precision, has_fast_bf16
 from retroclip.errors import BadImageError, ModelError
@@ -100,6 +101,9 @@ def test_precision_policy(monkeypatch):
         monkeypatch.setattr("retroclip.encoders.precision._bf16_wins_on_cpu", lambda fast=fast: fast)
         assert choose_precision("auto", cpu) == expected
         assert choose_precision("fp32", cpu) == "fp32"
+        assert choose_precision("auto", cpu, torch.nn.Linear(2, 2)) == expected
+        assert choose_precision("auto", cpu, ConvFeatures()) == "fp32"
+        assert choose_precision("bf16", cpu, ConvFeatures()) == "bf16"
     assert not has_fast_bf16(torch.device("mps"))
     with pytest.raises(ModelError, match="unknown precision"):
         choose_precision("fp8", cpu)

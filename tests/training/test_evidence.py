@@ -2,7 +2,7 @@ import torch
 import torch.nn.functional as F
 
 from retroclip.tasks import Task
-from retroclip.training.evidence import evidence, neighbour_votes
+from retroclip.training.evidence import borrow_captions, evidence, neighbour_votes
 
 
 def clusters(labels: torch.Tensor, seed: int = 0) -> torch.Tensor:
@@ -49,3 +49,20 @@ def test_captions_that_name_no_class_or_several_are_evidence_of_none():
 def test_nobody_to_vote():
     assert neighbour_votes(IMAGES[:2], torch.tensor([-1, -1]), 3).sum() == 0
     assert evidence([("a cat",)], IMAGES[:1], TASK, cleaned=True).trust.tolist() == [1.0]
+
+
+def test_a_nameless_pair_among_pairs_of_a_class_borrows_the_nearest_ones_caption():
+    captions = [(f"a photo of a {TASK.classes[label]}, number {row}.",) for row, label in enumerate(TRUTH.tolist())]
+    nameless = torch.arange(0, 60, 4).tolist()
+    for row in nameless:
+        captions[row] = ("grass",)
+    captions[1] = ("a cat and a dog",)  # names classes, if too many: keeps what it says
+    borrowed = borrow_captions(captions, IMAGES, TASK, share=0.3)
+    for row in range(60):
+        if row not in nameless:
+            assert borrowed[row] == captions[row]
+            continue
+        lenders = [j for j in range(60) if j != row and j not in (*nameless, 1) and TRUTH[j] == TRUTH[row]]
+        assert borrowed[row] == captions[max(lenders, key=lambda j: float(IMAGES[row] @ IMAGES[j]))]
+    assert borrow_captions(captions, IMAGES, TASK, share=1.0)[0] == ("grass",)
+    assert borrow_captions([("grass",)], IMAGES[:1], TASK, share=0.3) == [("grass",)]

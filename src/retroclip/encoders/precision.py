@@ -33,21 +33,26 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def choose_precision(precision: str, device: torch.device) -> str:
-    """Resolve `auto` to "bf16" or "fp32" for a device; raises ModelError for an unknown precision."""
+def choose_precision(precision: str, device: torch.device, model: nn.Module | None = None) -> str:
+    """Resolve `auto` to "bf16" or "fp32" for a device; raises ModelError for an unknown precision.
+
+    A model one of whose modules has `needs_fp32`, because in bf16 its fidelity is below the bound, stays in fp32.
+    """
     if precision not in PRECISIONS:
         raise ModelError(f"unknown precision {precision!r}: use one of {', '.join(PRECISIONS)}")
     if precision != "auto":
         return precision
+    if model is not None and any(getattr(module, "needs_fp32", False) for module in model.modules()):
+        return "fp32"
     return "bf16" if has_fast_bf16(device) else "fp32"
 
 
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether matrix products are clearly faster in bfloat16 than in fp32 there.
 
-    On CUDA from Ampere on. On a CPU it is measured, once a process: an instruction set doesn't tell. Of two processors with
-    AVX512-BF16 and without AMX, one (AMD EPYC) runs a linear layer 768 → 3072 four times faster in bf16, another (Intel Xeon,
-    Sapphire Rapids) half as fast.
+    On CUDA from Ampere on. On a CPU it is measured, once a process: an instruction set doesn't tell. Of two processors
+    with AVX512-BF16 and without AMX, one (AMD EPYC) runs a linear layer 768 → 3072 four times faster in bf16, another
+    (Intel Xeon, Sapphire Rapids) half as fast.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)

@@ -24,8 +24,22 @@ if TYPE_CHECKING:
 
 POSITIVES = ("class", "named", "caption")
 RECIPES: dict[str, dict[str, Any]] = {
-    "react": {"positives": "class", "class_texts": 0.0, "distillation": 0.0, "others": math.inf, "token_drop": 0.0},
-    "anchored": {"positives": "named", "class_texts": 1.0, "distillation": 3.0, "others": 1.0, "token_drop": 0.5},
+    "react": {
+        "positives": "class",
+        "class_texts": 0.0,
+        "distillation": 0.0,
+        "others": math.inf,
+        "borrow": math.inf,
+        "token_drop": 0.0,
+    },
+    "anchored": {
+        "positives": "named",
+        "class_texts": 1.0,
+        "distillation": 3.0,
+        "others": 1.0,
+        "borrow": 0.3,
+        "token_drop": 0.5,
+    },
 }
 """What `customize` sets unless told otherwise: REACT's loss, or ours [D], which also reads the class names and
 stays near the untuned model (the ablation: docs/decisions.md)."""
@@ -105,6 +119,7 @@ def customize(
     class_texts: float | None = None,
     distillation: float | None = None,
     others: float | None = None,
+    borrow: float | None = None,
     token_drop: float | None = None,
     cleaned: bool = False,
     seed: int = 0,
@@ -117,7 +132,9 @@ def customize(
     `views` augmented views of each image are made beforehand, besides the plain one, and one is drawn at each step: so
     whatever is frozen is computed once a view. `warmup` is a share of all steps. `recipe` names
     the set of `RECIPES` that holds where nothing else is given: `positives`, `class_texts` and `distillation` are
-    `Terms`; `others` keeps at most so many pairs that name no class for each that names one; `token_drop` hides that
+    `Terms`; `others` keeps at most so many pairs that name no class for each that names one; `borrow` gives a pair
+    that names no class a
+    caption of its neighbours where that share of them names one (`borrow_captions`) [D]; `token_drop` hides that
     share of an image's tokens from what is trained, for speed, where the layers below are computed beforehand (FLIP,
     Li et al. 2023). `cleaned` trusts a pair only as far as its neighbours' captions agree with its own (`evidence`).
     Pairs without caption are left out.
@@ -132,13 +149,15 @@ def customize(
     if recipe not in RECIPES:
         raise RetroclipError(f"no recipe is called {recipe!r}: choose one of {', '.join(RECIPES)}")
     given = {"positives": positives, "class_texts": class_texts, "distillation": distillation}
-    given |= {"others": others, "token_drop": token_drop}
+    given |= {"others": others, "borrow": borrow, "token_drop": token_drop}
     chosen = RECIPES[recipe] | {name: value for name, value in given.items() if value is not None}
     if chosen["positives"] not in POSITIVES:
         raise RetroclipError(f"positives can't be {positives!r}: choose one of {', '.join(POSITIVES)}")
     torch.manual_seed(seed)
     towers = Towers(encoder, TUNINGS[tuning], gates=gates, token_drop=chosen["token_drop"])
-    examples = prepare(towers, retrieved, views=views, cleaned=cleaned, others=chosen["others"], seed=seed)
+    examples = prepare(
+        towers, retrieved, views=views, cleaned=cleaned, others=chosen["others"], borrow=chosen["borrow"], seed=seed
+    )
     steps = epochs * -(-len(examples) // batch_size)
     history = fit(
         Contrast(towers, examples.prompts, Terms(chosen["positives"], chosen["class_texts"], chosen["distillation"])),

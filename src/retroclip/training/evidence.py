@@ -43,6 +43,33 @@ def evidence(captions: list[tuple[str, ...]], images: Tensor, task: Task, *, cle
     return Evidence(named, share * is_named)
 
 
+def borrow_captions(
+    captions: list[tuple[str, ...]], images: Tensor, task: Task, *, share: float, k: int = 10
+) -> list[tuple[str, ...]]:
+    """Captions in which pairs that name no class, but lie among pairs that do, have those of one of their neighbours.
+
+    A pair borrows where at least `share` of the k pairs nearest to it by image (m, d), unit norm, name one class, and
+    it borrows from the nearest of these: a photo of a kind that the memory knows, with a caption about something else.
+    """
+    own = named_classes(captions, task)
+    named = torch.tensor([names[0] if len(names) == 1 else -1 for names in own])
+    result, k = list(captions), min(k, len(captions) - 1)
+    if k < 1:
+        return result
+    nameless = torch.tensor([row for row, names in enumerate(own) if not names], dtype=torch.long)
+    for rows in nameless.split(1024):
+        cosines = images[rows] @ images.T
+        cosines[torch.arange(len(rows)), rows] = -torch.inf
+        near = cosines.topk(k, dim=1).indices
+        votes = torch.zeros(len(rows), len(task.classes) + 1)
+        votes.scatter_add_(1, named[near] + 1, torch.full(near.shape, 1 / k))
+        most, winner = votes[:, 1:].max(dim=1)
+        lender = near.gather(1, (named[near] == winner[:, None]).int().argmax(dim=1, keepdim=True))[:, 0]
+        for row, other in zip(rows[most >= share].tolist(), lender[most >= share].tolist(), strict=True):
+            result[row] = captions[other]
+    return result
+
+
 def neighbour_votes(images: Tensor, named: Tensor, classes: int, *, k: int = 10, scale: float = 20.0) -> Tensor:
     """What the k nearest other images' captions name: images (m, d) unit norm, named (m,) → shares (m, K).
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from retroclip.classifiers import class_texts
 from retroclip.errors import RetroclipError
-from retroclip.training.evidence import Evidence, evidence
+from retroclip.training.evidence import Evidence, borrow_captions, evidence
 from retroclip.training.tuning import Towers, is_hybrid
 from retroclip.training.views import advance, cache_views
 
@@ -67,12 +67,14 @@ def prepare(
     views: int = 0,
     cleaned: bool = False,
     others: float = math.inf,
+    borrow: float = math.inf,
     seed: int = 0,
 ) -> Examples:
     """Choose the usable pairs, weigh them, and cache what the tuning keeps frozen.
 
     Pairs without caption are left out. For each pair that names a class at most `others` are kept that name
-    none, drawn by `seed`. Raises RetroclipError if no pair has both an image and a caption.
+    none, drawn by `seed`. `borrow`: see `borrow_captions`; above 1 nothing is borrowed. Raises RetroclipError if no
+    pair has both an image and a caption.
     """
     usable = [row for row, own in enumerate(retrieved.captions) if own and retrieved.images[row] is not None]
     if not usable:
@@ -82,6 +84,8 @@ def prepare(
         )
     base = _base_embeddings(towers.encoder, retrieved, usable)
     captions = [retrieved.captions[row] for row in usable]
+    if borrow <= 1:
+        captions = borrow_captions(captions, base, retrieved.task, share=borrow)
     found = evidence(captions, base, retrieved.task, cleaned=cleaned)
     kept = _kept(found, others, seed)
     rows = [usable[row] for row in kept.tolist()]

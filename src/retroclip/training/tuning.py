@@ -62,8 +62,7 @@ class Towers:
         self.drop = PatchDropout(token_drop, num_prefix_tokens=kept)
         self._open_text(gates)
         self.model.logit_scale.requires_grad_(True)
-        # Where the encoder runs in bf16 because that is faster, the frozen blocks between gates may as well.
-        self.low_precision = encoder.precision == "bf16"
+        self.low_precision = encoder.trains_in_bf16
 
     def _open_image(self, gates: int | None) -> tuple[str, int]:
         if self.tuning.image == "locked":

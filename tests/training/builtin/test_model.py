@@ -2,13 +2,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import Whitespace
 from torch import nn
 
 from retroclip.errors import SourceError
-from retroclip.training.builtin.features import FeatureCache, centre_box, random_box
+from retroclip.training.builtin.features import FeatureCache, centre_box, coarse, random_box
 from retroclip.training.builtin.model import prune_vocabulary, warm_start_file
 
 WORDS = ["[PAD]", "[unused0]", "[UNK]", "d", "o", "g", "##o", "##g", "the", "dog", "cat", "zebra", "##a"]
@@ -67,3 +69,21 @@ def test_features_of_another_source_scale_or_limit_are_computed_anew(tmp_path, m
     assert not np.array_equal(cropped.maps[1], first.maps[1])
     built("two", (0.5, 1.0), None)
     assert len(list((tmp_path / "features").iterdir())) == 20
+
+
+def test_a_coarse_view_has_few_pixels_and_the_teachers_opinion_of_the_whole_image(tmp_path, make_encoded):
+    (tmp_path / "photos").mkdir()
+    for number in range(4):
+        (tmp_path / "photos" / f"{number}.jpg").write_bytes(make_encoded(number))
+    stem, head = nn.Conv2d(3, 2, 32, stride=32), nn.Sequential(nn.Flatten(), nn.LazyLinear(5))
+    cache = FeatureCache(tmp_path, "photos", str(tmp_path / "photos"), 2, (0.5, 1.0), None, coarse=True)
+    cache.build(stem, head, lambda line: None)
+    cache.open()
+    plain, few = (cache.take(np.arange(4), np.full(4, view)) for view in (0, 2))
+    assert torch.equal(plain[1], few[1]) and not torch.equal(plain[0], few[0])
+    rng = np.random.default_rng(0)
+    drawn = cache.drawn_views(rng, 4000, 0.3)
+    assert set(drawn.tolist()) == {0, 1, 2} and np.mean(drawn == 2) == pytest.approx(0.3, abs=0.03)
+    sizes = [min(coarse(Image.new("RGB", (300, 200)), rng).size) for _ in range(50)]
+    assert 24 <= min(sizes) < 40 and 60 < max(sizes) <= 80
+    assert coarse(Image.new("RGB", (16, 20)), rng).size == (16, 20)

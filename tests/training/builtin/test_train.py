@@ -12,7 +12,7 @@ from torch import nn
 
 from retroclip.errors import RetroclipError
 from retroclip.training.builtin import BuiltinRecipe, train, train_builtin
-from retroclip.training.builtin.objective import soft_cross_entropy
+from retroclip.training.builtin.objective import relation_loss, soft_cross_entropy
 from retroclip.training.builtin.train import publish, start_from_classes
 
 
@@ -23,6 +23,7 @@ def test_the_start_is_the_mean_of_class_texts_weighted_by_the_classifier():
     head.add_module("proj", nn.Linear(320, 384, bias=False))
     texts = F.normalize(torch.randn(1000, 40) @ torch.randn(40, 384), dim=1)  # of a rank that fits the width
     start_from_classes(SimpleNamespace(visual=SimpleNamespace(trunk=trunk, head=head)), texts)
+    trunk.pos_embed.data.zero_()
     images = torch.randn(4, 3, 160, 160)
     with torch.inference_mode():
         embedded = head(trunk(images))
@@ -30,7 +31,7 @@ def test_the_start_is_the_mean_of_class_texts_weighted_by_the_classifier():
         opinion = embed.classifier(embed.backbone(images).mean((2, 3))).softmax(-1)
         agreement = F.cosine_similarity(embedded, opinion @ texts)
         shuffled = F.cosine_similarity(embedded, opinion[[1, 2, 3, 0]].flip(1) @ texts)
-    # Not 1: the position embedding is added, and the layer norm takes the mean away.
+    # Not 1: the layer norm takes the mean away.
     assert agreement.min() > 0.97
     assert shuffled.max() < 0.9
 
@@ -41,6 +42,20 @@ def test_the_teachers_own_opinion_costs_nothing():
     uniform = soft_cross_entropy(torch.zeros(2, 3), target)
     expected = sum(float(p) * torch.log(3 * p) for row in target for p in row if p > 0) / 2
     torch.testing.assert_close(uniform, expected)
+
+
+def test_relations_equal_a_loop_and_cost_nothing_where_they_agree():
+    torch.manual_seed(0)
+    student, teacher = F.normalize(torch.randn(5, 4), dim=-1), torch.randn(5, 7)
+    centred = F.normalize(teacher - teacher.mean(0), dim=-1)
+    total = 0.0
+    for row in range(5):
+        others = [j for j in range(5) if j != row]
+        p = torch.stack([centred[row] @ centred[j] / 0.1 for j in others]).softmax(0)
+        q = torch.stack([student[row] @ student[j] / 0.1 for j in others]).softmax(0)
+        total += float((p * (p / q).log()).sum()) / 5
+    assert relation_loss(student, teacher).item() == pytest.approx(total, rel=1e-4)
+    assert relation_loss(centred, teacher).item() == pytest.approx(0.0, abs=1e-6)
 
 
 WORDS = "text.transformer.embeddings.word_embeddings"

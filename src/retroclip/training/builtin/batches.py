@@ -1,4 +1,4 @@
-"""Batches of the builtin's training: cached feature maps, token ids, and the teacher's opinion over a random cut."""
+"""Batches of the builtin's training: cached feature maps, token ids, and the teacher's opinion."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from retroclip.tasks.wordnet import read_nouns
 from retroclip.training.builtin.features import FeatureCache
-from retroclip.training.builtin.hierarchy import Hierarchy
 from retroclip.training.builtin.recipe import BuiltinRecipe
 from retroclip.training.builtin.texts import SynsetTexts, prompt
 
@@ -31,7 +30,7 @@ class Batches:
         self.recipe, self.caches, self.tokenize = recipe, caches, tokenize
         leaves = ImageNetInfo().label_names()
         synsets = read_nouns(recipe.wordnet)
-        self.hierarchy, self.texts = Hierarchy(leaves, synsets), SynsetTexts(leaves, synsets)
+        self.leaves, self.texts = leaves, SynsetTexts(leaves, synsets)
         number = {leaf: position for position, leaf in enumerate(leaves)}
         self.leaf = [np.array([_leaf(row["key"], number) for row in cache.rows]) for cache in caches]
 
@@ -41,7 +40,7 @@ class Batches:
         start = 0
         for source, cache, leaf in zip(self.recipe.sources, self.caches, self.leaf, strict=True):
             rows = rng.choice(len(cache) - source.holdout, source.share, replace=False)
-            drawn, logits = cache.take(rows, rng.integers(cache.views, size=len(rows)))
+            drawn, logits = cache.take(rows, cache.drawn_views(rng, len(rows), self.recipe.coarse_share))
             maps.append(drawn)
             positions = list(range(start, start + len(rows)))
             start += len(rows)
@@ -62,11 +61,11 @@ class Batches:
                 "labels": torch.tensor(which),
             }
         batch["leaves"] = torch.cat(targets)
-        return batch | self.node_targets(batch["leaves"], rng) | {k: torch.tensor(v) for k, v in index.items()}
+        return batch | {k: torch.tensor(v) for k, v in index.items()}
 
     def leaf_texts(self, rng: np.random.Generator) -> Tensor:
         """Token ids of one text for each of the 1000 classes."""
-        return self.tokenize([self.texts.draw(leaf, rng) for leaf in self.hierarchy.leaves])
+        return self.tokenize([self.texts.draw(leaf, rng) for leaf in self.leaves])
 
     def soften(self, probabilities: Tensor, leaf: np.ndarray) -> Tensor:
         """Where an image's ImageNet class is known, mix it into the teacher's opinion."""
@@ -74,15 +73,6 @@ class Batches:
         truth = F.one_hot(torch.from_numpy(leaf).clamp_min(0), probabilities.shape[1]).float()
         mixed = torch.lerp(probabilities, truth, self.recipe.label_mix)
         return torch.where(known[:, None], mixed, probabilities)
-
-    def node_targets(self, probabilities: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
-        cut = self.hierarchy.sampled_cut(rng, probabilities.sum(0).numpy(), self.recipe.nodes)
-        membership = torch.from_numpy(cut.membership)
-        kept = membership >= 0
-        target = torch.zeros(len(probabilities), len(cut.nodes))
-        target.index_add_(1, membership[kept], probabilities[:, kept])
-        texts = self.tokenize([self.texts.draw(node, rng) for node in cut.nodes])
-        return {"nodes": texts, "node_probabilities": target / target.sum(-1, keepdim=True).clamp_min(1e-6)}
 
 
 def _leaf(key: str, number: dict[str, int]) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,13 @@ def random_box(width: int, height: int, scale: tuple[float, float], rng: np.rand
     return centre_box(width, height)
 
 
+def coarse(image: Image.Image, rng: np.random.Generator, *, sides: tuple[int, int] = (24, 80)) -> Image.Image:
+    """The image at a size at which little is left of it: shorter side drawn from `sides`, evenly in its logarithm."""
+    factor = np.exp(rng.uniform(*np.log(sides))) / min(image.size)
+    size = [max(1, round(float(factor * side))) for side in image.size]
+    return image.resize((size[0], size[1]), Image.Resampling.BICUBIC) if factor < 1 else image
+
+
 def render(image: Image.Image, scale: tuple[float, float] | None, rng: np.random.Generator) -> np.ndarray:
     """One view, uint8 (3, S, S): the plain one without `scale`, else crop, flip and a jitter of ±20 %."""
     box = centre_box(*image.size) if scale is None else random_box(*image.size, scale, rng)
@@ -55,37 +63,57 @@ def render(image: Image.Image, scale: tuple[float, float] | None, rng: np.random
 class FeatureCache:
     """Views of one source: for each, `maps` (n, 352, 5, 5) and the teacher's `logits` (n, 1000), float16, on disk.
 
+    `views` are the plain one and crops; after them, `coarse` asks for one more, of the image at few pixels, with the
+    teacher's opinion of the whole image: what a small picture shows is learnt from what the large one was.
     A view appears under its final name when it is whole, so that a killed run loses one view at most. File names hold
     a digest of source, scale and limit: maps made with other ones are never taken for these.
     """
 
-    def __init__(self, folder: Path, name: str, source: str, views: int, scale: tuple[float, float], limit: int | None):
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        source: str,
+        views: int,
+        scale: tuple[float, float],
+        limit: int | None,
+        *,
+        coarse: bool = False,
+    ):
         self.folder, self.name, self.source = folder, name, source
-        self.views, self.scale, self.limit = views, scale, limit
+        self.views, self.scale, self.limit, self.coarse = views, scale, limit, coarse
         made_of = json.dumps([source, scale, limit])
         self._stem = f"{name}-{hashlib.sha256(made_of.encode()).hexdigest()[:8]}"
 
     def build(self, stem: nn.Module, head: nn.Module, on_progress: Callable[[str], None]) -> None:
         """`stem`: images → maps; `head`: maps → logits. Both frozen, any dtype."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for view in range(self.views):
+        for view in self._all_views():
             if not self._file(view, "logits").exists():
                 self._build_view(view, stem, head)
-            on_progress(f"{self.name}: view {view + 1} of {self.views}")
+            on_progress(f"{self.name}: view {view}")
 
     def _pairs(self) -> Iterator[Pair]:
         pairs = (pair for pair in read_pairs(self.source) if isinstance(pair, Pair) and pair.image is not None)
         return islice(pairs, self.limit)
 
-    def _build_view(self, view: int, stem: nn.Module, head: nn.Module) -> None:
-        maps, logits, meta = [], [], []
+    def _all_views(self) -> list[int | str]:
+        return [*range(self.views), *(["coarse"] if self.coarse else [])]
+
+    def _build_view(self, view: int | str, stem: nn.Module, head: nn.Module) -> None:
+        maps: list[np.ndarray] = []
+        logits: list[np.ndarray] = []
+        meta: list[dict[str, Any]] = []
         dtype = next(stem.parameters()).dtype
-        scale = None if view == 0 else self.scale
+        scale = None if view in (0, "coarse") else self.scale
 
         def draw(pair: Pair) -> np.ndarray:
             assert pair.image is not None
             rng = np.random.default_rng(zlib.crc32(f"{self.name}/{view}/{pair.key}".encode()))
-            return render(decode_image(pair.image), scale, rng)
+            image = decode_image(pair.image)
+            return render(coarse(image, rng) if view == "coarse" else image, scale, rng)
+
+        taught = np.load(self._file(0, "logits"), mmap_mode="r") if view == "coarse" else None
 
         with ThreadPoolExecutor(2) as pool, torch.inference_mode():
             pairs = self._pairs()
@@ -94,7 +122,9 @@ class FeatureCache:
                 images = ((pixels.float() / 255 - 0.5) / 0.5).to(dtype).contiguous(memory_format=torch.channels_last)
                 tapped = stem(images)
                 maps.append(tapped.half().contiguous().numpy())
-                logits.append(head(tapped).half().numpy())
+                logits.append(
+                    head(tapped).half().numpy() if taught is None else taught[len(meta) : len(meta) + len(chunk)]
+                )
                 meta += [{"key": p.key, "captions": p.captions, "label": p.label} for p in chunk]
         if view == 0:
             (self.folder / f"{self._stem}.json").write_text(json.dumps(meta))
@@ -103,17 +133,22 @@ class FeatureCache:
             np.save(fresh, np.concatenate(arrays))
             fresh.rename(self._file(view, part))
 
-    def _file(self, view: int, part: str) -> Path:
+    def _file(self, view: int | str, part: str) -> Path:
         return self.folder / f"{self._stem}-{view}-{part}.npy"
 
     def open(self) -> None:
         """Map the views into memory; rows are read from the page cache as they are asked for."""
         self.rows = json.loads((self.folder / f"{self._stem}.json").read_text())
-        self.maps = [np.load(self._file(view, "maps"), mmap_mode="r") for view in range(self.views)]
-        self.logits = [np.load(self._file(view, "logits"), mmap_mode="r") for view in range(self.views)]
+        self.maps = [np.load(self._file(view, "maps"), mmap_mode="r") for view in self._all_views()]
+        self.logits = [np.load(self._file(view, "logits"), mmap_mode="r") for view in self._all_views()]
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def drawn_views(self, rng: np.random.Generator, size: int, coarse_share: float) -> np.ndarray:
+        """A view for each of `size` rows: a plain or cropped one, or in that share of cases the coarse one."""
+        views = rng.integers(self.views, size=size)
+        return np.where(rng.random(size) < coarse_share, self.views, views) if self.coarse else views
 
     def take(self, rows: np.ndarray, views: np.ndarray) -> tuple[Tensor, Tensor]:
         """Maps (m, 352, 5, 5) and logits (m, 1000), float32, of the given rows, each under the given view."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from timm.layers import PatchDropout
 from torch import Tensor, nn
 
+from retroclip.encoders.precision import has_fast_bf16
 from retroclip.training.builtin.recipe import BuiltinRecipe
 from retroclip.training.losses import classification_loss, clip_loss
 
@@ -27,8 +28,12 @@ class Objective(nn.Module):
 
     def __init__(self, model: Any, recipe: BuiltinRecipe):
         super().__init__()
-        self.distil_weight, self.map_drop = recipe.distil_weight, recipe.map_drop
-        self.bank: Tensor = torch.empty(0)  # texts (1000, d) of ImageNet's classes, unit norm, constants for a while
+        self.map_drop = recipe.map_drop
+        self.weights = {"caption": recipe.caption_weight, "relation": recipe.relation_weight}
+        self.bf16 = has_fast_bf16(torch.device("cpu"))
+        self.bank: Tensor = torch.empty(
+            0
+        )  # texts (1000, d) of ImageNet's classes before projection, constants for a while
         self.drop = PatchDropout(recipe.patch_drop, num_prefix_tokens=0)
         trunk = model.visual.trunk
         self.frozen = (trunk.patch_embed, model)  # in a tuple: neither trained nor checkpointed
@@ -43,29 +48,30 @@ class Objective(nn.Module):
             module.requires_grad_(False)
 
     def encode_maps(self, maps: Tensor) -> Tensor:
-        """Maps (B, 352, 5, 5) of the stem → unit-norm image embeddings (B, d)."""
+        """Maps (B, 1280, 5, 5) of the net's last layer → unit-norm image embeddings (B, d)."""
         embed = self.frozen[0]
-        with torch.no_grad():
-            maps = embed.backbone.net.bn2(embed.backbone.net.conv_head(maps))
         tokens = self.drop(embed.embed_maps(maps, self.map_drop if self.training else 0.0) + self.position)
-        return F.normalize(self.head(self.norm(self.blocks(tokens).mean(1))), dim=-1)
+        return F.normalize(self.head(self.norm(self.blocks(tokens).mean(1))).float(), dim=-1)
+
+    def encode_texts(self, tokens: Tensor) -> Tensor:
+        """Token ids (B, L) → unit-norm text embeddings (B, d)."""
+        return F.normalize(self.text(tokens).float(), dim=-1)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        images = self.encode_maps(batch["maps"])
+        net = self.frozen[0].backbone.net
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            with torch.no_grad():
+                maps = net.bn2(net.conv_head(batch["maps"])).float()
+            images, captions = self.encode_maps(maps), self.encode_texts(batch["captions"])
+            names = self.encode_texts(batch["names"]) if "labels" in batch else None
         scale, class_scale = self.logit_scale.exp(), self.class_scale.exp()
-        values: dict[str, Tensor] = {}
-        captions = F.normalize(self.text(batch["captions"]), dim=-1)
-        values["caption"] = clip_loss(images[batch["captioned"]], captions, scale)
-        if "labels" in batch:
-            names = F.normalize(self.text(batch["names"]), dim=-1)
+        values = {"caption": clip_loss(images[batch["captioned"]], captions, scale)}
+        if names is not None:
             values["label"] = classification_loss(images[batch["labelled"]], names, batch["labels"], class_scale)
-        nodes = F.normalize(self.text(batch["nodes"]), dim=-1)
-        logits = class_scale * images[batch["distilled"]] @ nodes.T
-        values["distil"] = soft_cross_entropy(logits, batch["node_probabilities"])
-        # All 1000 classes at once; their texts are constants between two refreshes, for speed.
-        values["bank"] = soft_cross_entropy(class_scale * images[batch["distilled"]] @ self.bank.T, batch["leaves"])
-        loss = values["caption"] + values["bank"] + self.distil_weight * values["distil"]
-        loss = loss + values.get("label", 0.0)
+        bank = F.normalize(self.text.get_submodule("proj")(self.bank), dim=-1)
+        values["bank"] = soft_cross_entropy(class_scale * images[batch["distilled"]] @ bank.T, batch["leaves"])
+        values["relation"] = relation_loss(images, maps.mean((2, 3)))
+        loss = torch.stack([self.weights.get(name, 1.0) * value for name, value in values.items()]).sum()
         return {"loss": loss, "logit_scale": scale, **values}
 
     @torch.no_grad()
@@ -77,3 +83,15 @@ class Objective(nn.Module):
 def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """KL(target ‖ softmax(logits)), mean over rows (B, K): the cross-entropy less the teacher's own entropy."""
     return (torch.xlogy(target, target) - target * logits.log_softmax(-1)).sum(-1).mean()
+
+
+def relation_loss(student: Tensor, teacher: Tensor, *, temperature: float = 0.1) -> Tensor:
+    """How far a batch's images lie from each other as they do for the teacher: student (B, d), teacher (B, t).
+
+    KL between the softmaxes of each image's cosines to the others; the teacher's features are centred first. The idea
+    of relational knowledge distillation (Park et al. 2019), in the form of Passalis & Tefas 2018.
+    """
+    teacher = F.normalize(teacher - teacher.mean(0), dim=-1)
+    itself = torch.eye(len(student), dtype=torch.bool, device=student.device)
+    target = (teacher @ teacher.T / temperature).masked_fill(itself, -1e4).softmax(-1)
+    return soft_cross_entropy((student @ student.T / temperature).masked_fill(itself, -1e4), target)

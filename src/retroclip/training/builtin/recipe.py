@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 class Source(BaseModel):
     """One data set: `share` images of it in every batch, trained by its captions, its labels, or the teacher alone.
 
-    Its last `holdout` rows stay out of training, to choose by; `limit` reads only its first rows.
+    `views` are the image and crops of it, `coarse` adds one of few pixels. Its last `holdout` rows stay out of
+    training, to choose by; `limit` reads only its first rows.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -24,6 +25,7 @@ class Source(BaseModel):
     scale: tuple[float, float] = (0.5, 1.0)
     limit: int | None = None
     holdout: int = 0
+    coarse: bool = False
 
 
 class BuiltinRecipe(BaseModel):
@@ -47,10 +49,11 @@ class BuiltinRecipe(BaseModel):
     warmup: int = 50
     grad_clip: float = 1.0
     drop_path: float = 0.1
-    patch_drop: float = 0.4
+    patch_drop: float = 0.25
     map_drop: float = 0.3
-    nodes: int = 128
-    distil_weight: float = 0.5
+    coarse_share: float = 0.3
+    caption_weight: float = 2.0
+    relation_weight: float = 2.0
     label_mix: float = 0.5
     bank_every: int = 25
     seed: int = 0

@@ -1,8 +1,8 @@
 """The recipe that makes the builtin model: captions (Formal CLIP), labels (iCAR), and a teacher's knowledge of classes.
 
 Four terms, on feature maps computed once: CLIP's loss on captioned photos; iCAR's classification term with class texts
-on labelled images; the cross-entropy to the teacher's ImageNet probabilities, over all classes and over random cuts of
-WordNet, which teach names of every granularity.
+on labelled images; the cross-entropy to the teacher's ImageNet probabilities; and the distances between images, which
+shall stay as they are for the convolutional net.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def train_builtin(recipe: BuiltinRecipe, on_progress: Progress = print) -> Histo
     note_recipe(recipe)
     net, classifier = load_teacher(warm_start_file(recipe.image_weights))
     caches = [
-        FeatureCache(recipe.work / "features", s.name, f"{recipe.data / s.file}", s.views, s.scale, s.limit)
+        FeatureCache(
+            recipe.work / "features", s.name, f"{recipe.data / s.file}", s.views, s.scale, s.limit, coarse=s.coarse
+        )
         for s in recipe.sources
     ]
     fast = torch.bfloat16
@@ -81,7 +83,8 @@ def train_builtin(recipe: BuiltinRecipe, on_progress: Progress = print) -> Histo
     objective = Objective(model, recipe)
     batches = Batches(recipe, caches, padded_tokenizer(AutoTokenizer.from_pretrained(draft)))
     rng = np.random.default_rng(recipe.seed)
-    start_from_classes(model, torch.stack([class_texts(objective, batches, rng) for _ in range(4)]).mean(0))
+    drawn = torch.stack([F.normalize(class_texts(objective, batches, rng), dim=-1) for _ in range(4)])
+    start_from_classes(model, drawn.mean(0))
     history = fit(
         objective,
         with_bank(objective, batches, recipe),
@@ -139,8 +142,14 @@ def with_bank(
 
 @torch.no_grad()
 def class_texts(objective: Objective, batches: Batches, rng: np.random.Generator) -> Tensor:
-    """Unit-norm embeddings (1000, d) of one drawn text for each class."""
-    return torch.cat([F.normalize(objective.text(part), dim=-1) for part in batches.leaf_texts(rng).split(250)])
+    """The text tower's pooled output (1000, d), before its projection, for one drawn text of each class."""
+    projection = objective.text.proj
+    objective.text.proj = nn.Identity()
+    try:
+        with torch.autocast("cpu", torch.bfloat16, enabled=objective.bf16):
+            return torch.cat([objective.text(part).float() for part in batches.leaf_texts(rng).split(250)])
+    finally:
+        objective.text.proj = projection
 
 
 def publish(model: nn.Module, draft: Path, out: Path) -> None:
@@ -186,8 +195,7 @@ def start_from_classes(model: Any, texts: Tensor) -> None:
     trunk, width = model.visual.trunk, model.visual.trunk.embed_dim
     u, s, v = torch.linalg.svd(texts, full_matrices=False)
     table = u[:, :width] * s[:width]
-    spread = table.std()
-    trunk.patch_embed.evidence.weight.copy_((table / spread).T)
+    trunk.patch_embed.evidence.weight.copy_(table.T)
     model.visual.head.proj.weight.copy_(v[:width].T)
     for layer in (trunk.patch_embed.proj, *(last for b in trunk.blocks for last in (b.attn.proj, b.mlp.fc2))):
         layer.weight.zero_()
