@@ -1,4 +1,4 @@
-"""Compare customizations on a slice of Caltech-101 `train`: python recipes/choose.py ../shared/data default recipe=react
+"""Compare customizations on a slice of Caltech-101 `train`: python recipes/choose.py ../shared/data default borrow=2
 
 Every fourth photo of `train` (by a hash of its key) is what is measured; the others are in the memory, under the chosen
 condition, so that nothing is chosen on `val`. Each further argument is one customization to try: options of

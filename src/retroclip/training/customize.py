@@ -133,10 +133,10 @@ def customize(
     whatever is frozen is computed once a view. `warmup` is a share of all steps. `recipe` names
     the set of `RECIPES` that holds where nothing else is given: `positives`, `class_texts` and `distillation` are
     `Terms`; `others` keeps at most so many pairs that name no class for each that names one; `borrow` gives a pair
-    that names no class a
-    caption of its neighbours where that share of them names one (`borrow_captions`) [D]; `token_drop` hides that
-    share of an image's tokens from what is trained, for speed, where the layers below are computed beforehand (FLIP,
-    Li et al. 2023). `cleaned` trusts a pair only as far as its neighbours' captions agree with its own (`evidence`).
+    that names no class a caption of its neighbours where that share of them names one (`borrow_captions`) [D];
+    `token_drop` hides that share of an image's tokens from what is trained, for speed, where the layers below are
+    computed beforehand (FLIP, Li et al. 2023). `cleaned` trusts a pair only as far as its neighbours' captions agree
+    with its own (`evidence`).
     Pairs without caption are left out.
 
     The result has `history` and `trained_parameters`; `encoder` isn't touched. With `checkpoint` a killed run goes on.
