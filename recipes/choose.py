@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from memories import CONDITIONS, memory_pairs, pairs_of
+from memories import CONDITIONS, memory_pairs
 
 import retroclip
 from retroclip.evaluation import evaluate
-from retroclip.pairs import LabelledSet, Pair
+from retroclip.pairs import LabelledSet, load_labelled
 from retroclip.tasks import Task
 
 TASK = "caltech101"
@@ -25,19 +25,11 @@ SLICES = ((TASK, 4), ("intel-scenes", 3), ("cifar10", 26))
 """Of each task every n-th photo of `train` is measured, the last two for what is forgotten."""
 
 
-def measured(pair: Pair, every: int) -> bool:
-    return zlib.crc32(pair.key.encode()) % every == 0
-
-
 def slice_of(data: Path, name: str, every: int) -> LabelledSet:
-    photos = [pair for pair in pairs_of(data, name.replace("-", "_")) if measured(pair, every)]
-    chosen = LabelledSet(name, "train")
-    for pair in photos:
-        if pair.image is not None and pair.label is not None:
-            chosen.keys.append(pair.key)
-            chosen.images.append(pair.image)
-            chosen.labels.append(pair.label)
-    return chosen
+    """Every so many photos of a set's `train` split, by a hash of their keys."""
+    whole = load_labelled(f"{data / name.replace('-', '_')}.parquet#train")
+    rows = [row for row, key in enumerate(whole.keys) if zlib.crc32(key.encode()) % every == 0]
+    return LabelledSet(name, "train", *([part[r] for r in rows] for part in (whole.keys, whole.images, whole.labels)))
 
 
 def options(text: str) -> dict[str, Any]:
@@ -55,13 +47,13 @@ def main() -> None:
 
     encoder, task = retroclip.load(given.model), Task.load(TASK)
     place = given.work / f"{TASK}-{given.condition}-{encoder.fingerprint[:8]}"
+    slices = [(Task.load(name), slice_of(given.data, name, every)) for name, every in SLICES]
     if place.exists():
         memory = retroclip.Memory.open(place)
     else:
-        held = {pair.key for pair in pairs_of(given.data, TASK) if measured(pair, SLICES[0][1])}
+        held = set(slices[0][1].keys)
         pairs = [pair for pair in memory_pairs(given.data, task, TASK, given.condition) if pair.key not in held]
         memory = retroclip.Memory.create(place, encoder, [pairs])
-    slices = [(Task.load(name), slice_of(given.data, name, every)) for name, every in SLICES]
     found = retroclip.retrieve(memory, task)
     for chosen in [None, *given.customizations]:
         model = encoder if chosen is None else retroclip.customize(encoder, found, **chosen)

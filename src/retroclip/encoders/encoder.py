@@ -50,7 +50,7 @@ class Encoder:
         self.name = name
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device, model)
-        self.trains_in_bf16 = precision != "fp32" and choose_precision(precision, self.device) == "bf16"
+        self.trains_in_bf16 = choose_precision(precision, self.device) == "bf16"  # whatever the embeddings need
         self.model_cfg = model_cfg
         self.preprocess_cfg = preprocess_cfg
         self.tokenizer = tokenizer

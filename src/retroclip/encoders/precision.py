@@ -2,7 +2,7 @@
 
 The rule: `auto` takes bfloat16 weights where they are faster (`has_fast_bf16`), and fp32 elsewhere. bfloat16
 is acceptable for an architecture when `fidelity` (the *minimum* cosine to fp32, over ≥ 500 real images and their texts)
-is at least `FIDELITY_BOUND`; an encoder below it is to be loaded with `precision="fp32"`.
+is at least `FIDELITY_BOUND`; one below it says `needs_fp32`, or is to be loaded with `precision="fp32"`.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def evidence(captions: list[tuple[str, ...]], images: Tensor, task: Task, *, cle
     Without `cleaned` every named class is trusted fully. With it, a pair is trusted by the share of its k neighbours'
     votes that its class gets, relative to the class that gets most: 1 where the class wins, near 0 where others do.
     """
-    named = torch.tensor([own[0] if len(own) == 1 else -1 for own in named_classes(captions, task)])
+    named = _only_class(named_classes(captions, task))
     is_named = named >= 0
     if not cleaned:
         return Evidence(named, is_named.float())
@@ -52,20 +52,19 @@ def borrow_captions(
     it borrows from the nearest of these: a photo of a kind that the memory knows, with a caption about something else.
     """
     own = named_classes(captions, task)
-    named = torch.tensor([names[0] if len(names) == 1 else -1 for names in own])
+    named, everyone = _only_class(own), torch.arange(len(own))
     result, k = list(captions), min(k, len(captions) - 1)
     if k < 1:
         return result
     nameless = torch.tensor([row for row, names in enumerate(own) if not names], dtype=torch.long)
     for rows in nameless.split(1024):
-        cosines = images[rows] @ images.T
-        cosines[torch.arange(len(rows)), rows] = -torch.inf
-        near = cosines.topk(k, dim=1).indices
+        _, near = _nearest(images, rows, everyone, k)
         votes = torch.zeros(len(rows), len(task.classes) + 1)
         votes.scatter_add_(1, named[near] + 1, torch.full(near.shape, 1 / k))
         most, winner = votes[:, 1:].max(dim=1)
         lender = near.gather(1, (named[near] == winner[:, None]).int().argmax(dim=1, keepdim=True))[:, 0]
-        for row, other in zip(rows[most >= share].tolist(), lender[most >= share].tolist(), strict=True):
+        borrows = (most > 0) & (most >= share)
+        for row, other in zip(rows[borrows].tolist(), lender[borrows].tolist(), strict=True):
             result[row] = captions[other]
     return result
 
@@ -81,8 +80,19 @@ def neighbour_votes(images: Tensor, named: Tensor, classes: int, *, k: int = 10,
     if k < 1:
         return votes
     for rows in torch.arange(len(images)).split(1024):
-        cosines = images[rows] @ images[voters].T
-        cosines[rows[:, None] == voters[None, :]] = -torch.inf
-        best, index = cosines.topk(k, dim=1)
+        best, index = _nearest(images, rows, voters, k)
         votes[rows] = votes[rows].scatter_add(1, named[voters][index], torch.exp(scale * (best - 1)))
     return votes / votes.sum(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+def _only_class(names: list[tuple[int, ...]]) -> Tensor:
+    """The class of each pair whose captions name exactly one, else −1."""
+    return torch.tensor([own[0] if len(own) == 1 else -1 for own in names])
+
+
+def _nearest(images: Tensor, rows: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k candidates nearest to each row but itself: cosines (r, k), best first, and positions in `candidates`."""
+    cosines = images[rows] @ images[candidates].T
+    cosines[rows[:, None] == candidates[None, :]] = -torch.inf
+    best, index = cosines.topk(k, dim=1)
+    return best, index

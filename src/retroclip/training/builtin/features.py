@@ -89,7 +89,7 @@ class FeatureCache:
         """`stem`: images → maps; `head`: maps → logits. Both frozen, any dtype."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for view in self._all_views():
-            if not self._file(view, "logits").exists():
+            if not all(self._file(view, part).exists() for part in self._parts(view)):
                 self._build_view(view, stem, head)
             on_progress(f"{self.name}: view {view}")
 
@@ -99,6 +99,9 @@ class FeatureCache:
 
     def _all_views(self) -> list[int | str]:
         return [*range(self.views), *(["coarse"] if self.coarse else [])]
+
+    def _parts(self, view: int | str) -> tuple[str, ...]:
+        return ("maps",) if view == "coarse" else ("maps", "logits")
 
     def _build_view(self, view: int | str, stem: nn.Module, head: nn.Module) -> None:
         maps: list[np.ndarray] = []
@@ -113,8 +116,6 @@ class FeatureCache:
             image = decode_image(pair.image)
             return render(coarse(image, rng) if view == "coarse" else image, scale, rng)
 
-        taught = np.load(self._file(0, "logits"), mmap_mode="r") if view == "coarse" else None
-
         with ThreadPoolExecutor(2) as pool, torch.inference_mode():
             pairs = self._pairs()
             while chunk := list(islice(pairs, 128)):
@@ -122,13 +123,12 @@ class FeatureCache:
                 images = ((pixels.float() / 255 - 0.5) / 0.5).to(dtype).contiguous(memory_format=torch.channels_last)
                 tapped = stem(images)
                 maps.append(tapped.half().contiguous().numpy())
-                logits.append(
-                    head(tapped).half().numpy() if taught is None else taught[len(meta) : len(meta) + len(chunk)]
-                )
+                if "logits" in self._parts(view):
+                    logits.append(head(tapped).half().numpy())
                 meta += [{"key": p.key, "captions": p.captions, "label": p.label} for p in chunk]
         if view == 0:
             (self.folder / f"{self._stem}.json").write_text(json.dumps(meta))
-        for part, arrays in (("maps", maps), ("logits", logits)):
+        for part, arrays in zip(self._parts(view), (maps, logits), strict=False):
             fresh = self.folder / f"new-{self._stem}.npy"
             np.save(fresh, np.concatenate(arrays))
             fresh.rename(self._file(view, part))
@@ -140,7 +140,9 @@ class FeatureCache:
         """Map the views into memory; rows are read from the page cache as they are asked for."""
         self.rows = json.loads((self.folder / f"{self._stem}.json").read_text())
         self.maps = [np.load(self._file(view, "maps"), mmap_mode="r") for view in self._all_views()]
-        self.logits = [np.load(self._file(view, "logits"), mmap_mode="r") for view in self._all_views()]
+        self.logits = [np.load(self._file(view, "logits"), mmap_mode="r") for view in range(self.views)]
+        if self.coarse:
+            self.logits.append(self.logits[0])
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -55,7 +55,13 @@ class Objective(nn.Module):
 
     def encode_texts(self, tokens: Tensor) -> Tensor:
         """Token ids (B, L) → unit-norm text embeddings (B, d)."""
-        return F.normalize(self.text(tokens).float(), dim=-1)
+        return F.normalize(self.text.get_submodule("proj")(self.pooled_texts(tokens)).float(), dim=-1)
+
+    def pooled_texts(self, tokens: Tensor) -> Tensor:
+        """Token ids (B, L) → what the text tower makes of them before its projection (B, d)."""
+        text: Any = self.text
+        mask = (tokens != text.config.pad_token_id).long()
+        return text.pooler(text.transformer(input_ids=tokens, attention_mask=mask), mask)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         net = self.frozen[0].backbone.net

@@ -41,7 +41,7 @@ class BuiltinRecipe(BaseModel):
     wordnet: Path
     sources: list[Source]
     vocabulary: int = 23_000
-    steps: int = 700
+    steps: int = 500
     lr: float = 1e-3
     text_lr_scale: float = 0.05
     frozen_text_layers: int = 3

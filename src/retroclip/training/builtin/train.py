@@ -143,13 +143,8 @@ def with_bank(
 @torch.no_grad()
 def class_texts(objective: Objective, batches: Batches, rng: np.random.Generator) -> Tensor:
     """The text tower's pooled output (1000, d), before its projection, for one drawn text of each class."""
-    projection = objective.text.proj
-    objective.text.proj = nn.Identity()
-    try:
-        with torch.autocast("cpu", torch.bfloat16, enabled=objective.bf16):
-            return torch.cat([objective.text(part).float() for part in batches.leaf_texts(rng).split(250)])
-    finally:
-        objective.text.proj = projection
+    with torch.autocast("cpu", torch.bfloat16, enabled=objective.bf16):
+        return torch.cat([objective.pooled_texts(part).float() for part in batches.leaf_texts(rng).split(250)])
 
 
 def publish(model: nn.Module, draft: Path, out: Path) -> None:
