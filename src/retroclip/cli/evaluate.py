@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from retroclip.cli.failures import WrongUsageError
-from retroclip.cli.options import Json, Method, ModelReference, Where
+from retroclip.cli.options import Json, Method, ModelReference, Precision, Where
 from retroclip.cli.terminal import print_json, print_results
 
 
@@ -17,6 +17,7 @@ def evaluate(
     method: Method = None,
     where: Where = None,
     seed: int = 0,
+    precision: Precision = "auto",
     json: Json = False,
 ) -> None:
     """Measure a model on labelled images, or on captioned ones (the task `image-text-retrieval`).
@@ -41,11 +42,12 @@ def evaluate(
     if task == IMAGE_TEXT_RETRIEVAL:
         if memory or method:
             raise WrongUsageError(f"evaluate: {task} takes neither --memory nor --method: it measures the model itself")
-        result, chosen = evaluate_retrieval(load(model), dataset, where=where), "zero-shot"
+        result, chosen = evaluate_retrieval(load(model, precision=precision), dataset, where=where), "zero-shot"
     else:
         opened = Memory.open(memory) if memory else None
         chosen = method or default_method(opened)
-        result = compare(load(model), Task.load(task), dataset, opened, methods=[chosen], seeds=[seed], where=where)[-1]
+        encoder, loaded = load(model, precision=precision), Task.load(task)
+        result = compare(encoder, loaded, dataset, opened, methods=[chosen], seeds=[seed], where=where)[-1]
     if result.error is not None:
         raise RetroclipError(f"{chosen}: {result.error}")
     if json:

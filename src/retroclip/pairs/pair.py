@@ -13,7 +13,8 @@ class Pair:
     """One image with whatever text belongs to it; the label-caption union of UniCL and iCAR.
 
     `image` is still encoded (JPEG, PNG, …), as found. `boxes` are `(label, x, y, w, h)` in pixels of the stored image,
-    x and y at the top left corner; `mask` is a PNG of class indices.
+    x and y at the top left corner; `mask` is a PNG of class indices. `labels` are those of an image that may have any
+    number of them; `label` is None there.
     """
 
     key: str
@@ -25,6 +26,7 @@ class Pair:
     boxes: tuple[Any, ...] = ()
     mask: bytes | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
     @property
     def caption(self) -> str | None:
@@ -50,6 +52,11 @@ def clean_captions(texts: Iterable[str | None]) -> tuple[str, ...]:
     """Every caption that says something, in order, each once."""
     cleaned = (clean_text(text) for text in texts if text is not None)
     return tuple(dict.fromkeys(text for text in cleaned if text))
+
+
+def label_key(label: str) -> str:
+    """The form in which labels are compared: upper and lower case, '_', '/' and ' ' are the same."""
+    return " ".join(unicodedata.normalize("NFC", label).replace("_", " ").replace("/", " ").casefold().split())
 
 
 def clean_label(value: Any) -> str | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from retroclip.errors import SourceError
 from retroclip.pairs.annotations import ANNOTATION_SUFFIXES, read_annotation
@@ -88,7 +91,7 @@ def _samples(path: Path) -> Iterator[_Sample]:
 
 
 def _keep(sample: _Sample, suffix: str, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-    if f".{suffix}" not in IMAGE_SUFFIXES and suffix not in ANNOTATION_SUFFIXES and suffix != "mask.png":
+    if f".{suffix}" not in IMAGE_SUFFIXES and suffix not in ANNOTATION_SUFFIXES and suffix not in ("mask.png", "npy"):
         return
     if member.size > MAX_MEMBER:
         sample.problem = f".{suffix} has {member.size:,} bytes, more than {MAX_MEMBER:,}"
@@ -115,6 +118,23 @@ def _pair(sample: _Sample, source: str) -> Pair | Rejected:
     if not images[0]:
         return Rejected(sample.key, source, "empty image file (0 bytes)")
     annotation = read_annotation(sample.files)
+    try:
+        labels = _set_positions(sample.files["npy"]) if "npy" in sample.files else ()
+    except (ValueError, EOFError, OSError):
+        return Rejected(sample.key, source, ".npy holds no vector of class marks")
     return Pair(
-        key=sample.key, image=images[0], source=source, mask=sample.files.get("mask.png"), **annotation.fields()
+        key=sample.key,
+        image=images[0],
+        source=source,
+        mask=sample.files.get("mask.png"),
+        labels=labels,
+        **annotation.fields(),
     )
+
+
+def _set_positions(data: bytes) -> tuple[str, ...]:
+    """Positions of the ones in a stored vector of 0 and 1, one a class, as text; ValueError for anything else."""
+    marks = np.load(io.BytesIO(data), allow_pickle=False)
+    if marks.ndim != 1 or not np.isin(marks, (0, 1)).all():
+        raise ValueError("not a vector of 0 and 1")
+    return tuple(str(position) for position in np.flatnonzero(marks))

@@ -1,7 +1,8 @@
 """Tasks: class names, templates, descriptions and metric, and a catalogue of the field's data sets."""
 
+from retroclip.pairs.pair import label_key
 from retroclip.tasks.catalogue import catalogue
-from retroclip.tasks.task import LabelIndex, Task, label_key
+from retroclip.tasks.task import LabelIndex, Task
 from retroclip.tasks.templates import template_sets
 
 __all__ = ["LabelIndex", "Task", "catalogue", "label_key", "template_sets"]

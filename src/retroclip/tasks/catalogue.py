@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from retroclip.errors import TaskError
+from retroclip.pairs.clip_benchmark import CLASS_NAMES, class_names, dataset_type, read_templates
 from retroclip.tasks.task import Task
 
 # libyaml where PyYAML was built with it: several times faster.
@@ -38,6 +39,8 @@ def load_task(reference: str | Path) -> Task:
     """
     text = str(reference)
     path = Path(text)
+    if (path / CLASS_NAMES).is_file():
+        return _load_folder(path)
     if path.suffix.lower() in _SUFFIXES or path.is_file():
         return _load_file(path)
     name = text.strip().lower().replace("_", "-").replace(" ", "-")
@@ -48,6 +51,19 @@ def load_task(reference: str | Path) -> Task:
     near = difflib.get_close_matches(name, catalogue(), n=3)
     hint = f"did you mean {' or '.join(near)}" if near else "`retroclip tasks` lists them"
     raise TaskError(f"no task {text!r}; {hint}, or give a file of class names (.yaml, .txt), or 'cat, dog'")
+
+
+def _load_folder(folder: Path) -> Task:
+    """A folder in CLIP_benchmark's layout: its class names and templates; the metric is `map` if it is multi-label."""
+    names = class_names(folder)
+    templates = read_templates(folder)
+    return Task(
+        folder.resolve().name,
+        classes=list(names),
+        display={name: text for name, text in names.items() if name != text},
+        metric="map" if dataset_type(folder) == "multilabel" else "top1",
+        **({"templates": templates} if templates else {}),
+    )
 
 
 def _load_file(path: Path) -> Task:

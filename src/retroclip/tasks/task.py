@@ -12,10 +12,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from retroclip.errors import TaskError
+from retroclip.pairs.pair import label_key
 from retroclip.tasks.shared import expand_classes
 from retroclip.tasks.templates import named_templates
 
-Metric = Literal["top1", "mean-per-class", "map11", "roc-auc"]
+Metric = Literal["top1", "mean-per-class", "map11", "map", "roc-auc"]
 
 
 class LabelIndex(dict[str, int]):
@@ -33,11 +34,6 @@ class LabelIndex(dict[str, int]):
     def get(self, label: str, default: Any = None) -> Any:
         """The index of a label, or the default."""
         return super().get(label_key(label), default)
-
-
-def label_key(label: str) -> str:
-    """The form in which labels are compared."""
-    return " ".join(unicodedata.normalize("NFC", label).replace("_", " ").replace("/", " ").casefold().split())
 
 
 class Task(BaseModel):
@@ -148,7 +144,10 @@ class Task(BaseModel):
 
     @classmethod
     def load(cls, reference: str | Path | Task) -> Task:
-        """A catalogue name, a file (.yaml: a task or just a list of names; .txt: a name a line), or "cat, dog"."""
+        """A catalogue name, a file (.yaml: a task or just a list of names; .txt: a name a line), or "cat, dog".
+
+        Also a folder in CLIP_benchmark's layout, whose class names and templates are read.
+        """
         from retroclip.tasks.catalogue import load_task
 
         return reference if isinstance(reference, Task) else load_task(reference)

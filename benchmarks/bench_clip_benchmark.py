@@ -1,0 +1,208 @@
+"""Figures and time of `retroclip evaluate` beside CLIP_benchmark 1.6.2: make bench
+
+Both are command lines that read the same folder in CLIP_benchmark's layout (images, class names, templates, captions)
+and the same file of ViT-B-32 weights, each in a process of its own, loading included. The peer has its own environment,
+made here, which borrows this one's torch and open_clip: the kernels are the same on both sides.
+
+No trained weights of a public CLIP are needed: the towers are random (seed 0), and the image projection is fitted by
+ridge regression to the class texts on the data set's `train` split, so that accuracy is well above chance and a change
+of precision has something to spoil. The figures of `val` are compared, never used.
+
+Data: caltech101.parquet and flickr8k.parquet in a folder (first argument, default ../shared/data). About 15 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+import open_clip
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import save_file
+
+import retroclip
+from retroclip.tasks import Task, template_sets
+
+PEER = "clip-benchmark==1.6.2"
+BESIDE = ("webdataset", "braceexpand", "tqdm", "pycocoevalcap", "pycocotools")
+ARCHITECTURE = "ViT-B-32"
+RIDGE = 1e-3
+KS = (1, 5, 10)
+
+
+def make_peer(folder: Path) -> Path:
+    """An environment with the peer alone; torch and the rest are found in the running one. Returns its interpreter."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        site = next((folder / "lib").glob("python3*/site-packages"))
+        (site / "zz_borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", PEER, *BESIDE], check=True)
+    return python
+
+
+def write_folder(root: Path, members: list[tuple[str, bytes]], **files: str) -> Path:
+    """One shard of a split called test, and the text files beside it (dots in their names written as __)."""
+    (root / "test").mkdir(parents=True, exist_ok=True)
+    (root / "test" / "nshards.txt").write_text("1\n")
+    for name, text in files.items():
+        (root / f"{name}.txt").write_text(text)
+    with tarfile.open(root / "test" / "0.tar", "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return root
+
+
+def classification_folder(data: Path, root: Path) -> Path:
+    """Caltech-101 `val` with ImageNet's 80 templates."""
+    task = Task.load("caltech101")
+    rows = pq.read_table(data / "caltech101.parquet", filters=[("split", "==", "val")]).to_pylist()
+    members = []
+    for number, row in enumerate(rows):
+        label = task.label_index[row["label"]]
+        members += [(f"{number:06}.jpg", row["image"]), (f"{number:06}.cls", str(label).encode())]
+    return write_folder(
+        root,
+        members,
+        classnames="\n".join(task.display_name(name) for name in task.classes) + "\n",
+        zeroshot_classification_templates="\n".join(t.replace("{}", "{c}") for t in template_sets()["imagenet"]) + "\n",
+    )
+
+
+def retrieval_folder(data: Path, root: Path) -> Path:
+    """Flickr8k `val` with its five captions."""
+    rows = pq.read_table(data / "flickr8k.parquet", filters=[("split", "==", "val")]).to_pylist()
+    members = []
+    for number, row in enumerate(rows):
+        captions = "\n".join(row["captions"]).encode()
+        members += [(f"{number:06}.jpg", row["image"]), (f"{number:06}.txt", captions)]
+    return write_folder(root, members, dataset_type="retrieval\n")
+
+
+def make_weights(data: Path, file: Path) -> Path:
+    """ViT-B-32 with random towers and a fitted image projection."""
+    if file.exists():
+        return file
+    torch.manual_seed(0)
+    save_file(open_clip.create_model(ARCHITECTURE).state_dict(), file)
+    encoder = retroclip.load(f"{ARCHITECTURE}@{file}", precision="fp32")
+    task = Task.load("caltech101")
+    texts = retroclip.zero_shot(encoder, task).weights
+    rows = pq.read_table(data / "caltech101.parquet", filters=[("split", "==", "train")]).to_pylist()
+    tower = encoder.model.visual
+    projection, tower.proj = tower.proj, None
+    features = pooled(encoder, [row["image"] for row in rows])
+    labels = torch.tensor([task.label_index[row["label"]] for row in rows])
+    mean = features.mean(0)
+    centred, wanted = (features - mean).double(), (texts - texts.mean(0))[labels].double()
+    gram = centred.T @ centred
+    ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    fitted = torch.linalg.solve(gram + ridge, centred.T @ wanted)
+    with torch.no_grad():
+        tower.ln_post.bias -= mean
+        tower.proj = torch.nn.Parameter((fitted / fitted.norm() * projection.norm()).float())
+    save_file({name: value.contiguous() for name, value in encoder.model.state_dict().items()}, file)
+    return file
+
+
+@torch.no_grad()
+def pooled(encoder: retroclip.Encoder, images: list[bytes]) -> torch.Tensor:
+    from retroclip.encoders.images import image_batches
+
+    return torch.cat([encoder.model.visual(pixels) for pixels in image_batches(images, encoder.preprocess, 64)])
+
+
+def run(command: list[str | Path], environment: dict[str, str]) -> float:
+    """Seconds that a command took; its output is shown when it fails."""
+    start = time.perf_counter()
+    done = subprocess.run(list(map(str, command)), check=False, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+    run.out = done.stdout
+    return time.perf_counter() - start
+
+
+def ours(weights: Path, task: str | Path, folder: Path, precision: str) -> tuple[dict, float]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    model = f"{ARCHITECTURE}@{weights}"
+    command = [sys.executable, "-m", "retroclip", "evaluate", model, task, f"{folder}#test", "--json"]
+    seconds = run([*command, "--precision", precision], environment)
+    return json.loads(run.out), seconds
+
+
+def theirs(python: Path, weights: Path, folder: Path, task: str, *, amp: bool, workers: int) -> tuple[dict, float]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    out = folder / "peer.json"
+    command = [python, "-m", "clip_benchmark.cli", "eval", "--dataset", f"wds/{folder.name}", "--dataset_root", folder]
+    command += ["--task", task, "--split", "test", "--model", ARCHITECTURE, "--pretrained", weights, "--output", out]
+    command += ["--recall_k", *map(str, KS), "--num_workers", str(workers), "--quiet", *([] if amp else ["--no_amp"])]
+    # The package has no __main__; its console script does just this.
+    command[1:3] = ["-c", "from clip_benchmark.cli import main; main()"]
+    seconds = run(command, environment)
+    return json.loads(out.read_text())["metrics"], seconds
+
+
+def show(label: str, pairs: list[tuple[str, float, float]]) -> None:
+    print(f"{label}: " + ", ".join(f"{name} {mine:.5f} (peer {peer:.5f})" for name, mine, peer in pairs), flush=True)
+
+
+def classification(python: Path, weights: Path, folder: Path, workers: int) -> None:
+    peer, seconds = theirs(python, weights, folder, "zeroshot_classification", amp=False, workers=workers)
+    amp, amp_seconds = theirs(python, weights, folder, "zeroshot_classification", amp=True, workers=workers)
+    print(f"peer fp32 {seconds:.0f} s, with autocast {amp_seconds:.0f} s (top-1 {amp['acc1']:.5f})", flush=True)
+    for precision in ("fp32", "auto"):
+        mine, own = ours(weights, folder, folder, precision)
+        named = [("top1", "acc1"), ("top5", "acc5"), ("mean-per-class", "mean_per_class_recall")]
+        show(f"{precision} ({mine['precision']})", [(a, mine["metrics"][a], peer[b]) for a, b in named])
+        ratios = f"{own / seconds:.3f} of the peer's fp32, {own / amp_seconds:.3f} of its autocast"
+        print(f"{precision}: {own:.0f} s, {ratios}", flush=True)
+
+
+def retrieval(python: Path, weights: Path, folder: Path, workers: int) -> None:
+    peer, seconds = theirs(python, weights, folder, "zeroshot_retrieval", amp=False, workers=workers)
+    mine, own = ours(weights, "image-text-retrieval", folder, "fp32")
+    named = [(f"i2t-recall@{k}", f"text_retrieval_recall@{k}") for k in KS]
+    named += [(f"t2i-recall@{k}", f"image_retrieval_recall@{k}") for k in KS]
+    show("fp32", [(a, mine["metrics"][a], peer[b]) for a, b in named])
+    print(f"fp32: {own:.0f} s, peer {seconds:.0f} s, ratio {own / seconds:.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", nargs="?", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--work", type=Path, help="keep environment, weights and folders here")
+    parser.add_argument("--part", choices=["all", "prepare", "classification", "retrieval"], default="all")
+    parser.add_argument("--workers", type=int, default=2, help="the peer's --num_workers")
+    given = parser.parse_args()
+    if not (given.data / "caltech101.parquet").is_file():
+        print(f"no caltech101.parquet in {given.data}: nothing measured")
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        work = (given.work or Path(scratch)).resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        python, weights = make_peer(work / "peer"), make_weights(given.data, work / "vit_b_32.safetensors")
+        classes, captions = work / "caltech", work / "flickr"
+        if not classes.exists():
+            classification_folder(given.data, classes)
+            retrieval_folder(given.data, captions)
+        print(f"{ARCHITECTURE}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}", flush=True)
+        if given.part in ("all", "classification"):
+            classification(python, weights, classes, given.workers)
+        if given.part in ("all", "retrieval"):
+            retrieval(python, weights, captions, given.workers)
+
+
+if __name__ == "__main__":
+    main()
