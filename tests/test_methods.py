@@ -23,7 +23,9 @@ def test_order_of_a_comparison():
     ]  # fmt: skip
     assert list_methods("*-clip") == ["ra-clip"]
     assert all(get_method(name).summary for name in list_methods())
-    assert [name for name in list_methods() if not get_method(name).needs_memory] == ["zero-shot"]
+    learning = ["linear-probe", "linear-probe-text", "linear-probe-sgd", "linear-probe-sgd-text", "fine-tune"]
+    assert [name for name in list_methods() if get_method(name).needs_train] == learning
+    assert [name for name in list_methods() if not get_method(name).needs_memory] == ["zero-shot", *learning]
 
 
 def test_register(registry):

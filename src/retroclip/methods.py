@@ -19,6 +19,8 @@ from retroclip.errors import RetroclipError
 if TYPE_CHECKING:
     from retroclip.classifiers import Classifier
     from retroclip.encoders import Encoder
+    from retroclip.evaluation.samples import Samples
+    from retroclip.evaluation.shots import Shots
     from retroclip.memory import Memory
     from retroclip.retrieval import Retrieved
     from retroclip.tasks import Task
@@ -32,8 +34,9 @@ class MethodContext:
     """What a method may use.
 
     `memory` is already without the pairs listed in `excluded_ids` (near-duplicates of evaluation images: cosine over
-    `near_threshold`). `options` maps a method's name to keyword arguments of the function beneath it, and `retrieve`
-    to those of `retrieval.retrieve`.
+    `near_threshold`). `train` are labelled images, none of them evaluated; a method gets `shots` a class of them (None:
+    all), drawn by the seed. `options` maps a method's name to keyword arguments of the function beneath it, and
+    `retrieve` to those of `retrieval.retrieve`.
     """
 
     encoder: "Encoder"
@@ -43,6 +46,8 @@ class MethodContext:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     excluded_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     near_threshold: float | None = None
+    train: "Samples | None" = None
+    shots: int | None = None
     borrowed_seconds: float = 0.0
     _shared: dict[Any, tuple[Any, float]] = field(default_factory=dict, repr=False)
     _used: set[Any] = field(default_factory=set, repr=False)
@@ -80,6 +85,16 @@ class MethodContext:
             raise RetroclipError("there is no memory to work with: name one with --memory")
         return self.memory
 
+    @property
+    def labelled(self) -> "Shots":
+        """The labelled images that this run may learn from; RetroclipError where there are none."""
+        from retroclip.evaluation.shots import take_shots
+
+        train = self.train
+        if train is None:
+            raise RetroclipError("there are no labelled images to learn from: name them with --train")
+        return self.share(("shots", self.seed), lambda: take_shots(train, self.shots, seed=self.seed))
+
     def for_run(self, seed: int) -> "MethodContext":
         """The same context for one run of one method: another seed, the same shared products."""
         return replace(self, seed=seed, borrowed_seconds=0.0, _used=set())
@@ -94,20 +109,26 @@ Build = Callable[[MethodContext], "Encoder | Classifier"]
 
 @dataclass(frozen=True)
 class Method:
-    """A registered method. A `trained` one depends on the seed; `summary` is the first line of its docstring."""
+    """A registered method. A `trained` one depends on the seed, one that `needs_train` learns from labelled images.
+
+    `summary` is the first line of its docstring.
+    """
 
     name: str
     build: Build
     trained: bool
     needs_memory: bool
     default: bool
+    needs_train: bool = False
 
     @property
     def summary(self) -> str:
         return (self.build.__doc__ or "").strip().split("\n")[0]
 
     def __call__(self, context: MethodContext) -> "Encoder | Classifier":
-        """Build the model; RetroclipError where the method needs a memory and there is none."""
+        """Build the model; RetroclipError where the method needs a memory or labelled images and there are none."""
+        if self.needs_train and context.train is None:
+            raise RetroclipError(f"method {self.name!r} learns from labelled images: name them with --train")
         if self.needs_memory and context.memory is None:
             raise RetroclipError(f"method {self.name!r} needs a memory: name one with --memory")
         return self.build(context)
@@ -117,17 +138,18 @@ _REGISTRY: dict[str, Method] = {}
 
 
 def register_method(
-    name: str, *, trained: bool = False, needs_memory: bool = True, default: bool = True
+    name: str, *, trained: bool = False, needs_memory: bool = True, default: bool = True, needs_train: bool = False
 ) -> Callable[[Build], Build]:
     """Register a function under a name; with `default=False` a comparison runs it only when it is named.
 
+    One with `needs_train` learns from labelled images (`MethodContext.labelled`).
     Raises ValueError for a name that is taken.
     """
 
     def register(build: Build) -> Build:
         if name in _REGISTRY:
             raise ValueError(f"a method called {name!r} is registered already")
-        _REGISTRY[name] = Method(name, build, trained, needs_memory, default)
+        _REGISTRY[name] = Method(name, build, trained, needs_memory, default, needs_train)
         return build
 
     return register
@@ -235,6 +257,56 @@ def _locked_text_averaged(context: MethodContext) -> "Encoder":
 def _gated_image_averaged(context: MethodContext) -> "Encoder":
     """The gates of the gated-image tuning half open, to forget less (WiSE-FT)."""
     return _averaged(context, "gated-image")
+
+
+@register_method("linear-probe", trained=True, needs_memory=False, default=False, needs_train=True)
+def _linear_probe(context: MethodContext) -> "Classifier":
+    """CLIP's probe: logistic regression by L-BFGS on labelled images, its strength swept on folds of them."""
+    return _probed(context, "linear-probe", "zero")
+
+
+@register_method("linear-probe-text", trained=True, needs_memory=False, default=False, needs_train=True)
+def _linear_probe_text(context: MethodContext) -> "Classifier":
+    """The same probe drawn towards the class texts instead of zero."""
+    return _probed(context, "linear-probe-text", "text")
+
+
+@register_method("linear-probe-sgd", trained=True, needs_memory=False, default=False, needs_train=True)
+def _linear_probe_sgd(context: MethodContext) -> "Classifier":
+    """RA-CLIP's probe: SGD over augmented views of labelled images, from random weights."""
+    return _augmented_probe(context, "linear-probe-sgd", "random")
+
+
+@register_method("linear-probe-sgd-text", trained=True, needs_memory=False, default=False, needs_train=True)
+def _linear_probe_sgd_text(context: MethodContext) -> "Classifier":
+    """The same probe from the class texts (iCAR, ELEVATER)."""
+    return _augmented_probe(context, "linear-probe-sgd-text", "text")
+
+
+@register_method("fine-tune", trained=True, needs_memory=False, default=False, needs_train=True)
+def _fine_tune(context: MethodContext) -> "Classifier":
+    """Gated blocks and class weights tuned on labelled images, from the class texts."""
+    from retroclip.training import fine_tune
+
+    shots, options = context.labelled, {"seed": context.seed} | context.options_for("fine-tune")
+    return fine_tune(context.encoder, context.task, shots.images, shots.labels, **options)
+
+
+def _probed(context: MethodContext, method: str, prior: str) -> "Classifier":
+    from retroclip.classifiers import linear_probe
+
+    shots = context.labelled
+    options: dict[str, Any] = {"seed": context.seed, "prior": prior} | context.options_for(method)
+    features = context.share(("embedded", context.seed), lambda: shots.embed(context.encoder))
+    return linear_probe(context.encoder, context.task, features, shots.labels, **options)
+
+
+def _augmented_probe(context: MethodContext, method: str, init: str) -> "Classifier":
+    from retroclip.training import augmented_probe
+
+    shots = context.labelled
+    options: dict[str, Any] = {"seed": context.seed, "init": init} | context.options_for(method)
+    return augmented_probe(context.encoder, context.task, shots.images, shots.labels, **options)
 
 
 def _fused(context: MethodContext, kind: str, method: str, **options: Any) -> "Encoder":

@@ -47,6 +47,8 @@ def run_study(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     also: Sequence[tuple[Task, LabelledSet | str | Path]] = (),
     where: str | None = None,
+    train: LabelledSet | str | Path | None = None,
+    shots: int | None = None,
     frame: Report | None = None,
     tell: Tell = print,
 ) -> Study:
@@ -68,6 +70,8 @@ def run_study(
         seeds=seeds,
         options=options,
         also=others,
+        train=train,
+        shots=shots,
         cache=out / "runs",
         on_result=lambda result: tell(summary_line(result)),
     )

@@ -180,3 +180,19 @@ def test_tasks_and_models(run):
     classes = {row["task"]: row["classes"] for row in json.loads(run("tasks --json").out)}
     assert classes["cifar10"] == 10
     assert "ViT-B-32/openai" in json.loads(run("models 'ViT-B-32/*' --json").out)
+
+
+def test_a_probe_learns_from_another_split(run, model, photos, make_encoded):
+    """Shots come from the train folder, and the result says so; the evaluated folder itself is refused."""
+    for split, first in (("train", 100), ("val", 200)):
+        for number in range(12):
+            folder = photos.parent / split / ("cat", "dog")[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number}.jpg").write_bytes(make_encoded(first + number))
+    ran = run(f"evaluate {model} 'cat, dog' val --train train --shots 2 --json")
+    found = json.loads(ran.out)
+    assert (found["method"], found["seeds"], found["options"]["shots"]) == ("linear-probe", [0, 1, 2], 2)
+    refused = run(f"evaluate {model} 'cat, dog' val --train val --shots 2")
+    assert refused.status == 1 and "take the shots from another split" in refused.line
+    assert run(f"evaluate {model} 'cat, dog' val --shots 2").status == 2
+    assert run(f"evaluate {model} 'cat, dog' val --method linear-probe").status == 1

@@ -1,7 +1,7 @@
 import pytest
 
 from retroclip.cli.failures import WrongUsageError
-from retroclip.cli.options import matching_methods, split_pair, split_words
+from retroclip.cli.options import read_shots, split_pair, split_words
 from retroclip.cli.train import parse_settings
 
 
@@ -19,8 +19,14 @@ def test_no_pair(text):
         split_pair(text, "--also")
 
 
-def test_methods_by_pattern_in_the_order_given():
-    assert matching_methods(["gated-image*d", "primed", "nosuch"]) == ["gated-image-averaged", "primed", "nosuch"]
+def test_shots():
+    assert read_shots("16", "a.parquet#train") == 16
+    assert read_shots("full", "a.parquet#train") is read_shots(None, None) is None
+    with pytest.raises(WrongUsageError, match="name another split of them with --train"):
+        read_shots("4", None)
+    for text in ("0", "-1", "four"):
+        with pytest.raises(WrongUsageError, match="takes a number of images a class, or full"):
+            read_shots(text, "a.parquet#train")
 
 
 def test_settings_are_yaml_under_dotted_names():

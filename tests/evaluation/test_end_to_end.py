@@ -56,6 +56,8 @@ def problem(tmp_path_factory):
     captions = [f"a {name} tile" for name in own] + ["a red tile"] * 3
     table = pa.table({"key": [f"m{i}" for i in range(48)], "image": images, "caption": captions})
     pq.write_table(table, folder / "memory.parquet")
+    shots = pa.table({"image": [coloured(name, rng) for name in own], "label": own})
+    pq.write_table(shots, folder / "train.parquet")
     encoder = load(str(folder / "model"), precision="fp32")
     memory = Memory.create(folder / "memory", encoder, [folder / "memory.parquet"])
     return encoder, Task("colours", classes=list(COLOURS)), folder / "val.parquet", memory
@@ -74,11 +76,15 @@ def test_every_method_gives_a_row_and_the_report_shows_them(problem):
         "gated-image": short | {"gates": 2},
         "locked-text-react": short,
         "gated-image-react": short | {"gates": 2},
+        "linear-probe-sgd": {"epochs": 5, "views": 1},
+        "linear-probe-sgd-text": {"epochs": 5, "views": 1},
+        "fine-tune": short | {"views": 1},
     }
     samples = load_samples(task, dataset)
     rows = compare(
         encoder, task, samples, memory,
-        methods=["*"], seeds=[0], options=options, also=[(task, dataset)], resamples=100, **near,
+        methods=["*"], seeds=[0], options=options, also=[(task, dataset)], resamples=100,
+        train=dataset.with_name("train.parquet"), shots=8, **near,
     )  # fmt: skip
     assert {row.method: row.error for row in rows} == dict.fromkeys(list_methods())
     by_name = {row.method: row for row in rows}
@@ -86,7 +92,7 @@ def test_every_method_gives_a_row_and_the_report_shows_them(problem):
     assert all(row.excluded_near_duplicates == 3 for row in rows)
     trained = {name for name, row in by_name.items() if row.trained_parameters}
     assert {"real-linear", "reco", "ra-clip", "locked-text", "gated-image"} <= trained
-    assert all(by_name[name].history for name in trained - {"mean-neighbours"})
+    assert all(by_name[name].history for name in trained - {"mean-neighbours", "linear-probe", "linear-probe-text"})
     forgetful = {name for name, row in by_name.items() if row.forgetting}
     tuned = {f"{tuning}{kind}" for tuning in ("locked-text", "gated-image") for kind in ("", "-react", "-averaged")}
     assert forgetful == {"mean-neighbours", "reco", "ra-clip"} | tuned

@@ -1,10 +1,11 @@
-"""Classifiers over a frozen encoder: zero-shot, primed, cache adapters, linear. All of them are a `Classifier`."""
+"""Classifiers over a frozen encoder: zero-shot, primed, cache adapters, linear heads, probes: all `Classifier`s."""
 
 from retroclip.classifiers.cache import CacheClassifier, tip_adapter, tip_x
 from retroclip.classifiers.classifier import Classifier, LinearClassifier
 from retroclip.classifiers.linear import real_linear
 from retroclip.classifiers.naming import most_frequent_names
 from retroclip.classifiers.primed import primed
+from retroclip.classifiers.probe import linear_probe, sgd_probe
 from retroclip.classifiers.zero_shot import class_texts, zero_shot
 
 __all__ = [
@@ -12,9 +13,11 @@ __all__ = [
     "Classifier",
     "LinearClassifier",
     "class_texts",
+    "linear_probe",
     "most_frequent_names",
     "primed",
     "real_linear",
+    "sgd_probe",
     "tip_adapter",
     "tip_x",
     "zero_shot",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 class Classifier:
     """Classes scored from the unit-norm image embeddings of `encoder`; subclasses define `__call__`.
 
-    `history` holds the training curve's rows and `trained_parameters` counts, where something was trained.
+    `history` holds the training curve's rows and `trained_parameters` counts, where something was trained; `chosen`
+    what was chosen on the training images.
     """
 
     history: Sequence[dict[str, float]] = ()
     trained_parameters: int = 0
+    chosen: Mapping[str, Any] = {}
 
     def __init__(self, name: str, encoder: Encoder, classes: Sequence[str]) -> None:
         self.name, self.encoder, self.classes = name, encoder, list(classes)
@@ -33,14 +35,24 @@ class Classifier:
 
 
 class LinearClassifier(Classifier):
-    """logits = scale · embeddings · weightsᵀ, with weights (K, d); `scale` defaults to the encoder's logit scale."""
+    """logits = scale · embeddings · weightsᵀ + bias, with weights (K, d), bias (K,).
+
+    `scale` defaults to the encoder's logit scale, `bias` to none.
+    """
 
     def __init__(
-        self, name: str, encoder: Encoder, classes: Sequence[str], weights: Tensor, scale: float | None = None
+        self,
+        name: str,
+        encoder: Encoder,
+        classes: Sequence[str],
+        weights: Tensor,
+        scale: float | None = None,
+        bias: Tensor | None = None,
     ) -> None:
         super().__init__(name, encoder, classes)
-        self.weights = weights
+        self.weights, self.bias = weights, bias
         self.scale = encoder.logit_scale if scale is None else scale
 
     def __call__(self, embeddings: Tensor) -> Tensor:
-        return self.scale * embeddings @ self.weights.T
+        logits = self.scale * embeddings @ self.weights.T
+        return logits if self.bias is None else logits + self.bias

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression by L-BFGS, in coordinates where the problem is well conditioned, for a whole sweep."""
+"""Multinomial logistic regression by L-BFGS, in coordinates where it is well conditioned, for a whole sweep."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ STEPS_A_DECADE = 8  # CLIP's final resolution
 class LogisticProblem:
     """Features and labels made ready for fits at any strength of regularisation.
 
-    Minimises mean cross-entropy of X Wᵀ + b plus ‖W − W₀‖² / (2 C n), b unpenalised: scikit-learn's `LogisticRegression`
-    where W₀ = 0, and CLIP's probe. Features of CLIP-like models lie along few directions, where L-BFGS creeps; here it
-    runs on V with W = V D Qᵀ, XᵀX/n = QΛQᵀ (centred) and D = (Λ/2 + 1/(Cn))^-½, in which Böhning's bound on the Hessian
-    (½ XᵀX/n) is the identity. XQ is computed once for all C.
+    Minimises mean cross-entropy of X Wᵀ + b plus ‖W − W₀‖² / (2 C n), b unpenalised: where W₀ = 0, CLIP's probe and
+    scikit-learn's `LogisticRegression`. Features of CLIP-like models lie along few directions, where L-BFGS creeps;
+    here it runs on V with W = V D Qᵀ, XᵀX/n = QΛQᵀ (centred) and D = (Λ/2 + 1/(Cn))^-½, in which Böhning's bound on the
+    Hessian (½ XᵀX/n) is the identity. XQ is computed once for all C.
     """
 
     def __init__(self, features: Tensor, labels: Tensor, n_classes: int, *, prior: Tensor | None = None) -> None:
@@ -117,7 +117,7 @@ def regularisation_sweep(
     steps_a_decade: int = STEPS_A_DECADE,
     max_iter: int = 1000,
 ) -> tuple[float, dict[float, float]]:
-    """`sweep` over C by top-1 on held-out features (m, d) and labels (m,); each fit starts at the nearest one before."""
+    """`sweep` over C by top-1 on held-out features (m, d) and labels (m,); each fit starts at the nearest earlier."""
     problem = LogisticProblem(features, labels, n_classes, prior=prior)
     solved: dict[float, tuple[Tensor, Tensor]] = {}
 

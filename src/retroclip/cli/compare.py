@@ -5,7 +5,16 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
 
-from retroclip.cli.options import Json, ModelReference, Where, matching_methods, split_pair, split_words
+from retroclip.cli.options import (
+    Json,
+    ModelReference,
+    Shots,
+    Train,
+    Where,
+    read_shots,
+    split_pair,
+    split_words,
+)
 from retroclip.cli.terminal import print_json, print_results, say, told_failures
 
 
@@ -19,6 +28,8 @@ def compare(
     methods: Annotated[str | None, Parameter(help="Names or patterns with commas between; default: all.")] = None,
     seeds: Annotated[int, Parameter(help="Runs of each trained method.", validator=validators.Number(gte=1))] = 3,
     also: Annotated[list[str] | None, Parameter(negative=())] = None,
+    train: Train = None,
+    shots: Shots = None,
     where: Where = None,
     out: Path | None = None,
     json: Json = False,
@@ -38,6 +49,7 @@ def compare(
     out
         Folder for results.json and report.html; finished methods are kept there, so that a killed run goes on.
     """
+    count = read_shots(shots, train)
     pairs = [split_pair(text, "--also") for text in also or []]
 
     from retroclip.encoders import load
@@ -48,8 +60,9 @@ def compare(
 
     others = [(Task.load(name), data) for name, data in pairs]
     encoder, loaded, opened = load(model), Task.load(task), Memory.open(memory)
-    chosen = matching_methods(split_words(methods)) if methods else None
+    chosen = split_words(methods) if methods else None
     options: dict[str, Any] = {"methods": chosen, "seeds": range(seeds), "also": others, "where": where}
+    options |= {"train": train, "shots": count}
     if out is not None:
         study = run_study(encoder, loaded, dataset, opened, out, tell=say, **options)
         results = study.results

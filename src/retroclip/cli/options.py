@@ -1,6 +1,5 @@
 """Options that several verbs share, described once."""
 
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -21,6 +20,26 @@ Method = Annotated[
     Parameter(help="A method of `retroclip compare`; default: `primed` where a memory is given, else `zero-shot`."),
 ]
 
+Train = Annotated[
+    str | None,
+    Parameter(help="Labelled images to learn from, such as `flowers.parquet#train`; never those evaluated."),
+]
+Shots = Annotated[
+    str | None,
+    Parameter(help="So many of them for each class, drawn by the seed, or `full` (default): needs --train."),
+]
+
+
+def read_shots(text: str | None, train: str | None) -> int | None:
+    """`16` → 16, `full` → None; WrongUsageError for anything else, and for shots out of nowhere."""
+    if text is not None and train is None:
+        raise WrongUsageError("--shots needs labelled images to draw from: name another split of them with --train")
+    if text in (None, "full"):
+        return None
+    if not text.isdecimal() or not int(text):
+        raise WrongUsageError(f"--shots takes a number of images a class, or full, not {text!r}")
+    return int(text)
+
 
 def split_words(text: str) -> tuple[str, ...]:
     """`t2t,t2i` → ("t2t", "t2i")."""
@@ -33,10 +52,3 @@ def split_pair(text: str, option: str) -> tuple[str, str]:
     if not (name and equals and value):
         raise WrongUsageError(f"{option} takes TASK=DATASET, not {text!r}")
     return name, value
-
-
-def matching_methods(patterns: Sequence[str]) -> list[str]:
-    """The registered methods that shell patterns name, in the order given; a name that matches none stays."""
-    from retroclip.methods import list_methods
-
-    return [name for pattern in patterns for name in list_methods(pattern) or [pattern]]

@@ -16,6 +16,7 @@ from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.result import Forgetting, Result
 from retroclip.evaluation.runs import OnModel, Run, RunCache, run_method
 from retroclip.evaluation.samples import Samples, load_samples
+from retroclip.evaluation.shots import without_evaluated
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -41,6 +42,8 @@ def compare(
     also: Sequence[tuple["Task | str", "LabelledSet | Samples | str | Path"]] = (),
     near_threshold: float = NEAR,
     resamples: int = RESAMPLES,
+    train: "LabelledSet | Samples | str | Path | None" = None,
+    shots: int | None = None,
     cache: str | Path | None = None,
     on_result: Callable[[Result], None] | None = None,
     on_model: OnModel | None = None,
@@ -48,9 +51,11 @@ def compare(
     """Run methods (default: all of `methods.default_methods()`) on one task; one result each, zero-shot always first.
 
     Trained methods run once for each of `seeds`. `also` names further (task, dataset) on which every model that is an
-    encoder is evaluated beside its base (`Result.forgetting`). `options` are described at `MethodContext`. With a
-    folder as `cache`, finished runs are kept there and a killed comparison goes on from them. `on_result` gets each row
-    when it is done, `on_model(method, seed, model)` each model that was built (not those taken from the cache).
+    encoder is evaluated beside its base (`Result.forgetting`). Methods that learn from labelled images (with `train`,
+    they run by default as well) get `shots` a class of it, all for None, drawn by the seed; an evaluated image among
+    them is left out. `options` are described at `MethodContext`. With a folder as `cache`, finished runs are kept there
+    and a killed comparison goes on from them. `on_result` gets each row when it is done, `on_model(method, seed,
+    model)` each model that was built (not those taken from the cache).
 
     A method that fails becomes a row with `error`. Raises only for what concerns all rows: labels that don't fit the
     task, an empty data set, a memory made by another model, unknown method names, no seed.
@@ -60,11 +65,13 @@ def compare(
     if not len(seeds):
         raise RetroclipError("there is no seed to run the trained methods with: name at least one, such as seeds=[0]")
     task = as_task(task)
-    chosen = [get_method(name) for name in method_names(methods)]
+    chosen = [get_method(name) for name in method_names(methods, learn=train is not None)]
     samples = load_samples(task, dataset, where=where)
     others = [(other, load_samples(other, data)) for other, data in ((as_task(t), d) for t, d in also)]
     sets = [data for _, data in others]
     context = prepare_context(encoder, task, samples, memory, also=sets, options=options, near_threshold=near_threshold)
+    if train is not None:
+        context.train, context.shots = without_evaluated(load_samples(task, train), [samples, *sets]), shots
     runs = RunCache(Path(cache) if cache is not None else None, circumstances(context, samples, others))
     elsewhere = [answer(context.encoder, other, data, base=context.encoder).outcome for other, data in others]
     results: list[Result] = []
@@ -87,14 +94,21 @@ def compare(
     return results
 
 
-def method_names(methods: Sequence[str] | None) -> list[str]:
-    """The names and shell patterns asked for as names, once each, with zero-shot first: every gain is over it."""
-    from retroclip.methods import default_methods, list_methods
+def method_names(methods: Sequence[str] | None, *, learn: bool = False) -> list[str]:
+    """The names and shell patterns asked for as names, once each, with zero-shot first: every gain is over it.
 
+    By default those of `default_methods`, and with `learn` those that learn from labelled images, which without it no
+    pattern matches.
+    """
+    from retroclip.methods import default_methods, get_method, list_methods
+
+    learning = [name for name in list_methods() if get_method(name).needs_train]
     if methods is None:
-        return default_methods()
+        return default_methods() + (learning if learn else [])
     # A name that matches nothing stays, so that it is refused by name.
-    return list(dict.fromkeys([BASE, *(name for given in methods for name in list_methods(given) or [given])]))
+    found = [(name, given) for given in methods for name in list_methods(given) or [given]]
+    usable = [name for name, given in found if learn or name == given or name not in learning]
+    return list(dict.fromkeys([BASE, *usable]))
 
 
 def prepare_context(
@@ -146,6 +160,7 @@ def circumstances(
         "memory": None if memory is None else [str(memory.path), memory.id, memory.version],
         "visible": None if memory is None else len(memory),
         "excluded": context.excluded_ids.tolist(),
+        "train": None if context.train is None else [context.train.hash, context.shots],
         "options": context.options,
         "defaults": method_defaults(),
         "tasks": [(t.model_dump(mode="json"), s.hash) for t, s in [(context.task, samples), *others]],
@@ -158,6 +173,7 @@ def method_defaults() -> dict[str, Any]:
     from retroclip.training.tuning import TUNINGS
 
     beneath: list[Callable[..., Any]] = [classifiers.primed, classifiers.tip_adapter, classifiers.real_linear]
+    beneath += [classifiers.linear_probe, classifiers.sgd_probe, training.augmented_probe, training.fine_tune]
     beneath += [retrieval.retrieve, training.customize, training.fuse, fusion.MemoryEncoder, *fusion.KINDS.values()]
     taken = {made.__name__: inspect.signature(made).parameters.values() for made in beneath}
     given = {name: {p.name: p.default for p in own if p.default is not p.empty} for name, own in taken.items()}
@@ -223,10 +239,21 @@ def _with_costs(
             "seed": seeds[0],
             "seeds": list(seeds) if method.trained else [],
             "history": runs[0].history if runs else [],
-            "options": context.options_for(method.name),
+            "options": context.options_for(method.name) | _learnt_from(method, context, runs),
             **memory_record(memory, context.excluded_ids, context.near_threshold),
         }
     )
+
+
+def _learnt_from(method: "Method", context: "MethodContext", runs: Sequence[Run]) -> dict[str, Any]:
+    """Which labelled images a method learnt from, and what each run chose on them."""
+    train = context.train
+    if train is None or not method.needs_train:
+        return {}
+    chosen = [run.chosen for run in runs if run.chosen]
+    shots = "full" if context.shots is None else context.shots
+    found = {"train": data_name(train), "train_hash": train.hash, "shots": shots}
+    return found | ({"chosen": chosen} if chosen else {})
 
 
 def _with_gains(result: Result, base: Result, resamples: int) -> Result:
@@ -261,7 +288,7 @@ def _forgetting(
         rows.append(
             Forgetting(
                 task=task.name,
-                dataset=f"{data.dataset}#{data.split}" if data.split else data.dataset,
+                dataset=data_name(data),
                 metric=task.metric,
                 n=len(data),
                 base=base[position].value(task.metric),
@@ -271,3 +298,8 @@ def _forgetting(
             )
         )
     return rows
+
+
+def data_name(samples: Samples) -> str:
+    """`dataset#split`."""
+    return f"{samples.dataset}#{samples.split}" if samples.split else samples.dataset

@@ -24,7 +24,7 @@ HISTORY_ROWS = 200
 
 @dataclass(frozen=True)
 class Run:
-    """What one run left: its outcome on the task, those on other tasks, its cost, its training curve.
+    """What one run left: its outcome on the task, those on other tasks, its cost, its training curve, its choices.
 
     `elsewhere` holds one outcome for each further task, for models that other tasks can be asked of (encoders).
     """
@@ -35,6 +35,7 @@ class Run:
     predict_seconds: float = 0.0
     trained_parameters: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    chosen: dict[str, Any] = field(default_factory=dict)
 
 
 def run_method(
@@ -62,6 +63,7 @@ def run_method(
         predict_seconds=answered.seconds,
         trained_parameters=int(getattr(model, "trained_parameters", 0) or 0),
         history=history_rows(getattr(model, "history", None)),
+        chosen=dict(getattr(model, "chosen", {})),
     )
 
 
@@ -105,6 +107,7 @@ class RunCache:
             "predict_seconds": run.predict_seconds,
             "trained_parameters": run.trained_parameters,
             "history": run.history,
+            "chosen": run.chosen,
         }
         path = self._card(method, seed)
         unfinished = path.with_suffix(".tmp")

@@ -1,7 +1,7 @@
 """Labelled images made ready for one task: class indices, a hash, and their embeddings computed once."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,7 +81,12 @@ class Samples:
 
     def drop_unreadable(self) -> None:
         """Leave out images that can't be decoded, naming them in `rejected`; SourceError if over 10 % are bad."""
-        bad = unreadable(self.images, self.dataset)
+        self.leave_out(unreadable(self.images, self.dataset))
+
+    def leave_out(self, bad: Mapping[int, str]) -> None:
+        """Leave out the samples at these positions, naming each with its reason in `rejected`."""
+        if not bad:
+            return
         self.rejected += [f"{self.keys[index]}: {reason}" for index, reason in bad.items()]
         kept = [index for index in range(len(self.images)) if index not in bad]
         self.keys = [self.keys[i] for i in kept]

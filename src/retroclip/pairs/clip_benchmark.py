@@ -21,7 +21,8 @@ COUNT_FILE = "nshards.txt"
 class ClipBenchmarkReader:
     """The shards of one split, or of all.
 
-    `.cls` holds a line number of classnames.txt, `.npy` a mark for each line, `.txt` a caption a line. The layout is that of CLIP_benchmark's `clip_benchmark_export_wds` and of the data sets it publishes.
+    `.cls` holds a line number of classnames.txt, `.npy` a mark for each line, `.txt` a caption a line. The layout is
+    that of CLIP_benchmark's `clip_benchmark_export_wds` and of the data sets it publishes.
     """
 
     kind = "clip-benchmark"

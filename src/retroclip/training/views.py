@@ -24,8 +24,13 @@ IN_MEMORY = 2**31  # bytes; a larger cache lies in an unnamed temporary file
 STAGES = ("pixels", "tokens", "embedding")
 
 
-def augmented(image: Image.Image, rng: np.random.Generator, *, scale: tuple[float, float] = (0.4, 1.0)) -> Image.Image:
-    """A random crop (share of the area in `scale`, aspect ratio 3/4 to 4/3), a flip, ±30 % of brightness and so on."""
+def augmented(
+    image: Image.Image, rng: np.random.Generator, *, scale: tuple[float, float] = (0.4, 1.0), colours: bool = True
+) -> Image.Image:
+    """A random crop (share of the area in `scale`, aspect ratio 3/4 to 4/3), a flip, ±30 % of brightness and so on.
+
+    Without `colours` nothing but the crop and the flip.
+    """
     width, height = image.size
     area, ratio = width * height * rng.uniform(*scale), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
     w, h = min(width, round((area * ratio) ** 0.5)), min(height, round((area / ratio) ** 0.5))
@@ -35,7 +40,7 @@ def augmented(image: Image.Image, rng: np.random.Generator, *, scale: tuple[floa
     image = image.resize((max(image.size),) * 2, Image.Resampling.BICUBIC)
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color) if colours else ():
         image = enhance(image).enhance(rng.uniform(0.7, 1.3))
     return image
 
@@ -47,6 +52,7 @@ class View(Sequence):
     images: Sequence[bytes]
     number: int
     seed: int = 0
+    colours: bool = True
 
     def __len__(self) -> int:
         return len(self.images)
@@ -55,11 +61,18 @@ class View(Sequence):
         if self.number == 0:
             return self.images[index]
         rng = np.random.default_rng((self.seed, self.number, index))
-        return augmented(decode_image(self.images[index]), rng)
+        return augmented(decode_image(self.images[index]), rng, colours=self.colours)
 
 
 def cache_views(
-    encoder: Encoder, images: Sequence[bytes], *, stage: str, start: int = 0, views: int = 0, seed: int = 0
+    encoder: Encoder,
+    images: Sequence[bytes],
+    *,
+    stage: str,
+    start: int = 0,
+    views: int = 0,
+    seed: int = 0,
+    colours: bool = True,
 ) -> Tensor:
     """Every view of every image, taken as far as `stage`: (views + 1, m, …) float16, view 0 the plain one.
 
@@ -70,7 +83,7 @@ def cache_views(
     row = 0
     ahead = batches_ahead(encoder.device)
     for number in range(views + 1):
-        for pixels in image_batches(View(images, number, seed), encoder.preprocess, 64, ahead=ahead):
+        for pixels in image_batches(View(images, number, seed, colours), encoder.preprocess, 64, ahead=ahead):
             values = taken_to(encoder, pixels, stage, start)
             if cache is None:
                 cache = _allocate(((views + 1) * len(images), *values.shape[1:]))
