@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from retroclip.errors import SourceError
-from retroclip.evaluation import evaluate_retrieval, retrieval_metrics
+from retroclip.errors import RetroclipError, SourceError
+from retroclip.evaluation import evaluate_retrieval, image_text, retrieval_metrics
 from retroclip.evaluation.image_text import retrieval_ranks
 from retroclip.pairs import Pair, Rejected
 
@@ -40,6 +40,27 @@ def test_embeddings_that_are_all_alike_find_nothing():
     assert set(retrieval_metrics(same, same, torch.arange(12)).values()) == {0.0}
 
 
+def test_5000_images_and_25000_texts_are_ranked_in_small_pieces(monkeypatch):
+    """No piece holds more than AT_ONCE similarities, of the 125 million that there are."""
+    held = []
+
+    class Watched(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            out = super().__torch_function__(function, types, args, kwargs or {})
+            if isinstance(out, torch.Tensor):
+                held.append(out.numel())
+            return out
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.nn.functional.normalize(torch.randn(5000, 4, generator=generator), dim=1)
+    owner = torch.arange(5000).repeat_interleave(5)
+    texts = images[owner]
+    ranks = retrieval_ranks(images.as_subclass(Watched), texts.as_subclass(Watched), owner)
+    assert max(held) <= image_text.AT_ONCE
+    assert (ranks[1] == 0).mean() > 0.99
+
+
 def test_an_image_without_text_is_refused():
     with pytest.raises(ValueError, match="at least one text"):
         retrieval_metrics(torch.eye(3), torch.eye(3), torch.tensor([0, 0, 1]))
@@ -70,3 +91,36 @@ def test_no_captioned_image_is_refused(encoder, monkeypatch):
     monkeypatch.setattr("retroclip.pairs.read_pairs", lambda source, where=None: iter([Pair(key="a", image=b"x")]))
     with pytest.raises(SourceError, match="no image with a caption"):
         evaluate_retrieval(encoder, "labels.parquet")
+
+
+@pytest.fixture
+def captioned(dataset):
+    """The shapes as pairs, each with a caption of its own."""
+    rows = enumerate(zip(dataset.keys, dataset.images, dataset.labels, strict=True))
+    return [Pair(key=key, image=image, captions=(f"{label} {row}",)) for row, (key, image, label) in rows]
+
+
+def test_a_memory_refines_both_sides_and_hides_the_evaluated_images(
+    encoder, captioned, dataset, make_memory, monkeypatch
+):
+    monkeypatch.setattr("retroclip.pairs.read_pairs", lambda source, where=None: iter(captioned))
+    images, texts = encoder.encode_images(dataset.images), encoder.encode_texts(dataset.labels)
+    spoiled = make_memory(torch.cat([images[:30], images.flip(1)]), torch.cat([texts[:30], texts]))
+    plain = evaluate_retrieval(encoder, "captions", resamples=0)
+    refined = evaluate_retrieval(encoder, "captions", memory=spoiled, resamples=0)
+    assert (plain.method, plain.memory) == ("zero-shot", None)
+    assert (refined.method, refined.memory_pairs) == ("mean-neighbours", 150)
+    assert refined.excluded_near_duplicates >= 30
+    # In a memory without those pairs the figures are the same: they were not consulted.
+    clean = evaluate_retrieval(encoder, "captions", memory=make_memory(images.flip(1), texts), resamples=0)
+    assert clean.excluded_near_duplicates == refined.excluded_near_duplicates - 30
+    assert clean.metrics == refined.metrics
+    with pytest.raises(RetroclipError, match="works on the classes of a task"):
+        evaluate_retrieval(encoder, "captions", memory=spoiled, method="primed")
+
+
+def test_images_that_are_mostly_unreadable_are_refused(encoder, captioned, monkeypatch):
+    broken = [Pair(key=pair.key, image=b"x", captions=pair.captions) for pair in captioned[:20]]
+    monkeypatch.setattr("retroclip.pairs.read_pairs", lambda source, where=None: iter([*broken, *captioned[20:]]))
+    with pytest.raises(SourceError, match="20 of 120 images can't be read"):
+        evaluate_retrieval(encoder, "captions")

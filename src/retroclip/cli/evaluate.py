@@ -33,6 +33,8 @@ def evaluate(
     With --train a linear probe learns from labelled images (or another --method that does: linear-probe,
     linear-probe-text, linear-probe-sgd, linear-probe-sgd-text, fine-tune).
 
+    With --memory image-text retrieval is refined by it (default: --method mean-neighbours).
+
     Parameters
     ----------
     task
@@ -54,12 +56,13 @@ def evaluate(
     from retroclip.prediction import default_method
     from retroclip.tasks import Task
 
+    opened = Memory.open(memory) if memory else None
     if task == IMAGE_TEXT_RETRIEVAL:
-        if memory or method or train:
-            raise WrongUsageError(f"evaluate: {task} measures the model itself, without --memory, --method or --train")
-        result, chosen = evaluate_retrieval(load(model, precision=precision), dataset, where=where), "zero-shot"
+        if train:
+            raise WrongUsageError(f"evaluate: {task} has no classes to learn: leave out --train")
+        encoder = load(model, precision=precision)
+        result = evaluate_retrieval(encoder, dataset, where=where, memory=opened, method=method, seed=seed)
     else:
-        opened = Memory.open(memory) if memory else None
         chosen = method or ("linear-probe" if train else default_method(opened))
         runs = range(seed, seed + (seeds or (SEEDS_OF_TRAINED if train else 1)))
         encoder, loaded = load(model, precision=precision), Task.load(task)
@@ -67,7 +70,7 @@ def evaluate(
             encoder, loaded, dataset, opened, methods=[chosen], seeds=runs, where=where, train=train, shots=count
         )[-1]
     if result.error is not None:
-        raise RetroclipError(f"{chosen}: {result.error}")
+        raise RetroclipError(f"{result.method}: {result.error}")
     if json:
         print_json(result.model_dump(mode="json"))
     else:

@@ -119,13 +119,26 @@ class Result(BaseModel):
 
 def hash_samples(images: Sequence[bytes], labels: Sequence[str]) -> str:
     """16 hex digits that name a data set by its image bytes and labels, in order."""
-    digest = hashlib.sha256()
+    digest = SampleHash()
     for image, label in zip(images, labels, strict=True):
+        digest.add(image, label)
+    return digest.hexdigest()
+
+
+class SampleHash:
+    """The same, of samples that come one after the other."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, image: bytes, label: str) -> None:
         text = label.encode()
-        digest.update(b"%d %d " % (len(image), len(text)))
-        digest.update(image)
-        digest.update(text)
-    return digest.hexdigest()[:16]
+        self._digest.update(b"%d %d " % (len(image), len(text)))
+        self._digest.update(image)
+        self._digest.update(text)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()[:16]
 
 
 def save_results(results: Sequence[Result], path: str | Path) -> None:
