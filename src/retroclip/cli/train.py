@@ -34,7 +34,7 @@ def train(
     run_recipe(recipe, overrides, out=out, on_progress=say)
 
 
-def parse_settings(tokens: tuple[str, ...]) -> dict[str, Any]:
+def parse_settings(tokens: tuple[str, ...], verb: str = "train") -> dict[str, Any]:
     """`--set.a.b 1 --set.c=x` → {"a.b": 1, "c": "x"}; values are YAML. WrongUsageError for anything else."""
     import yaml
 
@@ -43,11 +43,11 @@ def parse_settings(tokens: tuple[str, ...]) -> dict[str, Any]:
     for token in waiting:
         name, equals, value = token.partition("=")
         if not name.startswith("--set.") or name == "--set.":
-            raise WrongUsageError(f"train: {token!r} is neither an option nor a setting (--set.field value)")
+            raise WrongUsageError(f"{verb}: {token!r} is neither an option nor a setting (--set.field value)")
         if not equals:
             value = next(waiting, "")
             if not value or value.startswith("--set."):
-                raise WrongUsageError(f"train: {name} has no value")
+                raise WrongUsageError(f"{verb}: {name} has no value")
         overrides[name.removeprefix("--set.")] = (
             float(value) if POWER_OF_TEN.fullmatch(value) else yaml.safe_load(value)
         )

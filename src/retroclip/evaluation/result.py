@@ -49,8 +49,9 @@ class Result(BaseModel):
     """One method on one task and data set. `value` and `interval` (bootstrap, 95 %) are in [0, 1], gains in points.
 
     `value` is the mean over `seeds` for trained methods, `sd` their standard deviation. `control` is the best method
-    that used the same memory without training: what training must beat, by `control_gain` points. A method that failed
-    has `error` and no value. `outcomes` (the answers themselves, one a seed) are not part of the JSON.
+    that used the same memory without training: what training must beat, by `control_gain` points. `intervals` are
+    those of other `metrics`; `baselines` are the same metrics for what `baseline` names, chance or a majority. A method
+    that failed has `error` and no value. `outcomes` (the answers themselves, one a seed) are not part of the JSON.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
@@ -58,6 +59,7 @@ class Result(BaseModel):
     task: str
     dataset: str
     split: str | None = None
+    protocol: str = "classification"
     n: int
     method: str
     model: str
@@ -68,6 +70,9 @@ class Result(BaseModel):
     top1: float | None = None
     top1_interval: tuple[float, float] | None = None
     metrics: dict[str, float] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    baseline: str | None = None
+    baselines: dict[str, float] = {}
     per_class: dict[str, float] = {}
     gain: float | None = None
     gain_interval: tuple[float, float] | None = None
@@ -100,7 +105,7 @@ class Result(BaseModel):
     date: str = Field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
     outcomes: list[Outcome] = Field(default=[], exclude=True, repr=False)
 
-    @field_serializer("per_class", "metrics")
+    @field_serializer("per_class", "metrics", "baselines")
     def _without_nan(self, values: dict[str, float]) -> dict[str, float]:
         # JSON has no NaN; a class without samples simply has no entry.
         return {name: value for name, value in values.items() if math.isfinite(value)}

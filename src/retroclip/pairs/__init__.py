@@ -5,6 +5,7 @@ Training transforms are in `retroclip.pairs.augment`, which imports torchvision 
 
 from retroclip.pairs.image import MAX_PIXELS, decode_image
 from retroclip.pairs.labelled import LabelledSet, load_labelled
+from retroclip.pairs.masks import mask_classes
 from retroclip.pairs.pair import Pair, Rejected, clean_captions
 from retroclip.pairs.readers import Reader, register_reader
 from retroclip.pairs.sources import count_pairs, read_pairs
@@ -21,6 +22,7 @@ __all__ = [
     "count_pairs",
     "decode_image",
     "load_labelled",
+    "mask_classes",
     "parse_where",
     "read_pairs",
     "register_reader",

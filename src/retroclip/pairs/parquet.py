@@ -22,6 +22,8 @@ from retroclip.pairs.where import Predicate
 BATCH_ROWS = 256
 """Rows decoded at once: with photos of a few hundred kilobytes, some tens of megabytes."""
 
+BOX = ("label", "x", "y", "w", "h")
+
 _PAIR_COLUMNS = frozenset(["key", "image", "caption", "captions", "label", "source", "license", "boxes", "mask"])
 
 
@@ -137,10 +139,17 @@ def _pair(ref: SourceRef, row: dict[str, Any], number: str, names: Sequence[str]
         label=_label(row.get("label"), names),
         source=source,
         license=clean_label(row.get("license")),
-        boxes=tuple(tuple(box.values()) if isinstance(box, dict) else box for box in as_list(row.get("boxes"))),
+        boxes=tuple(_box(box) for box in as_list(row.get("boxes"))),
         mask=row["mask"] if isinstance(row.get("mask"), bytes) else None,
         metadata={name: value for name, value in metadata.items() if value is not None},
     )
+
+
+def _box(box: Any) -> Any:
+    """(label, x, y, w, h) whatever the order of the fields; anything else stays, for its user to reject."""
+    if isinstance(box, dict):
+        return tuple(box[name] for name in BOX) if set(BOX) <= set(box) else tuple(box.values())
+    return tuple(box) if isinstance(box, list) else box
 
 
 def _label(value: Any, names: Sequence[str] | None) -> str | None:

@@ -8,7 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from retroclip.errors import SourceError
-from retroclip.pairs import clip_benchmark, folder, parquet, table, webdataset  # noqa: F401  (each registers its reader)
+from retroclip.pairs import clip_benchmark, coco, voc  # noqa: F401  (each registers its reader, before `folder` does)
+
+# isort: split
+from retroclip.pairs import folder, parquet, table, webdataset  # noqa: F401
 from retroclip.pairs.pair import Pair, Rejected
 from retroclip.pairs.readers import reader_for
 from retroclip.pairs.reference import SourceRef, resolve

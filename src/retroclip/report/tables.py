@@ -95,7 +95,7 @@ def caption(results: Sequence[Result]) -> str:
 def side_metrics(results: Sequence[Result]) -> list[str]:
     """The metrics that stand beside the task's own: top-1 for classification, the other recalls for retrieval."""
     first = next((r for r in results if r.error is None), results[0])
-    if first.top1 is None:
+    if first.top1 is None or first.protocol != "classification":
         return [name for name in first.metrics if name != first.metric]
     return [] if first.metric == "top1" else ["top1"]
 
@@ -120,9 +120,20 @@ def footnotes(results: Sequence[Result]) -> list[str]:
         )
     if first.missing_classes:
         notes.append(f"{len(first.missing_classes)} classes of the task have no evaluation image.")
+    if first.baseline:
+        shown = ", ".join(f"{name} {percent(value)}" for name, value in first.baselines.items())
+        notes.append(f"Baseline, {first.baseline}: {shown}.")
+    if first.intervals:
+        shown = ", ".join(f"{name} {interval_of(value)}" for name, value in first.intervals.items())
+        notes.append(f"95 % intervals of the others: {shown}.")
     if first.rejected:
-        notes.append(f"{len(first.rejected)} evaluation images could not be read and were left out.")
+        notes.append(f"{len(first.rejected)} evaluation images{_parts(first)} could not be used and were left out.")
     return notes
+
+
+def _parts(result: Result) -> str:
+    """What else than whole images a protocol rejects."""
+    return {"regions": " or boxes", "detection": " or boxes", "segmentation": " or masks"}.get(result.protocol, "")
 
 
 def _templates(templates: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from retroclip.tasks.shared import expand_classes
 from retroclip.tasks.templates import named_templates
 
 Metric = Literal["top1", "mean-per-class", "map11", "map", "roc-auc"]
+Protocol = Literal["classification", "regions", "detection", "segmentation", "video", "typographic-attack"]
 
 
 class LabelIndex(dict[str, int]):
@@ -41,7 +42,9 @@ class Task(BaseModel):
 
     `display` is the name that goes into the templates where the label itself reads badly ("faces" → "human face").
     `synonyms` are other labels and other words for a class. `descriptions` are sentences after the name (iCAR).
-    `metric` is the one the data set is reported in; top1 stands beside it in every result.
+    `metric` is the one the data set is reported in; top1 stands beside it in every result. `protocol` is how the
+    task is evaluated unless something else is asked for. `novel` are classes that an open-vocabulary training may not
+    see; `ignored` are labels of the data set that belong to no class (crowded out, void) and are passed over.
 
     Raises:
         TaskError: no classes, a class named twice, a template without {}, an unknown key, an unknown metric.
@@ -56,6 +59,9 @@ class Task(BaseModel):
     descriptions: dict[str, str] = {}
     synonyms: dict[str, list[str]] = {}
     metric: Metric = "top1"
+    protocol: Protocol = "classification"
+    novel: list[str] = []
+    ignored: list[str] = []
     about: str = ""
 
     def __init__(self, name: str | None = None, **data: Any):
@@ -106,11 +112,19 @@ class Task(BaseModel):
 
     @model_validator(mode="after")
     def _check_keys(self) -> Task:
-        for field in ("display", "descriptions", "synonyms"):
+        for field in ("display", "descriptions", "synonyms", "novel"):
             unknown = [name for name in getattr(self, field) if name not in self.classes]
             if unknown:
                 raise ValueError(f"{field} names {unknown[0]!r}, which is not a class")
         return self
+
+    @cached_property
+    def ignored_index(self) -> LabelIndex:
+        """The labels that belong to no class, compared like class names."""
+        index = LabelIndex()
+        for label in self.ignored:
+            index[label] = -1
+        return index
 
     @cached_property
     def label_index(self) -> LabelIndex:

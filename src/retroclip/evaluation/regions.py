@@ -1,0 +1,191 @@
+"""Zero-shot classification of annotated regions: every box is cut out and classified.
+
+AP over all (box, class) scores without non-maximum suppression or threshold, and top-1 beside it (methods.md,
+section 5; RA-CLIP's supplementary).
+"""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from retroclip.encoders.regions import encode_cuts
+from retroclip.errors import RetroclipError
+from retroclip.evaluation.average_precision import (
+    Boxes,
+    Matches,
+    coco_average_precision,
+    match,
+    resampled_mean,
+)
+from retroclip.evaluation.bootstrap import percentile_interval, resample_counts
+from retroclip.evaluation.boxes import BoxedImages, load_boxes
+from retroclip.evaluation.classification import head
+from retroclip.evaluation.outcome import Outcome
+from retroclip.evaluation.protocols import register_protocol
+from retroclip.evaluation.result import Result
+
+if TYPE_CHECKING:
+    from retroclip.classifiers import Classifier
+    from retroclip.encoders import Encoder
+    from retroclip.tasks import Task
+
+RESAMPLES = 200  # of the AP: each is a pass over all (box, class) scores
+
+
+@register_protocol("regions")
+def evaluate_regions(
+    model: "Encoder | Classifier",
+    task: "Task",
+    dataset: str | Path,
+    *,
+    where: str | None = None,
+    method: str | None = None,
+    context: float = 1.0,
+    features: Literal["crop", "dense"] = "crop",
+    size: int | None = None,
+    resamples: int = RESAMPLES,
+) -> Result:
+    """Classify every annotated box. `value` is AP (IoU .5 to .95), `metrics` have ap50, top1 and mean-per-class too.
+
+    `context` grows the cut about the box; `features="dense"` pools the dense map of the whole image instead (RoIAlign),
+    computed at `size` pixels on the shorter side. Baselines: AP of random scores, top-1 of the most frequent class.
+    Raises SourceError, TaskError as `load_boxes`.
+    """
+    if not 0 < context <= 10:
+        raise RetroclipError(f"context is a factor between 0 and 10, not {context:g}")
+    start = time.perf_counter()
+    data = load_boxes(task, dataset, where=where)
+    classifier = head(model, task)
+    encoder = classifier.encoder
+    embeddings = embed_regions(encoder, data, context=context, features=features, size=size)
+    with torch.no_grad():
+        logits = classifier(embeddings).float().cpu().numpy()
+    own = ~data.crowd
+    outcome = Outcome.from_logits(logits[own], data.labels[own], keep_scores=False)
+    truth = Boxes(data.image_of, data.labels, data.boxes, crowd=data.crowd)
+    shape = {"n_images": len(data), "n_classes": len(task.classes)}
+    # Log-probabilities: the same order as probabilities, without their ties at 0.
+    detections = verified_only(data, every_class(data, own, log_softmax(logits[own])))
+    ap = coco_average_precision(truth, detections, **shape)
+    rng = np.random.default_rng(0)
+    random = verified_only(data, every_class(data, own, rng.random((int(own.sum()), len(task.classes)))))
+    chance = coco_average_precision(truth, random, **shape)
+    seconds = time.perf_counter() - start
+    return Result(
+        task=task.name,
+        dataset=data.name,
+        split=data.split,
+        n=len(data),
+        protocol="regions",
+        method=method or "zero-shot",
+        model=str(getattr(encoder, "name", "")),
+        metric="ap",
+        value=ap.mean(),
+        interval=ap_interval(truth, detections, **shape, resamples=resamples) if resamples else None,
+        top1=outcome.value("top1"),
+        top1_interval=clustered_top1(outcome, data.image_of[own], len(data)) if resamples else None,
+        metrics={
+            "ap": ap.mean(),
+            "ap50": ap.mean("ap50"),
+            **{name: outcome.value(name) for name in ("top1", "mean-per-class")},
+            "top5": outcome.top5,
+        },
+        baseline="random scores (ap, ap50), the most frequent class (top1)",
+        baselines={"ap": chance.mean(), "ap50": chance.mean("ap50"), "top1": majority(outcome.labels)},
+        per_class={n: float(v) for n, v in zip(task.classes, ap.ap, strict=True)},
+        seconds=seconds,
+        predict_seconds=seconds,
+        templates=list(task.templates),
+        missing_classes=data.missing_classes,
+        rejected=data.rejected,
+        fingerprint=getattr(encoder, "fingerprint", None),
+        precision=getattr(encoder, "precision", None),
+        data_hash=data.hash,
+        options={
+            "boxes": int(own.sum()), "clipped": data.clipped, "ignored": data.ignored, "context": context,
+            "features": features, "size": size,
+        },
+        outcomes=[outcome],
+    )  # fmt: skip
+
+
+def embed_regions(
+    encoder: "Encoder", data: BoxedImages, *, context: float = 1.0, features: str = "crop", size: int | None = None
+) -> torch.Tensor:
+    """Embeddings (n, d) of all boxes of a set, by cuts or from dense maps."""
+    parts = [(image, data.boxes[data.image_of == i]) for i, image in enumerate(data.images)]
+    if features == "crop":
+        return encode_cuts(encoder, parts, context=context)
+    from retroclip.encoders.dense import pool_boxes
+
+    return torch.cat([pool_boxes(encoder, image, boxes, size=size) for image, boxes in parts if len(boxes)])
+
+
+def every_class(data: BoxedImages, own: NDArray[np.bool_], scores: NDArray[np.floating]) -> Boxes:
+    """Each box with each class as a detection: (n·K,) of scores (n, K)."""
+    n, classes = scores.shape
+    return Boxes(
+        np.repeat(data.image_of[own], classes),
+        np.tile(np.arange(classes), n),
+        np.repeat(data.boxes[own], classes, axis=0),
+        scores.astype(np.float64).ravel(),
+    )
+
+
+def verified_only(data: BoxedImages, detections: Boxes) -> Boxes:
+    """Without detections of classes that nobody looked for in their image (LVIS's federated annotation)."""
+    if not data.verified:
+        return detections
+    known = [data.verified.get(i) for i in range(len(data))]
+    keep = [
+        (own := known[i]) is None or (c in own and c not in data.not_exhaustive.get(i, ()))
+        for i, c in zip(detections.image.tolist(), detections.label.tolist(), strict=True)
+    ]
+    return detections.select(np.array(keep))
+
+
+def class_matches(truth: Boxes, detections: Boxes, *, n_images: int, n_classes: int, **options) -> list[Matches]:
+    """`match` for every class that has truth."""
+    crowd = np.zeros(len(truth), bool) if truth.crowd is None else truth.crowd
+    present = np.unique(truth.label[~crowd])
+    return [
+        match(truth.select(truth.label == c), detections.select(detections.label == c), n_images=n_images, **options)
+        for c in present
+    ]
+
+
+def ap_interval(
+    truth: Boxes, detections: Boxes, *, n_images: int, n_classes: int, resamples: int = RESAMPLES, **options
+) -> tuple[float, float]:
+    """95 % interval of the mean AP under resampling of the images, centred on the AP itself.
+
+    An image drawn twice has its hits twice in a row, which raises the AP of rare classes: that shift, the mean of the
+    resamples less the AP, is taken off both ends.
+    """
+    matches = class_matches(truth, detections, n_images=n_images, n_classes=n_classes, **options)
+    drawn = np.concatenate([resampled_mean(matches, counts) for counts in resample_counts(n_images, resamples, 0)])
+    once = float(resampled_mean(matches, np.ones((1, n_images), dtype=np.int64))[0])
+    low, high = percentile_interval(drawn - (np.nanmean(drawn) - once))
+    return max(low, 0.0), min(high, 1.0)
+
+
+def clustered_top1(outcome: Outcome, image_of: NDArray[np.int64], n_images: int) -> tuple[float, float]:
+    """95 % interval of top-1 under resampling of the images: boxes of one image are not independent."""
+    right = np.bincount(image_of, weights=outcome.correct, minlength=n_images)
+    total = np.bincount(image_of, minlength=n_images)
+    drawn = [(counts @ right) / np.maximum(counts @ total, 1) for counts in resample_counts(n_images, 2000, 0)]
+    return percentile_interval(np.concatenate(drawn))
+
+
+def majority(labels: NDArray[np.integer]) -> float:
+    """The share of the most frequent label: what always answering it would score."""
+    return float(np.bincount(labels).max() / len(labels))
+
+
+def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Row-wise, in float64."""
+    return torch.from_numpy(logits).double().log_softmax(dim=1).numpy()

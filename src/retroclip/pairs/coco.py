@@ -1,0 +1,120 @@
+"""COCO and LVIS annotation files (.json): images with boxes, or with captions."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from retroclip.errors import SourceError
+from retroclip.pairs.pair import Pair, Rejected, clean_captions
+from retroclip.pairs.readers import register_reader, row_of
+from retroclip.pairs.reference import SourceRef
+from retroclip.pairs.where import Predicate
+
+PARTS = ("images", "annotations")
+
+
+@register_reader
+class CocoReader:
+    """Every image of an annotation file, in its order, with its boxes in pixels.
+
+    Image files are looked for beside the annotations, and where COCO and LVIS put them (`../val2017/`). Boxes of crowds
+    go to `metadata["ignored_boxes"]`; LVIS's lists of classes that were looked for, or not to the end, become
+    `metadata["verified"]` and `metadata["not_exhaustive"]`.
+    """
+
+    kind = "coco"
+
+    def accepts(self, path: Path) -> bool:
+        return path.suffix.lower() == ".json"
+
+    def open(self, ref: SourceRef, where: Predicate | None) -> Iterator[Pair | Rejected]:
+        if ref.split is not None:
+            raise SourceError(f"{ref.path} is one split by itself: leave out '#{ref.split}'")
+        return _read(ref, _load(ref.path), where)
+
+    def count(self, ref: SourceRef) -> int | None:
+        return len(_load(ref.path)["images"])
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise SourceError(f"{path} can't be read as JSON: {' '.join(str(error).split())[:160]}") from None
+    missing = [name for name in PARTS if not isinstance(record, dict) or not isinstance(record.get(name), list)]
+    if missing:
+        raise SourceError(f"{path} has no list {missing[0]!r}: COCO and LVIS files have {', '.join(PARTS)}, categories")
+    if not record["images"]:
+        raise SourceError(f"{path} names no image")
+    return record
+
+
+def _read(ref: SourceRef, record: dict[str, Any], where: Predicate | None) -> Iterator[Pair | Rejected]:
+    names = {each["id"]: str(each["name"]).replace("_", " ") for each in record.get("categories", [])}
+    own: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in record["annotations"]:
+        own[annotation.get("image_id")].append(annotation)
+    folders = _folders(ref.path)
+    for image in record["images"]:
+        pair = _pair(ref, image, own.get(image.get("id"), []), names, folders)
+        if isinstance(pair, Rejected) or where is None or where(row_of(pair)):
+            yield pair
+
+
+def _pair(
+    ref: SourceRef, image: dict[str, Any], own: list[dict[str, Any]], names: dict[Any, str], folders: list[Path]
+) -> Pair | Rejected:
+    name = str(image.get("file_name") or image.get("coco_url") or image.get("id"))
+    key = Path(name).stem
+    found = _find(image, name, folders)
+    if found is None:
+        return Rejected(key, ref.name, f"no image file {Path(name).name} near {ref.path.name}")
+    boxes: list[tuple[Any, ...]] = []
+    ignored: list[tuple[Any, ...]] = []
+    for annotation in own:
+        if "bbox" not in annotation:
+            continue
+        if annotation.get("category_id") not in names or len(annotation["bbox"]) != 4:
+            return Rejected(
+                key, ref.name, f"annotation {annotation.get('id')} has no known category, or no four numbers"
+            )
+        box = (names[annotation["category_id"]], *map(float, annotation["bbox"]))
+        (ignored if annotation.get("iscrowd") else boxes).append(box)
+    metadata: dict[str, Any] = {"image_id": image.get("id")}
+    if ignored:
+        metadata["ignored_boxes"] = ignored
+    if "neg_category_ids" in image:
+        present = {box[0] for box in boxes}
+        metadata["verified"] = sorted(present | _named(image["neg_category_ids"], names))
+        metadata["not_exhaustive"] = sorted(_named(image.get("not_exhaustive_category_ids", []), names))
+    try:
+        data = found.read_bytes()
+    except OSError as error:
+        return Rejected(key, ref.name, f"can't read {found.name}: {error.strerror or error}")
+    captions = clean_captions(str(each["caption"]) for each in own if "caption" in each)
+    return Pair(key=key, image=data, captions=captions, source=ref.name, boxes=tuple(boxes), metadata=metadata)
+
+
+def _named(ids: list[Any], names: dict[Any, str]) -> set[str]:
+    return {names[each] for each in ids if each in names}
+
+
+def _folders(path: Path) -> list[Path]:
+    """Where the image files may lie: beside the file, in `images`, or in `../val2017` for `instances_val2017.json`."""
+    beside, above = path.parent, path.parent.parent
+    split = path.stem.rpartition("_")[2]
+    return [beside, beside / "images", above / split, above / "images", above / "images" / split, above]
+
+
+def _find(image: dict[str, Any], name: str, folders: list[Path]) -> Path | None:
+    """The image's file; names that lead out of the folders are not followed."""
+    url = str(image.get("coco_url") or "").rstrip("/").split("/")
+    relative = [Path(name)] if image.get("file_name") else []
+    relative += [Path(*url[-2:])] if len(url) > 1 else []
+    inside = [each for each in relative if not each.is_absolute() and ".." not in each.parts]
+    candidates = (folder / each for folder in folders for each in inside)
+    return next((path for path in candidates if path.is_file()), None)

@@ -1,0 +1,34 @@
+"""What the values in a source's masks mean."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from retroclip.errors import SourceError
+from retroclip.pairs.reference import resolve
+from retroclip.pairs.voc import VOC_MASK_CLASSES, VocReader
+
+
+def mask_classes(source: str | Path) -> dict[int, str] | None:
+    """Class names by mask value, or None where the source doesn't tell.
+
+    A parquet file tells in its schema's metadata (`mask_classes`: JSON from value to name); VOC's are known.
+
+    Raises:
+        SourceError: the source doesn't exist, or its names are not such a JSON object.
+    """
+    path = resolve(source)[0].path
+    if VocReader().accepts(path):
+        return dict(VOC_MASK_CLASSES)
+    if path.suffix.lower() not in (".parquet", ".pq"):
+        return None
+    stored = (pq.read_schema(path).metadata or {}).get(b"mask_classes")
+    if stored is None:
+        return None
+    try:
+        return {int(value): str(name) for value, name in json.loads(stored).items()}
+    except (ValueError, AttributeError) as error:
+        raise SourceError(f"{path}: mask_classes in its metadata is not a JSON object of value: name") from error
