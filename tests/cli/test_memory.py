@@ -4,6 +4,7 @@ import json
 import struct
 import zlib
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -166,3 +167,18 @@ def test_a_full_disk(run, model, photos, monkeypatch):
     assert "full" in failed.line
     assert "free some space" in failed.line
     assert not (photos.parent / "mem").exists()
+
+
+def test_embeddings_of_another_tool(run, model, memory, tmp_path):
+    folder = tmp_path / "embeddings" / "img_emb"
+    folder.mkdir(parents=True)
+    rows = Memory.open(memory).embeddings().numpy()
+    np.save(folder / "img_emb_0.npy", rows)
+    assert run(f"memory create imported embeddings --model {model} --no-index").status == 0
+    assert "0 pairs added, 20 were there" in run("memory add imported embeddings").line
+    added = run("memory add imported embeddings --known replace").line
+    assert "20 pairs added, 20 of them in place of old ones" in added
+    np.save(folder / "img_emb_0.npy", rows[:, 1:])
+    failed = run(f"memory create other embeddings --model {model}")
+    assert failed.status == 1
+    assert "of dimension" in failed.line

@@ -12,6 +12,7 @@ from retroclip.cli.terminal import is_interactive, print_facts, print_json, prin
 app = App(name="memory", help="Make, change, inspect and search a memory of image-text pairs.")
 
 BatchSize = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+Check = Annotated[bool, Parameter(help="Compare some imported text embeddings with the model's.")]
 MaxRejected = Annotated[float, Parameter(help="Share of bad pairs in the first shard above which to stop.")]
 
 
@@ -26,6 +27,8 @@ def create(
     where: Where = None,
     labels_as_captions: Annotated[bool, Parameter(negative=())] = False,
     store_images: bool = True,
+    check: Check = True,
+    build_index: Annotated[bool, Parameter(name="--index")] = True,
     max_rejected: MaxRejected = 0.1,
     batch_size: BatchSize = 64,
 ) -> None:
@@ -36,11 +39,15 @@ def create(
     memory
         Folder to make.
     sources
-        Folders (image and same-named .txt or .json, or class sub-folders), tar shards (`{000..012}.tar`), parquet, csv.
+        Folders (image and same-named .txt or .json, or class sub-folders), tar shards (`{000..012}.tar`), parquet, csv;
+        or folders of embeddings in clip-retrieval's layout (img_emb/, text_emb/, metadata/), which are imported as the
+        work of the named model.
     labels_as_captions
         Give labelled pairs without caption the caption "a photo of a {label}.".
     store_images
         Keep the images in the memory; customization needs them.
+    build_index
+        Build a search index at the end where the memory is large enough to need one.
     """
     from retroclip.encoders import load
     from retroclip.memory import Memory
@@ -52,6 +59,8 @@ def create(
         where=where,
         store_images=store_images,
         labels_as_captions=labels_as_captions,
+        check=check,
+        index=build_index,
         max_rejected=max_rejected,
         batch_size=batch_size,
         progress=is_interactive(),
@@ -67,10 +76,19 @@ def add(
     *,
     precision: Precision = "auto",
     where: Where = None,
+    known: Literal["skip", "replace"] = "skip",
+    check: Check = True,
     max_rejected: MaxRejected = 0.1,
     batch_size: BatchSize = 64,
 ) -> None:
-    """Embed more pairs into a memory, with the model that made it. Pairs that are there already are skipped."""
+    """Embed more pairs into a memory, with the model that made it. Pairs that are there already are skipped.
+
+    Parameters
+    ----------
+    known
+        What becomes of the pairs with a key that is there: skipped (another picture of the same name gets a new key),
+        or put in the place of the old ones.
+    """
     from retroclip.encoders import load
     from retroclip.memory import Memory
 
@@ -80,11 +98,14 @@ def add(
         sources,
         encoder,
         where=where,
+        known=known,
+        check=check,
         max_rejected=max_rejected,
         batch_size=batch_size,
         progress=is_interactive(),
     )
-    say(f"{memory}: {added.rows} pairs added, {added.duplicates} were there, {added.rejected} rejected")
+    replaced = f"{added.replaced} of them in place of old ones, " if known == "replace" else ""
+    say(f"{memory}: {added.rows} pairs added, {replaced}{added.duplicates} were there, {added.rejected} rejected")
 
 
 @app.command

@@ -10,8 +10,9 @@ import pyarrow as pa
 import torch
 
 from retroclip.errors import MemoryStoreError
+from retroclip.memory.append import Added, Keeping, Known, ingest
 from retroclip.memory.check import find_problems
-from retroclip.memory.create import Added, Keeping, create_memory, ingest
+from retroclip.memory.create import create_memory, source_items
 from retroclip.memory.describe import described
 from retroclip.memory.disk import full_disk_told
 from retroclip.memory.index import (
@@ -23,7 +24,7 @@ from retroclip.memory.index import (
     sampled,
     tuned_parameters,
 )
-from retroclip.memory.ingest import Ingest, read_sources
+from retroclip.memory.ingest import Ingest
 from retroclip.memory.lock import writer_lock
 from retroclip.memory.manifest import Manifest
 from retroclip.memory.progress import reporter
@@ -70,12 +71,16 @@ class Memory:
         max_rejected: float = 0.1,
         batch_size: int = 64,
         shard_pairs: int = 2048,
+        check: bool = True,
+        index: bool = True,
         on_batch: Callable[[int, int], None] | None = None,
         progress: bool = False,
     ) -> "Memory":
         """Encode all pairs of `sources` into a new memory at `path`, which appears whole.
 
-        sources: paths that `pairs.read_pairs` reads, iterables of Pair, or a mixture. where: predicate for the readers.
+        sources: paths that `pairs.read_pairs` reads, iterables of Pair, or a mixture; or folders of embeddings that
+        `encoder` made before, which are imported. where: predicate for the readers. check: compare some imported text
+        embeddings with the encoder's. index: build an index where `index("auto")` would.
         Bad pairs go to `rejected()`; duplicate keys are skipped and counted. Killed at any moment and called again it
         goes on after the last committed shard of `shard_pairs` pairs. on_batch: called with the numbers of pairs read
         and rejected so far. Raises SourceError when there is nothing, or more than the share `max_rejected` of the
@@ -84,10 +89,10 @@ class Memory:
         path = Path(path)
         with reporter(sources, progress, on_batch) as report:
             options = Ingest(batch_size, labels_as_captions, shard_pairs, report)
-            keeping = Keeping(store_images, max_rejected)
+            keeping = Keeping(store_images, max_rejected, check=check)
             create_memory(path, encoder, sources, where, options=options, keeping=keeping)
         memory = cls(path)
-        if planned_kind(len(memory)) != "exact":
+        if index and planned_kind(memory.count()) != "exact":
             memory.index("auto")
         return memory
 
@@ -102,6 +107,8 @@ class Memory:
         encoder: Any,
         *,
         where: str | None = None,
+        known: Known = "skip",
+        check: bool = True,
         max_rejected: float = 0.1,
         batch_size: int = 64,
         on_batch: Callable[[int, int], None] | None = None,
@@ -110,7 +117,8 @@ class Memory:
         """Append pairs, found at once; those that are already there are skipped, so a killed run can be repeated.
 
         A pair is there when key and image agree (key and source where images aren't stored); one whose key belongs to
-        another image gets a number after it: `cat~2`.
+        another image gets a number after it: `cat~2`. known="replace": it takes the place of the row with its key
+        instead, in the same commit. Rows of embedding folders are there when their key is.
         """
         self.check_encoder(encoder)
         creation = self.manifest.creation
@@ -120,8 +128,8 @@ class Memory:
             reporter(sources, progress, on_batch) as report,
         ):
             options = Ingest(batch_size, creation["labels_as_captions"], creation["shard_pairs"], report)
-            keeping = Keeping(creation["store_images"], max_rejected)
-            items = read_sources(sources, where)
+            keeping = Keeping(creation["store_images"], max_rejected, known, check)
+            items = source_items(sources, where, encoder)
             try:
                 return ingest(self.path, encoder, items, options, keeping=keeping, resume=False)
             finally:
@@ -171,6 +179,10 @@ class Memory:
 
     def __len__(self) -> int:
         return len(self.ids())
+
+    def count(self, where: str | None = None) -> int:
+        """How many rows there are, or meet a predicate, without reading the others' ids."""
+        return self._store.count(where)
 
     def __repr__(self) -> str:
         return f"Memory({str(self.path)!r}, rows={len(self)}, model={self.model!r})"

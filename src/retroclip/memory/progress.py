@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from retroclip.memory.ingest import describe_sources
-from retroclip.pairs import count_pairs
+from retroclip.pairs import count_pairs, is_embedding_folder, open_embeddings
 
 Report = Callable[[int, int], None]
 
@@ -43,5 +44,7 @@ def _total(sources: Any) -> int | None:
     names = describe_sources(sources)
     if not names or any(name.startswith("<") for name in names):
         return None
-    counts = [count_pairs(name) for name in names]
+    counts = [
+        open_embeddings(Path(name)).rows if is_embedding_folder(Path(name)) else count_pairs(name) for name in names
+    ]
     return None if None in counts else sum(count for count in counts if count is not None)

@@ -72,8 +72,8 @@ def pair_table(rows: Sequence[EncodedPair], dim: int, *, store_images: bool) -> 
 
 def _vectors(vectors: Sequence[npt.NDArray[np.float32] | None], dim: int) -> pa.FixedSizeListArray:
     empty = np.zeros(dim, np.float32)
-    matrix = np.stack([empty if v is None else v for v in vectors]).astype(np.float16)
-    mask = pa.array([v is None for v in vectors])
+    matrix = np.array([empty if v is None else v for v in vectors], np.float32).astype(np.float16)
+    mask = pa.array([v is None for v in vectors], pa.bool_())
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), dim, mask=mask)
 
 

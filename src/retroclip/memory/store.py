@@ -8,6 +8,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from lance.fragment import write_fragments
 
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.predicate import checked_predicate, predicate_error
@@ -79,6 +80,11 @@ class Store:
         table = self._dataset.scanner(columns=["key"], with_row_id=True).to_table()
         return dict(zip(table["key"].to_pylist(), _ids(table).tolist(), strict=True))
 
+    def ids_of(self, keys: pa.ChunkedArray) -> IdArray:
+        """Ids of the live rows that have one of the keys."""
+        table = self._dataset.scanner(columns=["key"], with_row_id=True).to_table()
+        return _ids(table.filter(pc.is_in(table["key"], keys.combine_chunks())))
+
     def ids(self) -> IdArray:
         """Sorted ids of all live rows."""
         return np.sort(_ids(self._dataset.scanner(columns=[], with_row_id=True).to_table()))
@@ -117,6 +123,28 @@ class Store:
     def append(self, table: pa.Table) -> None:
         """Add rows in one commit: after a crash all of them are there, or none."""
         lance.write_dataset(table, str(self.directory / PAIRS_NAME), mode="append")
+        self.refresh()
+
+    def replace(self, table: pa.Table, ids: IdArray) -> None:
+        """Add rows and delete the rows `ids` in one commit; the new rows get new ids."""
+        if not len(ids):
+            self.append(table)
+            return
+        path, own = str(self.directory / PAIRS_NAME), f"_rowid IN ({', '.join(map(str, ids.tolist()))})"
+        addresses = self._dataset.scanner(columns=[], filter=own, with_row_address=True).to_table()["_rowaddr"]
+        changed: list[Any] = []
+        emptied: list[int] = []
+        for number in np.unique(addresses.to_numpy() >> 32).tolist():
+            left = self._dataset.get_fragment(number).delete(own)
+            if left is None:
+                emptied.append(number)
+            else:
+                changed.append(left)
+        added = write_fragments(table, path, schema=self._dataset.schema) if len(table) else []
+        change = lance.LanceOperation.Update(
+            removed_fragment_ids=emptied, updated_fragments=changed, new_fragments=added, fields_modified=[]
+        )
+        lance.LanceDataset.commit(path, change, read_version=self.version)
         self.refresh()
 
     def delete(self, where: str) -> int:

@@ -3,6 +3,7 @@
 Training transforms are in `retroclip.pairs.augment`, which imports torchvision and timm.
 """
 
+from retroclip.pairs.embeddings import EmbeddingFolder, EmbeddingSlice, is_embedding_folder, open_embeddings
 from retroclip.pairs.image import MAX_PIXELS, decode_image
 from retroclip.pairs.labelled import LabelledSet, load_labelled
 from retroclip.pairs.masks import mask_classes
@@ -13,6 +14,8 @@ from retroclip.pairs.where import Predicate, parse_where
 
 __all__ = [
     "MAX_PIXELS",
+    "EmbeddingFolder",
+    "EmbeddingSlice",
     "LabelledSet",
     "Pair",
     "Predicate",
@@ -21,8 +24,10 @@ __all__ = [
     "clean_captions",
     "count_pairs",
     "decode_image",
+    "is_embedding_folder",
     "load_labelled",
     "mask_classes",
+    "open_embeddings",
     "parse_where",
     "read_pairs",
     "register_reader",

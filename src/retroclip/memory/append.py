@@ -1,0 +1,129 @@
+"""Appending: what was read and encoded becomes commits, each key once."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from retroclip.errors import SourceError
+from retroclip.memory.imports import Chunk, EmbeddingImport, write_behind
+from retroclip.memory.ingest import Ingest, encoded_shards, numbered_on
+from retroclip.memory.keys import KeySet, key_hashes
+from retroclip.memory.schema import pair_table
+from retroclip.memory.store import Store
+from retroclip.pairs import Pair, Rejected
+
+Known = Literal["skip", "replace"]
+Items = Iterable[Pair | Rejected] | EmbeddingImport
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What an ingest did: pairs read, rows added by this run, pairs skipped as duplicates, pairs rejected.
+
+    `replaced` counts the added rows that took the place of one with their key.
+    """
+
+    read: int = 0
+    rows: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    replaced: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What is stored of a pair, the share of the first shard that may be bad, and what becomes of known keys.
+
+    check: compare some imported text embeddings with the encoder's.
+    """
+
+    store_images: bool = True
+    max_rejected: float = 0.1
+    known: Known = "skip"
+    check: bool = True
+
+
+def ingest(directory: Path, encoder: Any, items: Items, options: Ingest, *, keeping: Keeping, resume: bool) -> Added:
+    """Append pairs, or the rows of embedding folders, to the tables in `directory`, a commit for each run of them.
+
+    The caller holds the lock. resume: the rows that are there come from the same stream. Otherwise one of them makes a
+    pair a duplicate if key and content agree, and a pair that shares the key alone gets another one; an imported row is
+    a duplicate by its key. With `known` "replace", pairs and rows take the place of those that have their keys.
+    """
+    store = Store.create(directory, encoder.dim)
+    writer = _Writer(store, keeping)
+    if isinstance(items, EmbeddingImport):
+        committed = KeySet(key_hashes(list(store.keys()))) if keeping.known == "skip" else KeySet()
+        chunks = items.chunks(encoder, committed, store_images=keeping.store_images, check=keeping.check, resume=resume)
+        for _ in write_behind(chunks, writer.write):
+            if options.on_batch:
+                options.on_batch(writer.added.read, writer.added.rejected)
+    else:
+        for chunk in _encoded(items, encoder, options, store, keeping, resume):
+            writer.write(chunk)
+    if not store.count():
+        raise SourceError(f"none of the {writer.added.read} pairs read is usable: {_examples(store.rejected())}")
+    return writer.added
+
+
+def _encoded(
+    items: Iterable[Pair | Rejected], encoder: Any, options: Ingest, store: Store, keeping: Keeping, resume: bool
+) -> Iterator[Chunk]:
+    committed = store.keys() if keeping.known == "skip" else {}
+    if not resume and keeping.known == "skip":
+        items = numbered_on(items, committed, lambda pair: _holds(store, committed[pair.key], pair))
+    for shard in encoded_shards(items, encoder, options, committed=committed, resume=resume):
+        table = pair_table(shard.rows, encoder.dim, store_images=keeping.store_images)
+        yield Chunk(table, shard.rejected, shard.read, shard.bad, shard.duplicates)
+
+
+class _Writer:
+    """Commits chunks one after the other and counts what they did."""
+
+    def __init__(self, store: Store, keeping: Keeping) -> None:
+        self.store, self.keeping = store, keeping
+        self.added = Added()
+        self._written = set(store.rejected())
+
+    def write(self, chunk: Chunk) -> None:
+        if not self.added.read:
+            _check_share(chunk, self.keeping.max_rejected)
+        # Before the rows: a crash in between repeats the chunk, and finds here what it had already written.
+        fresh = [item for item in dict.fromkeys(chunk.rejected) if item not in self._written]
+        self.store.reject(fresh)
+        self._written.update(fresh)
+        old = np.zeros(0, np.int64)
+        if self.keeping.known == "replace" and len(chunk.table):
+            old = self.store.ids_of(chunk.table["key"])
+        if len(chunk.table):
+            self.store.replace(chunk.table, old)
+        self.added = Added(
+            self.added.read + chunk.read,
+            self.added.rows + len(chunk.table),
+            self.added.duplicates + chunk.duplicates,
+            self.added.rejected + chunk.bad,
+            self.added.replaced + len(old),
+        )
+
+
+def _holds(store: Store, row_id: int, pair: Pair) -> bool:
+    """Whether the row is this pair: by its image, or where none was stored by the name of its source."""
+    row = store.take(np.array([row_id]), ["image", "source"]).to_pylist()[0]
+    return pair.source == row["source"] if row["image"] is None else pair.image == row["image"]
+
+
+def _check_share(chunk: Chunk, max_rejected: float) -> None:
+    """Stop a run whose first chunk is mostly bad: usually a wrong folder or column, which 10 hours would not mend."""
+    if chunk.read and chunk.bad / chunk.read > max_rejected:
+        raise SourceError(
+            f"{chunk.bad} of the first {chunk.read} pairs are bad, more than the {max_rejected:.0%} allowed: "
+            f"{_examples(chunk.rejected)}; mend the source or raise max_rejected"
+        )
+
+
+def _examples(rejected: list[Rejected]) -> str:
+    shown = [f"{item.key}: {item.reason}" for item in rejected[:2]]
+    return ", ".join(shown) if shown else "nothing was left of them"
