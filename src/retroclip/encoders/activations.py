@@ -73,6 +73,15 @@ def known_activation(file: Path) -> bool | None:
     return known.get(full, known.get(full[:8]))
 
 
+def hinted_activation(file: Path) -> bool | None:
+    """What the name of a file hints at: REACT's `clip-…` files come from OpenAI's models, its `openclip-…` don't.
+
+    True for QuickGELU, False for GELU, None for any other name. A name proves nothing, so this is only warned of.
+    """
+    named = re.fullmatch(r"(open)?clip-.*(gated-image|locked-text).*", file.stem)
+    return None if named is None else named[1] is None
+
+
 def _refuse_mismatch(what: str, trained: bool, model_cfg: dict[str, Any], remedy: str) -> None:
     configured = bool(model_cfg.get("quick_gelu", False))
     if trained != configured:

@@ -20,7 +20,7 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from retroclip.encoders.activations import activation
+from retroclip.encoders.activations import activation, hinted_activation
 from retroclip.encoders.encoder import Encoder
 from retroclip.encoders.gates import add_gates, gated_layers
 from retroclip.encoders.references import RETROCLIP_FILE, Resolved, resolve
@@ -135,7 +135,8 @@ def load_weights(model: nn.Module, resolved: Resolved) -> None:
     if not resolved.activation_known:
         quick = bool(resolved.model_cfg.get("quick_gelu", False))
         other = "without -quickgelu" if quick else "with -quickgelu"
-        logger.info(
+        logger.log(
+            logging.WARNING if hinted_activation(resolved.weights) is (not quick) else logging.INFO,
             "%s loaded with %s: if it was trained with the other activation, name the architecture %s",
             resolved.weights,
             activation(quick),
