@@ -19,7 +19,8 @@ def context():
 
 def test_order_of_a_comparison():
     assert methods.default_methods() == [
-        "zero-shot", "primed", "mean-neighbours", "tip-adapter", "real-linear", "reco", "locked-text", "gated-image",
+        "zero-shot", "primed", "mean-neighbours", "tip-adapter", "mean-neighbours-centred", "tip-x", "real-prompt",
+        "real-linear", "reco", "ra-clip", "locked-text", "gated-image",
     ]  # fmt: skip
     assert list_methods("*-clip") == ["ra-clip"]
     assert all(get_method(name).summary for name in list_methods())
@@ -93,6 +94,19 @@ def test_an_averaged_method_takes_the_tuned_model_of_its_seed(monkeypatch, conte
     [
         ("mean-neighbours", "training.fuse", (("encoder", "memory"), {"kind": "mean"})),
         ("reco", "training.fuse", (("encoder", "memory"), {"kind": "reco", "seed": 5, "k": 3})),
+        ("reco-plain", "training.fuse", (("encoder", "memory"), {"kind": "reco", "seed": 5, "init": "plain"})),
+        ("mean-neighbours-centred", "training.fuse", (("encoder", "memory"), {"kind": "centred-mean"})),
+        ("tip-x", "classifiers.tip_x", (("encoder", "task", "found"), {})),
+        (
+            "gated-image-react",
+            "training.customize",
+            (("encoder", "found"), {"tuning": "gated-image", "seed": 5, "recipe": "react"}),
+        ),
+        (
+            "gated-image-siglip",
+            "training.customize",
+            (("encoder", "found"), {"tuning": "gated-image", "seed": 5, "loss": "sigmoid"}),
+        ),
         ("ra-clip", "training.fuse", (("encoder", "memory"), {"kind": "ra-clip", "seed": 5})),
         ("gated-image", "training.customize", (("encoder", "found"), {"tuning": "gated-image", "seed": 5})),
         ("locked-text", "training.customize", (("encoder", "found"), {"tuning": "locked-text", "seed": 5})),
@@ -110,6 +124,17 @@ def test_each_method_is_thin_over_its_room(monkeypatch, context, name, target, e
     monkeypatch.setattr(f"retroclip.{module}.{function}", fake)
     assert get_method(name)(context) == "model"
     assert called == [expected]
+
+
+def test_methods_that_read_more_than_what_was_found(monkeypatch, context):
+    monkeypatch.setattr("retroclip.retrieval.retrieve", lambda *args, **given: "found")
+    monkeypatch.setattr("retroclip.classifiers.memory_captions", lambda memory: f"captions of {memory}")
+    monkeypatch.setattr("retroclip.classifiers.real_prompt", lambda *args: args)
+    assert get_method("real-prompt")(context) == ("encoder", "task", "captions of memory")
+    monkeypatch.setattr("retroclip.training.pseudo.pseudo_labelled", lambda *args: ("answers", *args))
+    monkeypatch.setattr("retroclip.training.customize", lambda *args, **given: (args, given))
+    expected = ("encoder", ("answers", "encoder", "found")), {"seed": 5, "recipe": "react"}
+    assert get_method("self-training")(context) == expected
 
 
 def test_options_are_copies(context):

@@ -190,7 +190,7 @@ def _primed(context: MethodContext) -> "Classifier":
 
 @register_method("mean-neighbours")
 def _mean_neighbours(context: MethodContext) -> "Encoder":
-    """Every embedding mixed with the mean of its neighbours in the other modality; nothing is trained."""
+    """Every image mixed with the mean of its neighbours' texts; nothing is trained (NN fusion)."""
     return _fused(context, "mean", "mean-neighbours")
 
 
@@ -200,6 +200,29 @@ def _tip_adapter(context: MethodContext) -> "Classifier":
     from retroclip.classifiers import tip_adapter
 
     return tip_adapter(context.encoder, context.task, context.retrieved, **context.options_for("tip-adapter"))
+
+
+@register_method("mean-neighbours-centred")
+def _mean_neighbours_centred(context: MethodContext) -> "Encoder":
+    """The mean of neighbours after each modality's mean is taken out; nothing is trained (modality gap)."""
+    return _fused(context, "centred-mean", "mean-neighbours-centred")
+
+
+@register_method("tip-x")
+def _tip_x(context: MethodContext) -> "Classifier":
+    """Tip-Adapter and a cache of class distributions beside it; nothing is trained (TIP-X)."""
+    from retroclip.classifiers import tip_x
+
+    return tip_x(context.encoder, context.task, context.retrieved, **context.options_for("tip-x"))
+
+
+@register_method("real-prompt")
+def _real_prompt(context: MethodContext) -> "Classifier":
+    """The class texts, each class called what the memory's captions call it most; nothing is trained (REAL-Prompt)."""
+    from retroclip.classifiers import memory_captions, real_prompt
+
+    captions = context.share("captions", lambda: memory_captions(context.known_memory))
+    return real_prompt(context.encoder, context.task, captions)
 
 
 @register_method("real-linear", trained=True)
@@ -217,7 +240,13 @@ def _reco(context: MethodContext) -> "Encoder":
     return _fused(context, "reco", "reco", seed=context.seed)
 
 
-@register_method("ra-clip", trained=True, default=False)
+@register_method("reco-plain", trained=True, default=False)
+def _reco_plain(context: MethodContext) -> "Encoder":
+    """RECO with the paper's freely initialised layer, behind a gate that starts closed."""
+    return _fused(context, "reco", "reco-plain", seed=context.seed, init="plain")
+
+
+@register_method("ra-clip", trained=True)
 def _ra_clip(context: MethodContext) -> "Encoder":
     """RA-CLIP's augmentation module over a frozen encoder, trained on the memory's own pairs."""
     return _fused(context, "ra-clip", "ra-clip", seed=context.seed)
@@ -238,13 +267,30 @@ def _gated_image(context: MethodContext) -> "Encoder":
 @register_method("locked-text-react", trained=True, default=False)
 def _locked_text_react(context: MethodContext) -> "Encoder":
     """The image tower tuned on the retrieved pairs with REACT's own loss."""
-    return _customized(context, "locked-text", "react")
+    return _customized(context, "locked-text", "react", recipe="react")
 
 
 @register_method("gated-image-react", trained=True, default=False)
 def _gated_image_react(context: MethodContext) -> "Encoder":
     """Gated blocks in a frozen image tower, tuned on the retrieved pairs with REACT's own loss."""
-    return _customized(context, "gated-image", "react")
+    return _customized(context, "gated-image", "react", recipe="react")
+
+
+@register_method("gated-image-siglip", trained=True, default=False)
+def _gated_image_siglip(context: MethodContext) -> "Encoder":
+    """Gated blocks in a frozen image tower, tuned with SigLIP's pairwise loss instead of the contrastive one."""
+    return _customized(context, "gated-image", "siglip", loss="sigmoid")
+
+
+@register_method("self-training", trained=True, default=False)
+def _self_training(context: MethodContext) -> "Encoder":
+    """Gated blocks tuned on the retrieved images with the untuned model's answers as labels (REACT's baseline)."""
+    from retroclip.training import customize
+    from retroclip.training.pseudo import pseudo_labelled
+
+    options: dict[str, Any] = {"seed": context.seed, "recipe": "react"} | context.options_for("self-training")
+    found = context.share("pseudo-labelled", lambda: pseudo_labelled(context.encoder, context.retrieved))
+    return cast("Encoder", customize(context.encoder, found, **options))
 
 
 @register_method("locked-text-averaged", trained=True, default=False)
@@ -316,17 +362,16 @@ def _fused(context: MethodContext, kind: str, method: str, **options: Any) -> "E
     return cast("Encoder", fuse(context.encoder, context.known_memory, kind=kind, **options))
 
 
-def _customized(context: MethodContext, tuning: str, recipe: str | None = None) -> "Encoder":
+def _customized(context: MethodContext, tuning: str, variant: str = "", **fixed: Any) -> "Encoder":
     from retroclip.training import customize
 
-    options = {"seed": context.seed} | context.options_for(f"{tuning}-{recipe}" if recipe else tuning)
-    if recipe:
-        options["recipe"] = recipe
+    name = f"{tuning}-{variant}" if variant else tuning
+    options = {"seed": context.seed} | context.options_for(name) | fixed
 
     def tune() -> "Encoder":
         return customize(context.encoder, context.retrieved, tuning=tuning, **options)
 
-    return cast("Encoder", context.share((tuning, recipe, context.seed), tune))
+    return cast("Encoder", context.share((name, context.seed), tune))
 
 
 def _averaged(context: MethodContext, tuning: str) -> "Encoder":

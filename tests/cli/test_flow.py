@@ -86,7 +86,7 @@ def test_compare_json_report_and_resume(run, model, memory, task, labelled, tmp_
     compared = run(line)
     assert compared.status == 0
     results = json.loads(compared.out)
-    assert [result["method"] for result in results] == ["zero-shot", "primed", "tip-adapter"]
+    assert [result["method"] for result in results] == ["zero-shot", "primed", "tip-adapter", "tip-x"]
     assert all(0 <= result["value"] <= 1 for result in results)
     assert [result.method for result in load_results(tmp_path / "study" / "results.json")] == [
         result["method"] for result in results

@@ -16,6 +16,7 @@ from retroclip.errors import ModelError
 
 from .conftest import TEXTS
 
+
 def published(state, alpha=None, seed=0):
     """A plain model's state dict with gates in its last two layers, named and shaped as the authors' code has it."""
     generator = torch.Generator().manual_seed(seed)

@@ -95,7 +95,8 @@ def test_every_method_gives_a_row_and_the_report_shows_them(problem):
     assert all(by_name[name].history for name in trained - {"mean-neighbours", "linear-probe", "linear-probe-text"})
     forgetful = {name for name, row in by_name.items() if row.forgetting}
     tuned = {f"{tuning}{kind}" for tuning in ("locked-text", "gated-image") for kind in ("", "-react", "-averaged")}
-    assert forgetful == {"mean-neighbours", "reco", "ra-clip"} | tuned
+    fused = {"mean-neighbours", "mean-neighbours-centred", "reco", "reco-plain", "ra-clip"}
+    assert forgetful == fused | tuned | {"gated-image-siglip", "self-training"}
     for name in forgetful:
         (row,) = by_name[name].forgetting
         assert (row.value, row.base) == pytest.approx((by_name[name].value, by_name["zero-shot"].value))

@@ -23,6 +23,9 @@ class ArrayMemory:
     def check_encoder(self, encoder) -> None:
         pass
 
+    def ids(self) -> np.ndarray:
+        return 100 + np.arange(len(self.parts["image"]))
+
     def has_text(self) -> np.ndarray:
         return (self.parts["text"].norm(dim=1) > 0).numpy()
 

@@ -39,6 +39,21 @@ def test_the_other_combinations_of_the_ablation(memory):
         find_neighbours(memory, texts[[9]], side="image", k=1, search="sideways")
 
 
+def test_without_retrieval_a_query_is_its_own_neighbour(memory, encoder):
+    """The control of equal capacity: nothing of the memory reaches the fusion."""
+    torch.manual_seed(0)
+    fusion = RetrievalAugmentation(16, heads=4)
+    for parameter in fusion.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    wrapped = MemoryEncoder(encoder, memory, fusion, k=3, values="query")
+    before, query = memory.searches, memory.parts["image"][:4]
+    found = wrapped.neighbours(query, "image", k=3)
+    assert memory.searches == before and found.mask.all()
+    assert all(torch.equal(part[:, j], query) for part in (found.values, found.keys) for j in range(3))
+    own = query[:, None].expand(-1, 3, -1)
+    torch.testing.assert_close(wrapped.refine(query, "image"), fusion(query, own, keys=own))
+
+
 def test_neighbours_without_text_are_passed_over_and_missing_ones_masked(memory, encoder):
     wrapped = MemoryEncoder(encoder, memory, MeanFusion(16))
     found = wrapped.neighbours(memory.parts["image"][[4]], "image", k=40)
@@ -142,5 +157,5 @@ def test_the_memory_can_be_swapped(make_memory, memory, encoder):
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ModelError, match="choose one of mean, reco, ra-clip"):
+    with pytest.raises(ModelError, match="choose one of mean, centred-mean, reco, ra-clip"):
         build_fusion("sum", dim=16)

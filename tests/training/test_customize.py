@@ -6,13 +6,14 @@ import json
 import pytest
 import torch
 
-from retroclip.classifiers import zero_shot
+from retroclip.classifiers import class_texts, zero_shot
 from retroclip.encoders import gate_parameters, load
 from retroclip.errors import RetroclipError
 from retroclip.training import customize
 from retroclip.training.customize import Contrast, Terms
 from retroclip.training.examples import prepare
 from retroclip.training.losses import class_aware_loss
+from retroclip.training.pseudo import pseudo_labelled
 from retroclip.training.tuning import TUNINGS, Towers
 
 QUICK = {"epochs": 30, "batch_size": 12, "views": 1, "gates": 2, "recipe": "react"}
@@ -212,6 +213,27 @@ def test_pairs_of_another_models_memory_are_embedded_anew(encoder, retrieved):
         other.model.visual.proj.mul_(torch.linspace(0.5, 1.5, 32))
     examples = prepare(Towers(other, TUNINGS["gated-image"], gates=2), retrieved)
     torch.testing.assert_close(examples.base, other.encode_images(retrieved.images))
+
+
+def test_sigmoid_loss_learns_with_a_bias_of_its_own(encoder, retrieved, task, held_out):
+    custom = customize(encoder, retrieved, lr=2e-2, loss="sigmoid", **QUICK)
+    width = 32
+    assert custom.trained_parameters == 2 * (12 * width**2 + 13 * width + 2) + 2
+    assert custom.history["loss"][-1] < custom.history["loss"][0]
+    assert top1(custom, task, held_out) > max(0.9, top1(encoder, task, held_out))
+    with pytest.raises(RetroclipError, match="choose one of softmax, sigmoid"):
+        customize(encoder, retrieved, loss="hinge")
+
+
+def test_self_training_sees_answers_and_no_captions(encoder, retrieved, task):
+    pseudo = pseudo_labelled(encoder, retrieved)
+    images = retrieved.image_embeddings
+    for row in range(len(retrieved)):
+        answer = max(range(3), key=lambda c: float(images[row] @ class_texts(encoder, task)[c]))
+        assert pseudo.classes[row] == (answer,)
+        assert pseudo.captions[row] == tuple(task.prompts(task.classes[answer]))
+    assert retrieved.captions[0] != pseudo.captions[0]
+    assert customize(encoder, pseudo, **QUICK | {"epochs": 1}).trained_parameters > 0
 
 
 def test_an_unknown_tuning_names_the_known_ones(encoder, retrieved):

@@ -103,5 +103,5 @@ def test_partly_captioned_memory_fuses_only_what_has_text(encoder, make_pairs, t
 
 
 def test_an_unknown_kind_names_the_known_ones(encoder, memory):
-    with pytest.raises(ModelError, match="choose one of mean, reco, ra-clip"):
+    with pytest.raises(ModelError, match="choose one of mean, centred-mean, reco, ra-clip"):
         fuse(encoder, memory, kind="sum")

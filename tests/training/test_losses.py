@@ -115,6 +115,25 @@ def test_siglip_loss_equals_a_loop_and_takes_several_positives():
     assert losses.siglip_loss(U, V, SCALE, -3.0, labels).item() == pytest.approx(expected)
 
 
+def test_sigmoid_loss_counts_pairs_by_the_smaller_weight():
+    positive = torch.rand(len(U), len(U), generator=torch.Generator().manual_seed(3)) < 0.3
+    weights = torch.linspace(0, 1, len(U))
+    expected = 0.0
+    for i in range(len(U)):
+        for j in range(len(U)):
+            sign = 1 if positive[i, j] else -1
+            cell = math.log(1 + math.exp(-sign * (SCALE * float(U[i] @ V[j]) - 3.0)))
+            expected += cell * (min(float(weights[i]), float(weights[j])) if positive[i, j] else 1.0) / len(U)
+    assert losses.sigmoid_loss(U, V, positive, SCALE, -3.0, weights).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_balanced_bias_makes_the_mean_probability_the_share_of_positives():
+    logits = 100 * U @ V.T
+    for share in (torch.eye(len(U), dtype=torch.bool), torch.ones(len(U), len(U), dtype=torch.bool).tril()):
+        bias = losses.balanced_bias(logits, share)
+        assert torch.sigmoid(logits.double() + bias).mean().item() == pytest.approx(share.float().mean().item(), 1e-4)
+
+
 def test_distillation_is_nought_for_the_teacher_itself_and_positive_otherwise():
     texts = embeddings(9, seed=8)
     assert losses.distillation_loss(U, U, texts, SCALE).item() == pytest.approx(0.0, abs=1e-12)

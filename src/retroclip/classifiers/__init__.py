@@ -3,7 +3,7 @@
 from retroclip.classifiers.cache import CacheClassifier, tip_adapter, tip_x
 from retroclip.classifiers.classifier import Classifier, LinearClassifier
 from retroclip.classifiers.linear import real_linear
-from retroclip.classifiers.naming import most_frequent_names
+from retroclip.classifiers.naming import memory_captions, most_frequent_names, real_prompt
 from retroclip.classifiers.primed import primed
 from retroclip.classifiers.probe import linear_probe, sgd_probe
 from retroclip.classifiers.zero_shot import class_texts, zero_shot
@@ -14,9 +14,11 @@ __all__ = [
     "LinearClassifier",
     "class_texts",
     "linear_probe",
+    "memory_captions",
     "most_frequent_names",
     "primed",
     "real_linear",
+    "real_prompt",
     "sgd_probe",
     "tip_adapter",
     "tip_x",

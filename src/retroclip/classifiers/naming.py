@@ -6,9 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from retroclip.classifiers.classifier import LinearClassifier
+from retroclip.classifiers.zero_shot import class_texts
 from retroclip.retrieval import ClassNames
 
 if TYPE_CHECKING:
+    from retroclip.encoders import Encoder
+    from retroclip.memory import Memory
     from retroclip.tasks import Task
 
 
@@ -23,3 +27,23 @@ def most_frequent_names(task: Task, captions: Sequence[Sequence[str]]) -> dict[s
     names = ClassNames(task.model_copy(update={"classes": flat, "synonyms": {}}))
     counts = Counter(flat[index] for own in captions for index in names.found_in(own))
     return {name: max(own, key=lambda spelling: counts[spelling]) for name, own in spellings.items()}
+
+
+def real_prompt(encoder: Encoder, task: Task, captions: Sequence[Sequence[str]]) -> LinearClassifier:
+    """The zero-shot head with each class called what the captions call it most often (REAL-Prompt).
+
+    Only classes with synonyms can change; one that keeps its name keeps its display name in prompts too.
+    """
+    names = most_frequent_names(task, captions)
+    changed = {name: chosen for name, chosen in names.items() if chosen != name}
+    renamed = task.model_copy(update={"display": task.display | changed})
+    return LinearClassifier("real-prompt", encoder, task.classes, class_texts(encoder, renamed))
+
+
+def memory_captions(memory: Memory, *, chunk: int = 1 << 16) -> list[tuple[str, ...]]:
+    """The captions of all of a memory's pairs."""
+    ids, found = memory.ids(), []
+    for start in range(0, len(ids), chunk):
+        own = memory.take(ids[start : start + chunk], ["captions"])["captions"].to_pylist()
+        found += [tuple(captions or ()) for captions in own]
+    return found

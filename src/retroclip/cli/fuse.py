@@ -15,7 +15,7 @@ def fuse(
     /,
     *,
     model: ModelReference = "builtin",
-    kind: Literal["reco", "ra-clip", "mean"] = "reco",
+    kind: Literal["reco", "ra-clip", "mean", "centred-mean"] = "reco",
     train: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)] = None,
     k: Annotated[
         int, Parameter(name=["-k", "--k"], help="Neighbours to consult.", validator=validators.Number(gte=1))

@@ -26,6 +26,8 @@ def retrieve(
     where: Where = None,
     min_clip_score: str | None = None,
     exclude_near: str | None = None,
+    max_per_class: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
+    selection: Literal["rank", "cover"] = "rank",
 ) -> None:
     """Find a memory's pairs for a task from its class names alone.
 
@@ -43,6 +45,10 @@ def retrieve(
         Drop pairs whose image and caption agree less: a cosine, or `quantile` for the lowest 6.5 %.
     exclude_near
         A data set whose near-duplicates are left out, such as the one to evaluate on.
+    max_per_class
+        Keep at most so many pairs of each class.
+    selection
+        Which to keep then: the best ranked, or those that cover the others best (facility location).
     """
     threshold, modes = clip_score(min_clip_score), search_modes(search)
 
@@ -59,6 +65,8 @@ def retrieve(
         where=where,
         min_clip_score=threshold,
         exclude_near=load_labelled(exclude_near) if exclude_near else None,
+        max_per_class=max_per_class,
+        selection=selection,
     )
     found.save(out)
     print_facts(f"{len(found)} pairs for {found.task.name} in {out}", found.provenance)

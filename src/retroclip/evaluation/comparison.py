@@ -172,8 +172,9 @@ def method_defaults() -> dict[str, Any]:
     from retroclip import classifiers, fusion, methods, retrieval, training
     from retroclip.training.tuning import TUNINGS
 
-    beneath: list[Callable[..., Any]] = [classifiers.primed, classifiers.tip_adapter, classifiers.real_linear]
-    beneath += [classifiers.linear_probe, classifiers.sgd_probe, training.augmented_probe, training.fine_tune]
+    beneath: list[Callable[..., Any]] = [classifiers.primed, classifiers.tip_adapter, classifiers.tip_x]
+    beneath += [classifiers.real_linear, classifiers.linear_probe, classifiers.sgd_probe]
+    beneath += [training.augmented_probe, training.fine_tune]
     beneath += [retrieval.retrieve, training.customize, training.fuse, fusion.MemoryEncoder, *fusion.KINDS.values()]
     taken = {made.__name__: inspect.signature(made).parameters.values() for made in beneath}
     given = {name: {p.name: p.default for p in own if p.default is not p.empty} for name, own in taken.items()}

@@ -1,6 +1,7 @@
 """Fusion: refine a query embedding with its neighbours' embeddings; the encoder that consults a memory."""
 
 from retroclip.fusion.base import Fusion
+from retroclip.fusion.centred import CentredMeanFusion
 from retroclip.fusion.encoder import KINDS, MemoryEncoder, build_fusion, load_memory_encoder
 from retroclip.fusion.mean import MeanFusion, mean_fusion
 from retroclip.fusion.neighbours import Neighbours, find_neighbours
@@ -9,6 +10,7 @@ from retroclip.fusion.reco import RecoFusion
 
 __all__ = [
     "KINDS",
+    "CentredMeanFusion",
     "Fusion",
     "MeanFusion",
     "MemoryEncoder",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from retroclip.memory import Memory
     from retroclip.memory.memory import Modality
 
 
@@ -15,6 +16,13 @@ class Fusion(nn.Module):
 
     sides: tuple[Modality, ...]
     options: dict[str, Any]
+
+    def prepare(self, memory: Memory) -> None:
+        """Take from the memory what the fusion needs to know of it as a whole, before anything is searched."""
+
+    def asking(self, query: Tensor, side: Modality) -> Tensor:
+        """What is searched with for a query (n, d) of modality `side`: the query itself unless said otherwise."""
+        return query
 
     def forward(
         self,

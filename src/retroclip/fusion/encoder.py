@@ -17,8 +17,9 @@ from retroclip.encoders.fingerprint import hash_weights
 from retroclip.encoders.saving import appearing_whole, check_target
 from retroclip.errors import ModelError
 from retroclip.fusion.base import Fusion
+from retroclip.fusion.centred import CentredMeanFusion
 from retroclip.fusion.mean import MeanFusion
-from retroclip.fusion.neighbours import Neighbours, find_neighbours, has_captions
+from retroclip.fusion.neighbours import Neighbours, as_own_neighbours, find_neighbours, has_captions
 from retroclip.fusion.ram import RetrievalAugmentation
 from retroclip.fusion.reco import RecoFusion
 
@@ -28,7 +29,12 @@ if TYPE_CHECKING:
     from retroclip.memory.memory import Modality
 
 LOADER, BASE, WEIGHTS, CARD = "memory-encoder", "base", "fusion.safetensors", "retroclip.json"
-KINDS: dict[str, type[Fusion]] = {"mean": MeanFusion, "reco": RecoFusion, "ra-clip": RetrievalAugmentation}
+KINDS: dict[str, type[Fusion]] = {
+    "mean": MeanFusion,
+    "centred-mean": CentredMeanFusion,
+    "reco": RecoFusion,
+    "ra-clip": RetrievalAugmentation,
+}
 
 
 class MemoryEncoder:
@@ -38,7 +44,8 @@ class MemoryEncoder:
     caption are passed over. Refined texts are remembered: a task's class texts are searched and fused once.
 
     `search` and `values` are RECO's ablation: uni-modal search looks among keys of the query's own modality (image →
-    images), cross-modal values are the found pairs' embeddings of the other one (→ their texts).
+    images), cross-modal values are the found pairs' embeddings of the other one (→ their texts). `values="query"` hands
+    the fusion the query itself instead of neighbours: the same capacity without retrieval, a control.
     """
 
     def __init__(
@@ -62,7 +69,7 @@ class MemoryEncoder:
 
     @property
     def kind(self) -> str:
-        """The fusion's name on the command line: mean, reco or ra-clip."""
+        """The fusion's name on the command line, one of `KINDS`."""
         return next(kind for kind, cls in KINDS.items() if type(self.fusion) is cls)
 
     @property
@@ -130,7 +137,10 @@ class MemoryEncoder:
     ) -> Neighbours:
         """What this encoder's fusion gets to see for queries (n, d) of modality `side`."""
         options: dict[str, Any] = {"where": self.where, "search": self.search, "values": self.values}
-        return find_neighbours(self.memory, queries, side=side, k=k, exclude=exclude, **options)
+        if self.values == "query":
+            return as_own_neighbours(queries, k)
+        asking = self.fusion.asking(queries, side)
+        return find_neighbours(self.memory, asking, side=side, k=k, exclude=exclude, **options)
 
     def with_memory(self, memory: Memory) -> MemoryEncoder:
         """The same fusion over another memory: knowledge is swapped without training."""

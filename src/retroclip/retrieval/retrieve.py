@@ -9,6 +9,7 @@ import torch
 
 from retroclip.errors import BadImageError, MemoryStoreError, SourceError, TaskError
 from retroclip.pairs import LabelledSet, decode_image
+from retroclip.retrieval.cover import covering_per_class
 from retroclip.retrieval.filters import clip_scores, distinct, near_any, well_matched
 from retroclip.retrieval.found import Candidate, best_per_class, collected, merged
 from retroclip.retrieval.neighbours import NEAR
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 KEYS: dict[str, Literal["image", "text"]] = {"t2t": "text", "t2i": "image"}
 """Search modes: class text against the pairs' texts, and against their images."""
 MAX_UNREADABLE = 0.1
+SELECTIONS = ("rank", "cover")
 
 
 def retrieve(
@@ -36,6 +38,7 @@ def retrieve(
     near_threshold: float = NEAR,
     drop_repeats: bool = False,
     max_per_class: int | None = None,
+    selection: str = "rank",
 ) -> Retrieved:
     """The memory's pairs that the task's prompts find: k per template and mode, united, each pair once.
 
@@ -44,10 +47,14 @@ def retrieve(
     image embeddings (n, d): pairs whose image has a cosine above near_threshold with one of them are dropped; images
     of the set that can't be read are skipped and counted.
     drop_repeats: of pairs whose images are that near to each other keep the best ranked. max_per_class: keep so many of
-    the pairs of each best class. All that is dropped is counted in `provenance["counts"]`. A pair's best class is told
-    in `found.merged`. Raises TaskError for a search mode that isn't one, MemoryStoreError for another model's memory.
+    the pairs of each best class: the best ranked, or with selection="cover" those that cover the others (COBRA-style,
+    `cover.facility_location`). All that is dropped is counted in `provenance["counts"]`. A pair's best class is told
+    in `found.merged`. Raises TaskError for a search mode or selection that isn't one, MemoryStoreError for another
+    model's memory.
     """
     modes = _ordered(search)
+    if selection not in SELECTIONS:
+        raise TaskError(f"a selection is {' or '.join(SELECTIONS)}, not {selection!r}")
     if encoder is None:
         from retroclip.encoders import load
 
@@ -78,7 +85,11 @@ def retrieve(
     if drop_repeats:
         candidates = keep("repeats", _unrepeated(memory, candidates, near_threshold))
     if max_per_class is not None:
-        candidates = keep("over_class_limit", best_per_class(candidates, max_per_class))
+        if selection == "cover":
+            chosen = covering_per_class(memory, candidates, max_per_class)
+        else:
+            chosen = best_per_class(candidates, max_per_class)
+        candidates = keep("over_class_limit", chosen)
     counts["kept"] = len(candidates)
     provenance = {
         "memory": str(memory.path),
@@ -92,6 +103,7 @@ def retrieve(
         "near_threshold": near_threshold if exclude_near is not None or drop_repeats else None,
         "exclude_near": f"{exclude_near.name} {exclude_near.split}" if isinstance(exclude_near, LabelledSet) else None,
         "max_per_class": max_per_class,
+        "selection": selection if max_per_class is not None else None,
         "counts": counts,
     }
     return _gathered(memory, task, candidates, provenance)

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from retroclip.errors import RetroclipError
 from retroclip.training.examples import prepare
 from retroclip.training.loop import fit
-from retroclip.training.losses import distillation_loss, multi_positive_loss, positives, text_positives
+from retroclip.training.losses import (
+    balanced_bias,
+    distillation_loss,
+    multi_positive_loss,
+    positives,
+    sigmoid_loss,
+    text_positives,
+)
 from retroclip.training.tuning import TUNINGS, Towers
 
 if TYPE_CHECKING:
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
     from retroclip.retrieval import Retrieved
 
 POSITIVES = ("class", "named", "caption")
+LOSSES = ("softmax", "sigmoid")
 RECIPES: dict[str, dict[str, Any]] = {
     "react": {
         "positives": "class",
@@ -53,10 +61,11 @@ class Terms:
     those whose captions name one class, all others being their own class [D]; "caption": captions with a cosine of at
     least 0.9, REACT's general form. `class_texts`: weight of iCAR's classification term, pairs that name a class
     against the task's class texts [D]. `distillation`: weight of staying where the untuned model is, for pairs that
-    name no class or aren't trusted [D].
+    name no class or aren't trusted [D]. `loss`: "softmax", REACT's, or "sigmoid", SigLIP's, with a trained bias.
     """
 
     positives: str = "class"
+    loss: str = "softmax"
     class_texts: float = 0.0
     distillation: float = 0.0
 
@@ -67,6 +76,7 @@ class Contrast(nn.Module):
     def __init__(self, towers: Towers, prompts: Tensor, terms: Terms) -> None:
         super().__init__()
         self.trained = nn.ParameterList(towers.trained())
+        self.bias = nn.Parameter(torch.zeros((), device=towers.encoder.device)) if terms.loss == "sigmoid" else None
         self._towers, self._prompts, self._terms = (towers,), prompts, terms
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -75,12 +85,11 @@ class Contrast(nn.Module):
         named, trust = batch["named"].to(u.device), batch["trust"].to(u.device)
         # A pair that names a class counts as far as it is trusted, others fully: they are only their own positives.
         weights = torch.where(named >= 0, trust, torch.ones_like(trust))
-        same = {
-            "class": lambda: positives(batch["labels"].to(u.device)),
-            "named": lambda: positives(named),
-            "caption": lambda: text_positives(v.detach()),
-        }[terms.positives]()
-        values = {"contrast": multi_positive_loss(u, v, same, scale, weights)}
+        same = self._positive(batch, v)
+        if self.bias is None:
+            values = {"contrast": multi_positive_loss(u, v, same, scale, weights)}
+        else:
+            values = {"contrast": sigmoid_loss(u, v, same, scale, self.bias, weights)}
         loss = values["contrast"]
         if terms.class_texts or terms.distillation:
             prompts = towers.text(self._prompts)
@@ -94,6 +103,22 @@ class Contrast(nn.Module):
             values["kept"] = kept
             loss = loss + terms.distillation * kept
         return {"loss": loss, "logit_scale": scale, **values}
+
+    def _positive(self, batch: dict[str, Tensor], v: Tensor) -> Tensor:
+        """Which pairs of a batch are positives of each other: boolean (B, B)."""
+        return {
+            "class": lambda: positives(batch["labels"].to(v.device)),
+            "named": lambda: positives(batch["named"].to(v.device)),
+            "caption": lambda: text_positives(v.detach()),
+        }[self._terms.positives]()
+
+    @torch.no_grad()
+    def start_bias(self, batch: dict[str, Tensor]) -> None:
+        """Set the sigmoid's bias by a first batch (`balanced_bias`)."""
+        if self.bias is not None:
+            (towers,) = self._towers
+            u, v = towers.image(batch["images"]), towers.text(batch["texts"])
+            self.bias.fill_(balanced_bias(towers.scale() * u @ v.T, self._positive(batch, v)))
 
 
 def trusted_classification(u: Tensor, prompts: Tensor, named: Tensor, trust: Tensor, scale: Tensor) -> Tensor:
@@ -116,6 +141,7 @@ def customize(
     views: int = 0,
     recipe: str = "anchored",
     positives: str | None = None,
+    loss: str = "softmax",
     class_texts: float | None = None,
     distillation: float | None = None,
     others: float | None = None,
@@ -132,8 +158,9 @@ def customize(
     `views` augmented views of each image are made beforehand, besides the plain one, and one is drawn at each step: so
     whatever is frozen is computed once a view. `warmup` is a share of all steps. `recipe` names
     the set of `RECIPES` that holds where nothing else is given: `positives`, `class_texts` and `distillation` are
-    `Terms`; `others` keeps at most so many pairs that name no class for each that names one; `borrow` gives a pair
-    that names no class a caption of its neighbours where that share of them names one (`borrow_captions`) [D];
+    `Terms`, as `loss` is; `others` keeps at most so many pairs that name no class for each that names one; `borrow`
+    gives a pair that names no class a caption of its neighbours where that share of them names one
+    (`borrow_captions`) [D];
     `token_drop` hides that share of an image's tokens from what is trained, for speed, where the layers below are
     computed beforehand (FLIP, Li et al. 2023). `cleaned` trusts a pair only as far as its neighbours' captions agree
     with its own (`evidence`).
@@ -153,15 +180,20 @@ def customize(
     chosen = RECIPES[recipe] | {name: value for name, value in given.items() if value is not None}
     if chosen["positives"] not in POSITIVES:
         raise RetroclipError(f"positives can't be {positives!r}: choose one of {', '.join(POSITIVES)}")
+    if loss not in LOSSES:
+        raise RetroclipError(f"a loss can't be {loss!r}: choose one of {', '.join(LOSSES)}")
     torch.manual_seed(seed)
     towers = Towers(encoder, TUNINGS[tuning], gates=gates, token_drop=chosen["token_drop"])
     examples = prepare(
         towers, retrieved, views=views, cleaned=cleaned, others=chosen["others"], borrow=chosen["borrow"], seed=seed
     )
     steps = epochs * -(-len(examples) // batch_size)
+    terms = Terms(chosen["positives"], loss, chosen["class_texts"], chosen["distillation"])
+    objective, batches = Contrast(towers, examples.prompts, terms), examples.batches(batch_size, seed)
+    objective.start_bias(next(iter(batches(0))))
     history = fit(
-        Contrast(towers, examples.prompts, Terms(chosen["positives"], chosen["class_texts"], chosen["distillation"])),
-        examples.batches(batch_size, seed),
+        objective,
+        batches,
         steps=steps,
         lr=TUNINGS[tuning].lr if lr is None else lr,
         weight_decay=weight_decay,
@@ -174,7 +206,7 @@ def customize(
         on_log=on_log,
         seed=seed,
     )
-    trained = sum(parameter.numel() for parameter in towers.trained())
+    trained = sum(parameter.numel() for parameter in objective.parameters())
     towers.model.requires_grad_(False)
     custom = encoder.with_model(towers.model, name=f"{encoder.name} customized ({tuning}) for {retrieved.task.name}")
     custom.history, custom.trained_parameters = history, trained

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from retroclip.errors import MemoryStoreError
 from retroclip.fusion import Fusion, MemoryEncoder, Neighbours, build_fusion
-from retroclip.fusion.neighbours import gathered, looked_at
+from retroclip.fusion.neighbours import as_own_neighbours, gathered, looked_at
 from retroclip.retrieval import neighbours
 from retroclip.training.loop import fit
 from retroclip.training.losses import class_aware_loss, reco_loss
@@ -85,6 +85,8 @@ def fuse(
     train: Any = None,
     k: int = 10,
     k_text: int | None = None,
+    search: str = "uni-modal",
+    values: str = "cross-modal",
     epochs: int = 10,
     batch_size: int = 4096,
     lr: float = 1e-3,
@@ -95,18 +97,20 @@ def fuse(
     on_log: Callable[[dict[str, float]], None] | None = None,
     **options: Any,
 ) -> MemoryEncoder:
-    """An encoder that consults `memory` through a fusion of `kind` "reco", "ra-clip" or "mean" (which trains nothing).
+    """An encoder that consults `memory` through a fusion of `kind` "reco" or "ra-clip"; "mean" and "centred-mean" train
+    nothing.
 
     `train` is another Memory (made by the same encoder) or sources of pairs to train on; default: the memory's own
     pairs, each without itself and its near-duplicates (image cosine > 0.95) among its neighbours. `options` go to the
     fusion (`init`, `heads`, `weight`, …); `anchor` is the weight decay towards where it starts,
-    for init="identity" [D].
+    for init="identity" [D]. `search` and `values`: see `MemoryEncoder`.
 
     Raises MemoryStoreError if the memory was made by another model or has no captions.
     """
     torch.manual_seed(seed)
     fusion = build_fusion(kind, dim=encoder.dim, **options)
-    fused = MemoryEncoder(encoder, memory, fusion, k=k, k_text=k_text)
+    fusion.prepare(memory)
+    fused = MemoryEncoder(encoder, memory, fusion, k=k, k_text=k_text, search=search, values=values)
     if not fused.trained_parameters:
         return fused
     examples = fusion_examples(fused, encoder, memory, train)
@@ -164,11 +168,14 @@ def _near(
     fused: MemoryEncoder, embeddings: dict[Modality, Tensor], side: Modality, itself: np.ndarray | None
 ) -> Neighbours:
     """What the fusion gets to see in training: no pair is its own neighbour, nor are other copies of its picture."""
+    k = fused.k if side == "image" else fused.k_text
+    if fused.values == "query":
+        return as_own_neighbours(embeddings[side], k)
     found = neighbours(
         fused.memory,
-        embeddings[side],
+        fused.fusion.asking(embeddings[side], side),
         by=looked_at(side, fused.search),
-        k=fused.k if side == "image" else fused.k_text,
+        k=k,
         where=fused.where,
         exclude_self_ids=itself,
         images=embeddings["image"],

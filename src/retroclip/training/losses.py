@@ -129,8 +129,39 @@ def siglip_loss(
 ) -> Tensor:
     """Pairwise sigmoid loss −1/B Σ_ij log σ(z_ij (s·u_iᵀv_j + b)), z = ±1, shared labels positive. SigLIP, Eq. 1."""
     labels = torch.arange(len(u), device=u.device) if labels is None else labels
-    signs = 2.0 * positives(labels) - 1.0
-    return -F.logsigmoid(signs * (scale * u @ v.T + bias)).sum() / len(u)
+    return sigmoid_loss(u, v, positives(labels), scale, bias)
+
+
+def sigmoid_loss(
+    u: Tensor,
+    v: Tensor,
+    positive: Tensor,
+    scale: Tensor | float,
+    bias: Tensor | float,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """`siglip_loss` with a boolean (B, B) matrix of positives.
+
+    With `weights` (B,) ≥ 0 the two pairs of a cell count by the smaller of theirs where it is a positive, fully where
+    it is a negative [D].
+    """
+    losses = -F.logsigmoid((2.0 * positive - 1.0) * (scale * u @ v.T + bias))
+    if weights is not None:
+        losses = torch.where(positive, torch.minimum(weights[:, None], weights[None, :]) * losses, losses)
+    return losses.sum() / len(u)
+
+
+def balanced_bias(logits: Tensor, positive: Tensor, *, steps: int = 60) -> float:
+    """The bias b at which the mean of σ(logits + b), (B, B), is the share of positives: where SigLIP's loss can start.
+
+    SigLIP's own start, −10, is for a scale of 10; a tuned CLIP's scale is near 100. By bisection. [D]
+    """
+    share, values = float(positive.float().mean()), logits.double()
+    low, high = -float(values.max()) - 50.0, -float(values.min()) + 50.0
+    for _ in range(steps):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if float(torch.sigmoid(values + middle).mean()) < share else (low, middle)
+    return 0.5 * (low + high)
 
 
 def distillation_loss(
