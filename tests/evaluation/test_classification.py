@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import average_precision_score
 
 from retroclip.classifiers import Classifier, zero_shot
 from retroclip.errors import ModelError, SourceError, TaskError
@@ -134,3 +135,33 @@ def test_results_survive_json(encoder, task, dataset, tmp_path):
     with pytest.raises(SourceError, match="predictions of both"):
         back.gain_over(result)
     assert isinstance(back, Result)
+
+
+@pytest.fixture
+def several(dataset):
+    """The shapes with two labels for every third image and none for one."""
+    sets = [(label, "star") if row % 3 == 0 else (label,) for row, label in enumerate(dataset.labels)]
+    sets = [tuple(dict.fromkeys(own)) for own in sets]
+    sets[7] = ()
+    return LabelledSet("shapes", "val", dataset.keys, dataset.images, [], label_sets=sets)
+
+
+@pytest.mark.parametrize("metric", ["map11", "map"])
+def test_several_labels_an_image(encoder, task, several, metric, tmp_path):
+    task = task.model_copy(update={"metric": metric})
+    result = evaluate(encoder, task, several, resamples=20)
+    scores = zero_shot(encoder, task)(encoder.encode_images(several.images)).numpy()
+    marks = np.array([[name in own for name in task.classes] for own in several.label_sets])
+    assert result.metrics["map"] == pytest.approx(average_precision_score(marks, scores, average="macro"))
+    assert result.value == result.metrics[metric] and result.interval[0] <= result.value <= result.interval[1]
+    assert result.top1 == pytest.approx(marks[np.arange(120), scores.argmax(1)].mean())
+    assert np.mean(list(result.per_class.values())) == pytest.approx(result.metrics["map11"])
+    assert {"top5", "mean-per-class"}.isdisjoint(result.model_dump(mode="json")["metrics"])
+
+
+def test_several_labels_need_a_metric_for_them(encoder, task, several):
+    with pytest.raises(TaskError, match="several labels an image, .* take --metric map11 or map"):
+        evaluate(encoder, task, several)
+    several.label_sets[0] = ("hexagon",)
+    with pytest.raises(TaskError, match="has labels that task 'shapes' lacks: 'hexagon'"):
+        evaluate(encoder, task.model_copy(update={"metric": "map"}), several)

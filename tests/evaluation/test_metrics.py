@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics.functional.classification as reference
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from retroclip.evaluation import metrics
 
@@ -107,3 +109,24 @@ def test_calibration_error_equals_torchmetrics(scores_and_labels):
 
 def test_softmax_survives_large_logits():
     assert metrics.softmax(np.array([[1000.0, 0.0]])).tolist() == [[1.0, 0.0]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=25))
+def test_average_precision_equals_scikit_learns_with_ties_too(rows):
+    scores, positive = np.array([float(score) for score, _ in rows]), np.array([mark for _, mark in rows])
+    ours = metrics.average_precision(scores, positive)
+    if not positive.any():
+        assert np.isnan(ours)
+        return
+    assert ours == pytest.approx(average_precision_score(positive, scores))
+    assert 0 < ours <= 1 and metrics.average_precision_11(scores, positive) >= ours - 1 / 11
+
+
+def test_mean_average_precision_of_several_labels():
+    rng = np.random.default_rng(2)
+    scores, marks = rng.normal(size=(50, 4)), rng.random((50, 4)) < 0.3
+    marks[:, 3] = False
+    expected = average_precision_score(marks[:, :3], scores[:, :3], average="macro")
+    assert metrics.mean_average_precision(scores, marks) == pytest.approx(expected)
+    assert np.isnan(metrics.precision_per_class(scores, marks)[3])

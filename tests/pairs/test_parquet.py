@@ -142,3 +142,15 @@ def test_labelled_rows(file):
 def test_shared_sets(shared_data, name, rows, classes):
     data = load_labelled(shared_data / f"{name}.parquet#val")
     assert len(data) == rows == len(set(data.keys)) and len(data.classes) == classes
+
+
+def test_several_labels_come_from_a_list_or_from_boxes(table, tmp_path):
+    bare = table.drop_columns(["label"])
+    pq.write_table(bare, tmp_path / "boxes.parquet")
+    boxed = load_labelled(tmp_path / "boxes.parquet")
+    assert (boxed.keys, boxed.label_sets, boxed.labels, boxed.skipped) == (["k0"], [("dog",)], [], 5)
+    listed = bare.append_column("labels", pa.array([["dog", "bus"], [], None, ["cat"], None, None]))
+    pq.write_table(listed, tmp_path / "lists.parquet")
+    data = load_labelled(tmp_path / "lists.parquet")
+    assert data.label_sets == [("dog", "bus"), (), ("cat",)] and data.classes == ["bus", "cat", "dog"]
+    assert load_labelled(tmp_path / "lists.parquet", where="key = 'k3'").keys == ["k3"]

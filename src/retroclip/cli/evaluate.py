@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from retroclip.cli.failures import WrongUsageError
-from retroclip.cli.options import Json, Method, ModelReference, Precision, Shots, Train, Where, read_shots
+from retroclip.cli.options import Json, Method, MetricName, ModelReference, Precision, Shots, Train, Where, read_shots
 from retroclip.cli.terminal import print_json, print_results
 from retroclip.cli.train import parse_settings
 
@@ -27,6 +27,7 @@ def evaluate(
     where: Where = None,
     seed: int = 0,
     seeds: Annotated[int | None, Parameter(help="Runs; default: 3 with --train, else 1.")] = None,
+    metric: MetricName = None,
     precision: Precision = "auto",
     json: Json = False,
 ) -> None:
@@ -80,7 +81,8 @@ def evaluate(
             raise WrongUsageError(f"evaluate: --set.{next(iter(asked))} is an option of other protocols (--protocol)")
         chosen = method or ("linear-probe" if train else default_method(opened))
         runs = range(seed, seed + (seeds or (SEEDS_OF_TRAINED if train else 1)))
-        encoder, loaded = load(model, precision=precision), Task.load(task)
+        loaded = Task.load(task).model_copy(update={"metric": metric} if metric else {})
+        encoder = load(model, precision=precision)
         result = compare(
             encoder, loaded, dataset, opened, methods=[chosen], seeds=runs, where=where, train=train, shots=count
         )[-1]

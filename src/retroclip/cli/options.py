@@ -20,6 +20,10 @@ Method = Annotated[
     Parameter(help="A method of `retroclip compare`; default: `primed` where a memory is given, else `zero-shot`."),
 ]
 
+MetricName = Annotated[
+    Literal["top1", "mean-per-class", "map11", "map", "roc-auc"] | None,
+    Parameter(help="Instead of the task's own; map11 and map are for images with several labels."),
+]
 Train = Annotated[
     str | None,
     Parameter(help="Labelled images to learn from, such as `flowers.parquet#train`; never those evaluated."),

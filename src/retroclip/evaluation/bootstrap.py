@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from retroclip.evaluation.outcome import Outcome
 
 RESAMPLES = 2000
-RANKING_RESAMPLES = 500  # map11 and roc-auc sort every resample anew
+RANKING_RESAMPLES = 500  # map11, map and roc-auc sort every resample anew
 CHUNK_DRAWS = 8_000_000
 
 
@@ -25,7 +25,7 @@ def resample_counts(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.in
 def resampled_means(outcomes: Sequence[Outcome], metric: str, *, resamples: int, seed: int) -> NDArray[np.float64]:
     """The metric, averaged over outcomes (the seeds of one method), on each resample of the samples, `(resamples,)`."""
     n = len(outcomes[0].labels)
-    if metric in ("map11", "roc-auc"):
+    if metric in ("map11", "map", "roc-auc"):
         resamples = min(resamples, RANKING_RESAMPLES)
     chunks = resample_counts(n, resamples, seed)
     return np.concatenate([np.mean([o.resampled(metric, counts) for o in outcomes], axis=0) for counts in chunks])

@@ -13,7 +13,7 @@ from retroclip.classifiers import Classifier, zero_shot
 from retroclip.errors import TaskError
 from retroclip.evaluation.bootstrap import RESAMPLES, bootstrap_interval
 from retroclip.evaluation.leakage import NEAR, memory_record, shielded
-from retroclip.evaluation.metrics import expected_calibration_error
+from retroclip.evaluation.metrics import MULTI_LABEL, expected_calibration_error
 from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.result import Result
 from retroclip.evaluation.samples import Samples, load_samples
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from retroclip.pairs import LabelledSet
     from retroclip.tasks import Task
 
-RANKING_METRICS = ("map11", "roc-auc")
+RANKING_METRICS = (*MULTI_LABEL, "roc-auc")
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,9 @@ def summarise(
 
 def side_metrics(outcomes: list[Outcome], metric: str) -> dict[str, float]:
     """The task's own metric and, beside it, top1, top5, mean-per-class and calibration error, means over the seeds."""
-    found = {name: _mean([o.value(name) for o in outcomes]) for name in (metric, "top1", "mean-per-class")}
+    several = outcomes[0].labels.ndim == 2
+    beside = MULTI_LABEL if several else ("mean-per-class",)
+    found = {name: _mean([o.value(name) for o in outcomes]) for name in (metric, "top1", *beside)}
     found["top5"] = _mean([o.top5 for o in outcomes])
     found["ece"] = _mean([expected_calibration_error(o.confidence, o.correct) for o in outcomes])
     return found

@@ -11,7 +11,9 @@ from sklearn.metrics import roc_auc_score
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
 
-METRICS = ("top1", "mean-per-class", "map11", "roc-auc")
+METRICS = ("top1", "mean-per-class", "map11", "map", "roc-auc")
+MULTI_LABEL = ("map11", "map")
+"""Metrics of data in which an image may have several classes, or none."""
 
 
 def topk_correct(scores: Floats, labels: Ints, k: int) -> NDArray[np.bool_]:
@@ -51,21 +53,51 @@ def average_precision_11(scores: Floats, positive: NDArray[np.bool_]) -> float:
     """
     if not positive.any():
         return float("nan")
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
-    hits = np.cumsum(positive[order])[last_of_tie]
-    seen = (np.arange(len(scores)) + 1)[last_of_tie]
-    precision, recall = hits / seen, hits / positive.sum()
+    precision, recall = _curve(scores, positive)
     # The tolerance keeps recall 0.3 = 3/10 at or above the point 0.30000000000000004.
     points = [precision[recall >= point - 1e-9].max(initial=0.0) for point in np.linspace(0, 1, 11)]
     return float(np.mean(points))
 
 
+def average_precision(scores: Floats, positive: NDArray[np.bool_]) -> float:
+    """Mean precision at the rank of each positive, without interpolation, for one class; NaN without positives.
+
+    `scores` and `positive` are `(n,)`; equal scores enter together. CLIP_benchmark's, and scikit-learn's.
+    """
+    if not positive.any():
+        return float("nan")
+    precision, recall = _curve(scores, positive)
+    return float((precision * np.diff(recall, prepend=0.0)).sum())
+
+
+def _curve(scores: Floats, positive: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Precision and recall after each group of equal scores, from the highest down."""
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
+    hits = np.cumsum(positive[order])[last_of_tie]
+    seen = (np.arange(len(scores)) + 1)[last_of_tie]
+    return hits / seen, hits / positive.sum()
+
+
+def precision_per_class(scores: Floats, labels: Ints, metric: str = "map11") -> NDArray[np.float64]:
+    """The average precision of each class, `(K,)`, 11-point or (`map`) plain; NaN for a class without positives.
+
+    `labels` may be `(n, K)` booleans (several a sample).
+    """
+    average = {"map11": average_precision_11, "map": average_precision}[metric]
+    positive = labels.astype(bool) if labels.ndim == 2 else labels[:, None] == np.arange(scores.shape[1])
+    return np.array([average(scores[:, c], positive[:, c]) for c in range(scores.shape[1])])
+
+
 def map11(scores: Floats, labels: Ints) -> float:
     """Mean over the classes present of `average_precision_11`; `labels` may be `(n, K)` booleans (several a sample)."""
-    positive = labels.astype(bool) if labels.ndim == 2 else labels[:, None] == np.arange(scores.shape[1])
-    return float(np.nanmean([average_precision_11(scores[:, c], positive[:, c]) for c in range(scores.shape[1])]))
+    return float(np.nanmean(precision_per_class(scores, labels, "map11")))
+
+
+def mean_average_precision(scores: Floats, labels: Ints) -> float:
+    """Mean over the classes present of `average_precision`; `labels` may be `(n, K)` booleans (several a sample)."""
+    return float(np.nanmean(precision_per_class(scores, labels, "map")))
 
 
 def roc_auc(scores: Floats, labels: Ints) -> float:

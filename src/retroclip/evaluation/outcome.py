@@ -21,10 +21,11 @@ class Outcome:
 
     `labels`, `predicted` are `(n,)` class indices, `confidence` `(n,)` the softmax probability of the predicted class,
     `correct` `(n,)` whether it is the sample's class. `scores` `(n, K)` is kept only where the metric
-    ranks samples (map11, roc-auc): for ImageNet it would be 200 MB a model.
+    ranks samples (map11, map, roc-auc): for ImageNet it would be 200 MB a model. Where images may have several classes,
+    `labels` is `(n, K)` booleans, and an answer is right if it is one of them.
     """
 
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     predicted: NDArray[np.int64]
     correct: NDArray[np.bool_]
     confidence: NDArray[np.float64]
@@ -33,7 +34,7 @@ class Outcome:
     top5: float = float("nan")
 
     @classmethod
-    def from_logits(cls, logits: NDArray[np.float32], labels: NDArray[np.int64], *, keep_scores: bool) -> "Outcome":
+    def from_logits(cls, logits: NDArray[np.float32], labels: NDArray[Any], *, keep_scores: bool) -> "Outcome":
         """Reduce logits `(n, K)` to an outcome; ModelError where any of them is not finite."""
         bad = int((~np.isfinite(logits)).any(axis=1).sum())
         if bad:
@@ -41,14 +42,16 @@ class Outcome:
                 f"the model gave NaN or infinite scores for {bad} of {len(logits)} images: check its weights"
             )
         probabilities = metrics.softmax(logits)
+        predicted = logits.argmax(1)
+        several = labels.ndim == 2
         return cls(
             labels=labels,
-            predicted=logits.argmax(1),
-            correct=logits.argmax(1) == labels,
+            predicted=predicted,
+            correct=labels[np.arange(len(labels)), predicted] if several else predicted == labels,
             confidence=probabilities.max(1),
             n_classes=logits.shape[1],
             scores=logits if keep_scores else None,
-            top5=metrics.top5(logits, labels),
+            top5=float("nan") if several else metrics.top5(logits, labels),
         )
 
     def value(self, metric: str) -> float:
@@ -60,7 +63,9 @@ class Outcome:
         return _ranking(metric)(self._kept(metric), self.labels)
 
     def per_class(self) -> NDArray[np.floating]:
-        """Accuracy of each class, `(K,)`, NaN for classes without samples."""
+        """Accuracy of each class, `(K,)`, NaN for classes without samples; 11-point precision if they overlap."""
+        if self.labels.ndim == 2:
+            return metrics.precision_per_class(self._kept("map11"), self.labels)
         return metrics.accuracy_per_class(self.correct, self.labels, self.n_classes)
 
     def resampled(self, metric: str, counts: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -108,4 +113,4 @@ class Outcome:
 
 
 def _ranking(metric: str):
-    return {"map11": metrics.map11, "roc-auc": metrics.roc_auc}[metric]
+    return {"map11": metrics.map11, "map": metrics.mean_average_precision, "roc-auc": metrics.roc_auc}[metric]

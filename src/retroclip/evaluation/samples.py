@@ -4,13 +4,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from retroclip.errors import BadImageError, SourceError, TaskError
+from retroclip.evaluation.metrics import MULTI_LABEL
 from retroclip.evaluation.result import hash_samples
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ NAMED_LABELS = 5
 class Samples:
     """The evaluation set of one task. `labels` `(n,)` are indices into `classes`; `images` are encoded bytes.
 
+    Where images may have several classes, `labels` `(n, K)` are booleans.
+
     `base_embeddings` caches the embeddings `(n, d)` under the one encoder that `embed_base` was first called with.
     """
 
@@ -33,7 +36,7 @@ class Samples:
     split: str | None
     keys: list[str]
     images: list[bytes]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     classes: list[str]
     rejected: list[str] = field(default_factory=list)
     base_seconds: float = 0.0
@@ -46,13 +49,24 @@ class Samples:
     @property
     def hash(self) -> str:
         if self._hash is None:
-            self._hash = hash_samples(self.images, [self.classes[label] for label in self.labels])
+            self._hash = hash_samples(self.images, [self.truth(row) for row in range(len(self))])
         return self._hash
+
+    @property
+    def several(self) -> bool:
+        """Whether images may have several classes."""
+        return self.labels.ndim == 2
+
+    def truth(self, row: int) -> str:
+        """The class of a sample, or its classes with line breaks between."""
+        if self.several:
+            return "\n".join(self.classes[index] for index in np.flatnonzero(self.labels[row]))
+        return self.classes[self.labels[row]]
 
     @property
     def missing_classes(self) -> list[str]:
         """Classes of the task without a single image."""
-        present = set(self.labels.tolist())
+        present = set(np.flatnonzero(self.labels.any(0)).tolist() if self.several else self.labels.tolist())
         return [name for index, name in enumerate(self.classes) if index not in present]
 
     def embed_base(self, encoder: "Encoder", *, batch_size: int = 64, progress: bool = False) -> torch.Tensor:
@@ -115,7 +129,8 @@ def unreadable(images: Sequence[bytes], source: str) -> dict[int, str]:
 def load_samples(task: "Task", dataset: "LabelledSet | str | Path | Samples", *, where: str | None = None) -> Samples:
     """Read a data set for a task.
 
-    Raises SourceError for an empty one, TaskError for labels that are no class or synonym of the task.
+    Raises SourceError for an empty one, TaskError for labels that are no class or synonym of the task, or for several
+    labels an image where the task's metric isn't for those.
     """
     if isinstance(dataset, Samples):
         return dataset
@@ -130,10 +145,24 @@ def load_samples(task: "Task", dataset: "LabelledSet | str | Path | Samples", *,
         split=dataset.split,
         keys=list(dataset.keys),
         images=list(dataset.images),
-        labels=class_indices(dataset.labels, task, _named(dataset)),
+        labels=class_marks(dataset, task) if dataset.label_sets else class_indices(dataset.labels, task, _named(dataset)),
         classes=list(task.classes),
         rejected=[f"{row.key}: {row.reason}" for row in dataset.rejected],
     )
+
+
+def class_marks(dataset: "LabelledSet", task: "Task") -> NDArray[np.bool_]:
+    """Marks `(n, K)` of the classes of each image; TaskError where the task's metric can't be computed from them."""
+    source = _named(dataset)
+    if task.metric not in MULTI_LABEL:
+        raise TaskError(
+            f"{source} has several labels an image, for which task {task.name!r} with its metric {task.metric} isn't made:"
+            f" take --metric {' or '.join(MULTI_LABEL)}"
+        )
+    flat = class_indices([label for own in dataset.label_sets for label in own], task, source)
+    marks = np.zeros((len(dataset.label_sets), len(task.classes)), dtype=bool)
+    marks[np.repeat(np.arange(len(marks)), [len(own) for own in dataset.label_sets]), flat] = True
+    return marks
 
 
 def class_indices(labels: Sequence[str], task: "Task", source: str) -> NDArray[np.int64]:

@@ -49,6 +49,8 @@ def draw_shots(labels: torch.Tensor, shots: int | None, n_classes: int, *, seed:
 
 def take_shots(train: Samples, shots: int | None, *, seed: int = 0) -> Shots:
     """The shots of one run; SourceError where some class of the task has none to learn from."""
+    if train.several:
+        raise SourceError(f"{train.dataset} has several labels an image: probes learn one")
     if train.missing_classes:
         missing = train.missing_classes
         raise SourceError(

@@ -107,7 +107,7 @@ def _read(shards: list[SourceRef], names: list[str], where: Predicate | None) ->
 
 def _named(pair: Pair, names: list[str]) -> Pair | Rejected:
     """The same pair with names in place of class numbers; without classnames.txt the numbers stay."""
-    numbers = [*([pair.label] if pair.label is not None else []), *pair.labels]
+    numbers = [*([pair.label] if pair.label is not None else []), *(pair.labels or ())]
     if not names or not numbers:
         return pair
     bad = next((n for n in numbers if not n.isdecimal() or int(n) >= len(names)), None)
@@ -116,5 +116,5 @@ def _named(pair: Pair, names: list[str]) -> Pair | Rejected:
     return replace(
         pair,
         label=None if pair.label is None else names[int(pair.label)],
-        labels=tuple(names[int(number)] for number in pair.labels),
+        labels=None if pair.labels is None else tuple(names[int(number)] for number in pair.labels),
     )

@@ -1,4 +1,4 @@
-"""COCO and LVIS annotation files (.json): images with boxes, or with captions."""
+"""COCO and LVIS annotation files (.json), images with boxes or with captions, and Karpathy's lists of captions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from retroclip.errors import SourceError
 from retroclip.pairs.pair import Pair, Rejected, clean_captions
-from retroclip.pairs.readers import register_reader, row_of
+from retroclip.pairs.readers import no_such_split, register_reader, row_of
 from retroclip.pairs.reference import SourceRef
 from retroclip.pairs.where import Predicate
 
@@ -19,11 +19,11 @@ PARTS = ("images", "annotations")
 
 @register_reader
 class CocoReader:
-    """Every image of an annotation file, in its order, with its boxes in pixels.
+    """Every image of an annotation file, in its order, with its boxes in pixels or its captions.
 
     Image files are looked for beside the annotations, and where COCO and LVIS put them (`../val2017/`). Boxes of crowds
     go to `metadata["ignored_boxes"]`; LVIS's lists of classes that were looked for, or not to the end, become
-    `metadata["verified"]` and `metadata["not_exhaustive"]`.
+    `metadata["verified"]` and `metadata["not_exhaustive"]`. Karpathy's files (`dataset_flickr30k.json`) name splits.
     """
 
     kind = "coco"
@@ -32,24 +32,47 @@ class CocoReader:
         return path.suffix.lower() == ".json"
 
     def open(self, ref: SourceRef, where: Predicate | None) -> Iterator[Pair | Rejected]:
-        if ref.split is not None:
-            raise SourceError(f"{ref.path} is one split by itself: leave out '#{ref.split}'")
-        return _read(ref, _load(ref.path), where)
+        return _read(ref, _load(ref), where)
 
     def count(self, ref: SourceRef) -> int | None:
-        return len(_load(ref.path)["images"])
+        return len(_load(ref)["images"])
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(ref: SourceRef) -> dict[str, Any]:
+    path = ref.path
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{path} can't be read as JSON: {' '.join(str(error).split())[:160]}") from None
+    if isinstance(record, dict) and _is_karpathy(record.get("images")):
+        record = _from_karpathy(ref, record["images"])
+    elif ref.split is not None:
+        raise SourceError(f"{path} is one split by itself: leave out '#{ref.split}'")
     missing = [name for name in PARTS if not isinstance(record, dict) or not isinstance(record.get(name), list)]
     if missing:
         raise SourceError(f"{path} has no list {missing[0]!r}: COCO and LVIS files have {', '.join(PARTS)}, categories")
     if not record["images"]:
         raise SourceError(f"{path} names no image")
+    return record
+
+
+def _is_karpathy(images: Any) -> bool:
+    first = images[0] if isinstance(images, list) and images else None
+    return isinstance(first, dict) and "sentences" in first and "filename" in first
+
+
+def _from_karpathy(ref: SourceRef, images: list[dict[str, Any]]) -> dict[str, Any]:
+    """The same in COCO's form, of one split or all; `restval` belongs to `train`, as in the papers that use it."""
+    split_of = [("train" if each.get("split") == "restval" else str(each.get("split"))) for each in images]
+    if ref.split is not None and ref.split not in split_of:
+        raise no_such_split(ref, set(split_of))
+    record: dict[str, Any] = {"images": [], "annotations": []}
+    for number, (each, split) in enumerate(zip(images, split_of, strict=True)):
+        if ref.split in (None, split):
+            name = str(Path(str(each.get("filepath") or "")) / str(each["filename"]))
+            record["images"].append({"id": number, "file_name": name})
+            texts = [str(sentence.get("raw", "")).replace("\n", " ") for sentence in each["sentences"]]
+            record["annotations"] += [{"image_id": number, "caption": text} for text in texts]
     return record
 
 

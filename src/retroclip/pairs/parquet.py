@@ -24,12 +24,14 @@ BATCH_ROWS = 256
 
 BOX = ("label", "x", "y", "w", "h")
 
-_PAIR_COLUMNS = frozenset(["key", "image", "caption", "captions", "label", "source", "license", "boxes", "mask"])
+_PAIR_COLUMNS = frozenset(
+    ["key", "image", "caption", "captions", "label", "labels", "source", "license", "boxes", "mask"]
+)
 
 
 @register_reader
 class ParquetReader:
-    """Rows of a file with the columns key, image, caption, captions, label, split, source, license, boxes, mask.
+    """Rows of a file with the columns key, image, caption, captions, label, labels, split, source, license, boxes, mask.
 
     Only `image` must be there: bytes, or a struct with `bytes`. Any other column goes to the metadata.
     """
@@ -142,6 +144,7 @@ def _pair(ref: SourceRef, row: dict[str, Any], number: str, names: Sequence[str]
         boxes=tuple(_box(box) for box in as_list(row.get("boxes"))),
         mask=row["mask"] if isinstance(row.get("mask"), bytes) else None,
         metadata={name: value for name, value in metadata.items() if value is not None},
+        labels=_labels(row.get("labels"), names),
     )
 
 
@@ -156,6 +159,13 @@ def _label(value: Any, names: Sequence[str] | None) -> str | None:
     if names is not None and isinstance(value, int):
         return names[value] if 0 <= value < len(names) else None
     return clean_label(value)
+
+
+def _labels(values: Any, names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """A list column as labels; anything else in a column of that name isn't meant."""
+    if not isinstance(values, list):
+        return None
+    return tuple(label for value in values if (label := _label(value, names)) is not None)
 
 
 def _class_names(schema: pa.Schema) -> list[str] | None:

@@ -119,7 +119,7 @@ def _pair(sample: _Sample, source: str) -> Pair | Rejected:
         return Rejected(sample.key, source, "empty image file (0 bytes)")
     annotation = read_annotation(sample.files)
     try:
-        labels = _set_positions(sample.files["npy"]) if "npy" in sample.files else ()
+        labels = _set_positions(sample.files["npy"]) if "npy" in sample.files else None
     except (ValueError, EOFError, OSError):
         return Rejected(sample.key, source, ".npy holds no vector of class marks")
     return Pair(

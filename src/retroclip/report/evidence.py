@@ -123,7 +123,7 @@ def collect_examples(
         Example(
             image=samples.images[row],
             key=samples.keys[row],
-            truth=samples.classes[before.labels[row]],
+            truth=samples.truth(row).replace("\n", ", "),
             before=samples.classes[before.predicted[row]],
             before_confidence=float(before.confidence[row]),
             after=samples.classes[after.predicted[row]],
