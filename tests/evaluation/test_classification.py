@@ -160,7 +160,7 @@ def test_several_labels_an_image(encoder, task, several, metric, tmp_path):
 
 
 def test_several_labels_need_a_metric_for_them(encoder, task, several):
-    with pytest.raises(TaskError, match="several labels an image, .* take --metric map11 or map"):
+    with pytest.raises(TaskError, match=r"several labels an image, .* take --metric map11 or map"):
         evaluate(encoder, task, several)
     several.label_sets[0] = ("hexagon",)
     with pytest.raises(TaskError, match="has labels that task 'shapes' lacks: 'hexagon'"):

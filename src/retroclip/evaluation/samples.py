@@ -145,10 +145,16 @@ def load_samples(task: "Task", dataset: "LabelledSet | str | Path | Samples", *,
         split=dataset.split,
         keys=list(dataset.keys),
         images=list(dataset.images),
-        labels=class_marks(dataset, task) if dataset.label_sets else class_indices(dataset.labels, task, _named(dataset)),
+        labels=class_marks(dataset, task)
+        if dataset.label_sets
+        else class_indices(dataset.labels, task, _named(dataset)),
         classes=list(task.classes),
         rejected=[f"{row.key}: {row.reason}" for row in dataset.rejected],
     )
+
+
+def _labels(dataset: "LabelledSet", task: "Task") -> NDArray[Any]:
+    return class_marks(dataset, task) if dataset.label_sets else class_indices(dataset.labels, task, _named(dataset))
 
 
 def class_marks(dataset: "LabelledSet", task: "Task") -> NDArray[np.bool_]:
@@ -156,7 +162,7 @@ def class_marks(dataset: "LabelledSet", task: "Task") -> NDArray[np.bool_]:
     source = _named(dataset)
     if task.metric not in MULTI_LABEL:
         raise TaskError(
-            f"{source} has several labels an image, for which task {task.name!r} with its metric {task.metric} isn't made:"
+            f"{source} has several labels an image, and the metric of task {task.name!r}, {task.metric}, is for one:"
             f" take --metric {' or '.join(MULTI_LABEL)}"
         )
     flat = class_indices([label for own in dataset.label_sets for label in own], task, source)

@@ -38,7 +38,8 @@ class LabelledSet:
 def load_labelled(dataset: str | Path, *, where: str | None = None) -> LabelledSet:
     """Read a labelled data set: a parquet file with `image` and `label` columns, a folder of class folders, …
 
-    Where no row has a `label`, those with `labels`, or with the labels of boxes, are read. `#split` after the path chooses a split; without it every row is read and `split` is "all".
+    Where no row has a `label`, those with `labels`, or with the labels of boxes, are read. `#split` after the path
+    chooses a split; without it every row is read and `split` is "all".
 
     Raises:
         SourceError: as read_pairs, and when no row has a label.

@@ -31,7 +31,7 @@ _PAIR_COLUMNS = frozenset(
 
 @register_reader
 class ParquetReader:
-    """Rows of a file with the columns key, image, caption, captions, label, labels, split, source, license, boxes, mask.
+    """Rows with the columns key, image, caption, captions, label, labels, split, source, license, boxes, mask.
 
     Only `image` must be there: bytes, or a struct with `bytes`. Any other column goes to the metadata.
     """
