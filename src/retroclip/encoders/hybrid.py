@@ -75,10 +75,14 @@ class EvidenceEmbed(HybridEmbed):
     def forward(self, images: Tensor) -> Tensor:
         return self.embed_maps(self.backbone(images))
 
-    def embed_maps(self, maps: Tensor, drop: float = 0.0) -> Tensor:
-        """Tokens of maps (B, channels, h, w); `drop` hides that share of channels from `proj` alone."""
-        evidence = self.evidence(self.classifier(maps.mean((2, 3))).softmax(-1))
-        return self.proj(F.dropout2d(maps, drop)).flatten(2).transpose(1, 2) + evidence[:, None]
+    def embed_maps(self, maps: Tensor, drop: float = 0.0, *, local: bool = False) -> Tensor:
+        """Tokens of maps (B, channels, h, w); `drop` hides that share of channels from `proj` alone.
+
+        `local`: each token gets the opinion on its own position instead of that on the whole image (dense features).
+        """
+        seen = maps.flatten(2).transpose(1, 2) if local else maps.mean((2, 3))[:, None]
+        evidence = self.evidence(self.classifier(seen).softmax(-1))
+        return self.proj(F.dropout2d(maps, drop)).flatten(2).transpose(1, 2) + evidence
 
 
 def _hybrid(variant: str, **kwargs) -> VisionTransformer:

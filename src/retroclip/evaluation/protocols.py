@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from retroclip.tasks import Task
 
 Run = Callable[..., "Result"]
-MODULES = {"regions": "regions"}
+MODULES = {"regions": "regions", "segmentation": "segmentation"}
 GIVEN = ("where", "method")  # not options of a protocol but arguments of every one
 
 _REGISTRY: dict[str, Run] = {}

@@ -1,0 +1,217 @@
+"""Zero-shot semantic segmentation with MaskCLIP's dense features: mIoU over the data set (methods.md, section 3)."""
+
+import hashlib
+import io
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from retroclip.classifiers.segmenting import segment
+from retroclip.errors import BadImageError, RetroclipError, SourceError, TaskError
+from retroclip.evaluation.bootstrap import percentile_interval, resample_counts
+from retroclip.evaluation.classification import head
+from retroclip.evaluation.confusion import (
+    IGNORE,
+    class_iou,
+    confusion,
+    majority_matrix,
+    mean_iou,
+    pixel_accuracy,
+)
+from retroclip.evaluation.protocols import register_protocol
+from retroclip.evaluation.result import Result, hash_samples
+from retroclip.evaluation.samples import MAX_REJECTED, NAMED_LABELS
+
+if TYPE_CHECKING:
+    from retroclip.classifiers import Classifier
+    from retroclip.encoders import Encoder
+    from retroclip.tasks import Task
+
+RESAMPLES = 1000
+
+
+@dataclass(eq=False)
+class MaskedImages:
+    """Images with masks (H, W) of class indices, 255 where a pixel belongs to no class of the task."""
+
+    name: str
+    split: str | None
+    keys: list[str] = field(default_factory=list)
+    images: list[bytes] = field(default_factory=list)
+    masks: list[NDArray[np.uint16]] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
+    without_mask: int = 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@register_protocol("segmentation")
+def evaluate_segmentation(
+    model: "Encoder | Classifier",
+    task: "Task",
+    dataset: str | Path,
+    *,
+    where: str | None = None,
+    method: str | None = None,
+    size: int | None = None,
+    smoothing: bool = False,
+    denoising: float = 0.0,
+    residual: bool = True,
+    resamples: int = RESAMPLES,
+) -> Result:
+    """A class for every pixel from patch embeddings and class texts. `value` is mIoU over the classes that occur.
+
+    `size` is the shorter side in pixels that the tower sees; `smoothing`, `denoising` (a threshold, 0.5 in the paper)
+    and `residual` are `classifiers.segmenting`'s. Baseline: the most frequent class everywhere.
+    Raises SourceError, TaskError as `load_masks`; ModelError for towers without dense features.
+    """
+    if not 0 <= denoising <= 1:
+        raise RetroclipError(f"denoising is a threshold between 0 and 1, not {denoising:g}")
+    start = time.perf_counter()
+    data, classifier = load_masks(task, dataset, where=where), head(model, task)
+    options = {"size": size, "smoothing": smoothing, "denoising": denoising, "residual": residual}
+    matrices = []
+    for image, mask in zip(data.images, data.masks, strict=True):
+        scores = segment(
+            classifier, image, size=size, smoothing=smoothing, denoising=denoising, residual=residual
+        )  # fmt: skip
+        matrices.append(confusion(scores.argmax(0).numpy(), mask, len(task.classes)))
+    seconds = time.perf_counter() - start
+    result = summarise_masks(np.stack(matrices), task, data, method=method or "zero-shot", resamples=resamples)
+    encoder = classifier.encoder
+    return result.model_copy(
+        update={
+            "model": str(getattr(encoder, "name", "")),
+            "fingerprint": getattr(encoder, "fingerprint", None),
+            "precision": getattr(encoder, "precision", None),
+            "seconds": seconds,
+            "predict_seconds": seconds,
+            "options": options | {"without_mask": data.without_mask},
+        }
+    )
+
+
+def summarise_masks(
+    matrices: NDArray[np.int64], task: "Task", data: MaskedImages, *, method: str, resamples: int = RESAMPLES
+) -> Result:
+    """The result from one confusion matrix an image (n, K, K); novel and base classes apart where the task has any."""
+    total = matrices.sum(0)
+    by_class, base = class_iou(total), majority_matrix(total)
+    parts = {"miou": slice(None)}
+    if task.novel:
+        novel = np.isin(task.classes, task.novel)
+        parts |= {"miou-novel": novel, "miou-base": ~novel}
+    metrics = {name: float(np.nanmean(by_class[rows])) for name, rows in parts.items()}
+    baselines = {name: float(np.nanmean(class_iou(base)[rows])) for name, rows in parts.items()}
+    intervals = {}
+    if resamples:
+        drawn = [class_iou(np.tensordot(c, matrices, 1)) for c in resample_counts(len(matrices), resamples, 0)]
+        sampled = np.concatenate(drawn)
+        intervals = {name: percentile_interval(np.nanmean(sampled[:, rows], axis=1)) for name, rows in parts.items()}
+    return Result(
+        task=task.name,
+        dataset=data.name,
+        split=data.split,
+        n=len(data),
+        protocol="segmentation",
+        method=method,
+        model="",
+        metric="miou",
+        value=float(mean_iou(total)),
+        interval=intervals.pop("miou", None),
+        metrics=metrics | {"pixel-accuracy": pixel_accuracy(total)},
+        intervals=intervals,
+        baseline="the most frequent class everywhere",
+        baselines=baselines | {"pixel-accuracy": pixel_accuracy(base)},
+        per_class={name: float(value) for name, value in zip(task.classes, by_class, strict=True)},
+        templates=list(task.templates),
+        missing_classes=[name for name, value in zip(task.classes, by_class, strict=True) if np.isnan(value)],
+        rejected=data.rejected,
+        data_hash=hash_samples(data.images, [hashlib.sha256(mask.tobytes()).hexdigest() for mask in data.masks]),
+    )
+
+
+def load_masks(task: "Task", dataset: str | Path, *, where: str | None = None) -> MaskedImages:
+    """Read a source with masks for a task; images without one are counted.
+
+    Mask values are named by the source (`pairs.mask_classes`), or else are the task's classes in order, 255 being none.
+    Values whose name is in the task's `ignored` become 255. A mask of another size than its image, or one that can't be
+    read, is rejected. Raises SourceError (no mask, over 10 % rejected), TaskError (a value that means no class).
+    """
+    from retroclip.pairs import Rejected, decode_image, mask_classes, read_pairs
+
+    path, _, split = str(dataset).partition("#")
+    data = MaskedImages(Path(path).stem, split or None)
+    table, names = mask_table(task, mask_classes(dataset))
+    for pair in read_pairs(dataset, where=where):
+        if isinstance(pair, Rejected):
+            data.rejected.append(f"{pair.key}: {pair.reason}")
+            continue
+        if pair.image is None or pair.mask is None:
+            data.without_mask += 1
+            continue
+        try:
+            values = read_mask(pair.mask)
+            size = decode_image(pair.image).size
+        except BadImageError as error:
+            data.rejected.append(f"{pair.key}: {error}")
+            continue
+        if values.shape != size[::-1]:
+            shown = " x ".join(map(str, values.shape[::-1]))
+            data.rejected.append(f"{pair.key}: a mask of {shown} for an image of {size[0]} x {size[1]} pixels")
+            continue
+        unknown = [int(value) for value in np.unique(values) if table[value] < 0]
+        if unknown:
+            shown = ", ".join(names.get(value, str(value)) for value in unknown[:NAMED_LABELS])
+            raise TaskError(
+                f"{dataset} has pixels of {shown}, which task {task.name!r} lacks: add them to its classes or `ignored`"
+            )
+        data.keys.append(pair.key)
+        data.images.append(pair.image)
+        data.masks.append(table[values].astype(np.uint16))
+    if not data.images and not data.rejected:
+        raise SourceError(f"{dataset} has no mask: segmentation needs a column `mask`, or a VOC folder's masks")
+    if len(data.rejected) > MAX_REJECTED * (len(data) + len(data.rejected)):
+        raise SourceError(f"{dataset}: {len(data.rejected)} images or masks can't be used, such as {data.rejected[0]}")
+    return data
+
+
+def read_mask(data: bytes) -> NDArray[np.integer]:
+    """The values (H, W) of an encoded mask, a palette's indices as they are; BadImageError if it can't be read."""
+    from retroclip.pairs import MAX_PIXELS
+
+    try:
+        image = Image.open(io.BytesIO(data), formats=("PNG", "TIFF", "BMP"))
+        if image.width * image.height > MAX_PIXELS:
+            raise BadImageError("its mask exceeds the pixel limit")
+        values = np.asarray(image)
+    except BadImageError:
+        raise
+    except Exception as error:
+        raise BadImageError(f"its mask can't be read: {' '.join(str(error).split())[:80]}") from None
+    if values.ndim != 2 or values.dtype.kind not in "ui":
+        raise BadImageError("its mask has colours instead of class indices")
+    return values
+
+
+def mask_table(task: "Task", names: dict[int, str] | None) -> tuple[NDArray[np.int64], dict[int, str]]:
+    """Class index of every mask value (65536,): 255 for ignored ones, −1 for values that mean no class of the task."""
+    if len(task.classes) > IGNORE:
+        raise TaskError(f"task {task.name!r} has {len(task.classes)} classes: segmentation takes at most {IGNORE}")
+    table = np.full(65536, -1, np.int64)
+    table[IGNORE] = IGNORE
+    if names is None:
+        table[: len(task.classes)] = np.arange(len(task.classes))
+        return table, {}
+    for value, name in names.items():
+        if name in task.label_index:
+            table[value] = task.label_index[name]
+        elif name in task.ignored_index:
+            table[value] = IGNORE
+    return table, names

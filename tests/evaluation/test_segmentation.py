@@ -1,0 +1,92 @@
+"""mIoU against scikit-learn, and masks that don't fit."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from sklearn.metrics import confusion_matrix, jaccard_score
+
+import retroclip
+from retroclip.errors import RetroclipError, SourceError, TaskError
+from retroclip.evaluation.confusion import class_iou, confusion, majority_matrix, mean_iou, pixel_accuracy
+from retroclip.evaluation.protocols import run_protocol
+from retroclip.evaluation.segmentation import load_masks
+from retroclip.tasks import Task
+
+TASK = Task("ground", classes=["sky", "road", "tree"], novel=["tree"], ignored=["void"])
+
+
+def test_confusion_and_iou_equal_scikit_learn():
+    rng = np.random.default_rng(0)
+    truth, predicted = rng.integers(0, 4, (30, 20)), rng.integers(0, 5, (30, 20))
+    truth[:5] = 255
+    matrix = confusion(predicted, truth, 5)
+    kept = truth != 255
+    np.testing.assert_array_equal(matrix, confusion_matrix(truth[kept], predicted[kept], labels=range(5)))
+    expected = jaccard_score(truth[kept], predicted[kept], labels=range(4), average=None)
+    np.testing.assert_allclose(class_iou(matrix)[:4], expected)
+    assert np.isnan(class_iou(matrix)[4]) and mean_iou(matrix) == pytest.approx(expected.mean())
+    assert pixel_accuracy(matrix) == pytest.approx((truth == predicted)[kept].mean())
+    constant = np.full_like(truth, np.bincount(truth[kept]).argmax())
+    np.testing.assert_array_equal(majority_matrix(matrix), confusion(constant, truth, 5))
+
+
+def test_confusion_refuses_other_shapes_and_indices():
+    with pytest.raises(ValueError, match="shape"):
+        confusion(np.zeros((2, 3), int), np.zeros((3, 2), int), 2)
+    with pytest.raises(ValueError, match="class index"):
+        confusion(np.zeros((2, 2), int), np.full((2, 2), 7), 2)
+
+
+def png(values):
+    stream = io.BytesIO()
+    Image.fromarray(np.asarray(values, np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write(path, images, masks, names='{"0": "Sky", "4": "road", "5": "tree", "9": "void"}'):
+    table = pa.table({"image": images, "mask": pa.array(masks, pa.binary())})
+    pq.write_table(table.replace_schema_metadata({"mask_classes": names} if names else None), path)
+    return str(path)
+
+
+@pytest.fixture
+def masked(tmp_path, make_encoded):
+    rng = np.random.default_rng(0)
+    masks = [png(rng.choice([0, 4, 5, 9, 255], (32, 48))) for _ in range(12)]
+    return write(tmp_path / "masks.parquet", [make_encoded(i) for i in range(12)], masks)
+
+
+def test_segmentation_of_a_random_tower_is_a_whole_result(masked, tiny_model):
+    encoder = retroclip.load(tiny_model(0), precision="fp32")
+    result = run_protocol("segmentation", encoder, TASK, masked, options={"smoothing": True, "denoising": 0.5})
+    assert result.n == 12 and 0 <= result.value <= 1 and result.interval[0] <= result.interval[1]
+    assert set(result.metrics) == {"miou", "miou-novel", "miou-base", "pixel-accuracy"}
+    assert 0.25 < result.baselines["pixel-accuracy"] < 0.4 and set(result.intervals) == {"miou-novel", "miou-base"}
+    with pytest.raises(RetroclipError, match="threshold"):
+        run_protocol("segmentation", encoder, TASK, masked, options={"denoising": 2})
+
+
+def test_masks_that_do_not_fit(tmp_path, masked, make_encoded):
+    data = load_masks(TASK, masked)
+    assert len(data) == 12 and set(np.unique(data.masks[0])) == {0, 1, 2, 255}
+    images = [make_encoded(i) for i in range(22)]
+    good = png(np.zeros((32, 48)))
+    masks = [good] * 19 + [png(np.zeros((48, 32))), b"no image", None]
+    data = load_masks(TASK, write(tmp_path / "some.parquet", images, masks))
+    assert data.without_mask == 1 and len(data) == 19
+    assert "a mask of 32 x 48 for an image of 48 x 32" in data.rejected[0] and "can't be read" in data.rejected[1]
+    with pytest.raises(SourceError, match="can't be used"):
+        load_masks(TASK, write(tmp_path / "bad.parquet", images[:3], masks[-3:]))
+    with pytest.raises(SourceError, match="no mask"):
+        load_masks(TASK, write(tmp_path / "none.parquet", images[:2], [None, None]))
+    with pytest.raises(TaskError, match="pixels of road"):
+        load_masks(Task("two", classes=["sky", "tree"], ignored=["void"]), masked)
+    with pytest.raises(TaskError, match="pixels of 9"):
+        load_masks(TASK, write(tmp_path / "plain.parquet", images[:1], [png(np.full((32, 48), 9))], names=None))
+    colours = png(np.zeros((32, 48, 3)))
+    data = load_masks(TASK, write(tmp_path / "rgb.parquet", images[:20], [good] * 19 + [colours]))
+    assert "colours" in data.rejected[0]
