@@ -5,7 +5,7 @@ import io
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +103,7 @@ def summarise_masks(
     """The result from one confusion matrix an image (n, K, K); novel and base classes apart where the task has any."""
     total = matrices.sum(0)
     by_class, base = class_iou(total), majority_matrix(total)
-    parts = {"miou": slice(None)}
+    parts: dict[str, Any] = {"miou": slice(None)}
     if task.novel:
         novel = np.isin(task.classes, task.novel)
         parts |= {"miou-novel": novel, "miou-base": ~novel}
