@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retroclip.pairs.augment import training_transform
+from retroclip.pairs.augment import rand_augment, training_transform
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 
@@ -53,3 +53,11 @@ def test_erasing_and_flip_do_something(make_image):
     erased = training_transform(24, MEAN, STD, flip=0, erasing=1.0, **plain)(image)
     assert torch.allclose(flipped, still.flip(-1), atol=1e-5)
     assert not torch.allclose(erased, still)
+
+
+def test_rand_augment_never_posterises_to_nothing(make_image):
+    augment = rand_augment("rand-m10-n1-mstd0.5-inc1", 32, MEAN)
+    posterise = next(op for op in augment.ops if op.name == "PosterizeIncreasing")
+    posterise.prob = 1.0
+    image = posterise(make_image(0, (32, 32)))
+    assert set(image.tobytes()) <= {0, 128}

@@ -4,6 +4,7 @@ from retroclip.encoders import hybrid as hybrid  # registers the builtin model's
 from retroclip.encoders.averaging import average
 from retroclip.encoders.blocks import image_blocks, image_prefix, image_suffix, text_blocks
 from retroclip.encoders.encoder import Encoder
+from retroclip.encoders.formal import list_architectures
 from retroclip.encoders.gates import GatedBlock, add_gates, gate_parameters, gated_blocks
 from retroclip.encoders.loading import load, register_loader
 from retroclip.encoders.precision import FIDELITY_BOUND, fidelity
@@ -21,6 +22,7 @@ __all__ = [
     "image_blocks",
     "image_prefix",
     "image_suffix",
+    "list_architectures",
     "list_models",
     "load",
     "register_loader",

@@ -8,6 +8,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,11 @@ def load(reference: str | Path, *, precision: str = "auto", device: str | torch.
     )
 
 
-def build(model_cfg: dict[str, Any], directory: Path | None = None) -> nn.Module:
-    """An open_clip model with random weights from its configuration; nothing is downloaded for a model in a directory.
+def build(model_cfg: dict[str, Any], directory: Path | None = None, *, draw: bool = False) -> nn.Module:
+    """An open_clip model from its configuration; nothing is downloaded for a model in a directory.
 
-    A Hugging Face text tower is configured by the directory's own config.json where there is one.
+    Its weights are arbitrary, to be read from a file, or with `draw` initialised, to be trained. A Hugging Face text
+    tower is configured by the directory's own config.json where there is one.
     """
     cfg = copy.deepcopy(model_cfg)
     vision, text = cfg["vision_cfg"], cfg["text_cfg"]
@@ -87,7 +89,7 @@ def build(model_cfg: dict[str, Any], directory: Path | None = None) -> nn.Module
     custom = cfg.pop("custom_text", False) or is_hf
     cls = (CoCa if "multimodal_cfg" in cfg else CustomTextCLIP) if custom else CLIP
     try:
-        with SkipRandom():
+        with nullcontext() if draw else SkipRandom():
             model: nn.Module = cls(**cfg)
     except Exception as error:  # timm, transformers and open_clip raise whatever they like for a bad configuration
         first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from PIL import Image, ImageOps
 from timm.data.auto_augment import rand_augment_transform
 from torchvision.transforms import InterpolationMode, v2
 
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 """timm's name for RandAugment of magnitude 9 with noise .5, as REACT and iCAR train."""
+
+
+def rand_augment(policy: str, size: int, mean: Sequence[float]) -> Callable[[Image.Image], Image.Image]:
+    """timm's RandAugment for images of `size` pixels; what it uncovers has the colour `mean` (in [0, 1]).
+
+    A posterisation to no bits at all, which noise around the magnitude can ask for and Pillow refuses, keeps one bit.
+    """
+    fill = tuple(round(255 * channel) for channel in mean)
+    augment = rand_augment_transform(policy, {"translate_const": int(size * 0.45), "img_mean": fill})
+    for op in augment.ops:
+        if op.name.startswith("Posterize"):
+            op.aug_fn = _posterize
+    return augment
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    return ImageOps.posterize(image, max(1, bits)) if bits < 8 else image
+
+
+_rand_augment = rand_augment  # the parameter below has the same name
 
 
 def training_transform(
@@ -36,9 +58,7 @@ def training_transform(
     if flip:
         steps.append(v2.RandomHorizontalFlip(flip))
     if rand_augment:
-        fill = tuple(round(255 * channel) for channel in mean)
-        options = {"translate_const": int(min(height, width) * 0.45), "img_mean": fill}
-        steps.append(rand_augment_transform(rand_augment, options))
+        steps.append(_rand_augment(rand_augment, min(height, width), mean))
     if colour_jitter:
         steps.append(v2.ColorJitter(colour_jitter, colour_jitter, colour_jitter))
     steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]

@@ -5,6 +5,7 @@ The file's format is wndb(5WN). NLTK ships the same file; `wn` reads another for
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,3 +46,41 @@ def read_nouns(path: str | Path) -> dict[str, Synset]:
     with file.open(encoding="utf-8") as lines:
         synsets = (parse_noun(line) for line in lines if not line.startswith("  "))
         return {synset.id: synset for synset in synsets}
+
+
+def read_senses(path: str | Path) -> dict[str, tuple[str, ...]]:
+    """Noun → ids of its synsets, most usual sense first, from `index.noun` (or the folder that holds it)."""
+    file = Path(path)
+    file = file / "index.noun" if file.is_dir() else file.with_name("index.noun")
+    if not file.is_file():
+        raise SourceError(f"{file}: no WordNet noun index here (Debian's package wordnet-base has it)")
+    senses = {}
+    with file.open(encoding="utf-8") as lines:
+        for line in lines:
+            if not line.startswith("  "):
+                fields = line.split()
+                senses[fields[0].replace("_", " ")] = tuple(f"n{offset}" for offset in fields[-int(fields[2]) :])
+    return senses
+
+
+def synset_of(name: str, senses: dict[str, tuple[str, ...]], concrete: Container[str]) -> str | None:
+    """The synset a class name means: its first sense among `concrete` ids, else None ("seal" is the animal then).
+
+    Of a name of several words that isn't in WordNet, the last word is looked up ("aquarium fish" is a fish).
+    """
+    name = name.casefold()
+    while name:
+        for form in (name, name.removesuffix("s")):
+            found = next((sense for sense in senses.get(form, ()) if sense in concrete), None)
+            if found is not None:
+                return found
+        name = name.partition(" ")[2]
+    return None
+
+
+def ancestors(synset: str, synsets: dict[str, Synset]) -> list[str]:
+    """The path from the root ("entity") down to `synset`, itself last, by each node's first hypernym."""
+    path = [synset]
+    while synsets[path[-1]].hypernyms:
+        path.append(synsets[path[-1]].hypernyms[0])
+    return path[::-1]

@@ -92,7 +92,7 @@ def fit(
     model.train()
 
     history, step, epoch, skip, spent = History(), 0, 0, 0, 0.0
-    if checkpoint is not None and (checkpoint / "progress.json").exists():
+    if checkpoint is not None and _recover(accelerator, checkpoint):
         accelerator.load_state(str(checkpoint))
         progress = json.loads((checkpoint / "progress.json").read_text())
         history.rows = progress["rows"]
@@ -136,8 +136,12 @@ def fit(
 
 def _save(accelerator: Accelerator, checkpoint: Path, progress: dict[str, Any]) -> None:
     """Write the whole state beside `checkpoint` and swap it in, so that a kill at any moment leaves a usable one."""
-    fresh, stale = checkpoint.with_name(checkpoint.name + ".new"), checkpoint.with_name(checkpoint.name + ".old")
+    fresh, stale = _beside(checkpoint)
+    if accelerator.is_main_process:
+        shutil.rmtree(fresh, ignore_errors=True)
+    accelerator.wait_for_everyone()
     accelerator.save_state(str(fresh))
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (fresh / "progress.json").write_text(json.dumps(progress))
         shutil.rmtree(stale, ignore_errors=True)
@@ -146,3 +150,16 @@ def _save(accelerator: Accelerator, checkpoint: Path, progress: dict[str, Any]) 
         fresh.rename(checkpoint)
         shutil.rmtree(stale, ignore_errors=True)
     accelerator.wait_for_everyone()
+
+
+def _recover(accelerator: Accelerator, checkpoint: Path) -> bool:
+    """Whether there is a state to go on from; one that a kill kept from its name between two renamings is put back."""
+    _, stale = _beside(checkpoint)
+    if accelerator.is_main_process and not checkpoint.exists() and stale.exists():
+        stale.rename(checkpoint)
+    accelerator.wait_for_everyone()
+    return (checkpoint / "progress.json").exists()
+
+
+def _beside(checkpoint: Path) -> tuple[Path, Path]:
+    return checkpoint.with_name(checkpoint.name + ".new"), checkpoint.with_name(checkpoint.name + ".old")

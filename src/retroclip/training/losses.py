@@ -71,6 +71,7 @@ def unified_loss(
     scale: Tensor | float,
     *,
     symmetric: bool = False,
+    allowed: Tensor | None = None,
 ) -> Tensor:
     """Image classification and image-text alignment as one loss, image → text. iCAR, Eq. 6.
 
@@ -78,7 +79,8 @@ def unified_loss(
     caption samples own the rows of `caption_texts` (C, d) in order. A classification sample is told from the texts of
     all K classes, a caption sample from the captions of the batch [P, D]; all samples count the same. `symmetric` adds
     the text → image direction within each kind: captions among caption samples, classes present among classified ones
-    [D]. Raises ValueError if the captions are not as many as the samples without a label.
+    [D]. `allowed` (B', K), boolean, one row a classification sample: the classes it is told from, where several data
+    sets share a batch [D]. Raises ValueError if the captions are not as many as the samples without a label.
     """
     classified = labels >= 0
     captioned = images[~classified]
@@ -95,6 +97,8 @@ def unified_loss(
         loss = loss + (1 - share) * term
     if classified.any():
         logits = scale * images[classified] @ class_texts.T
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed, -1e4)  # finite, so that the other direction has no NaN
         term = F.cross_entropy(logits, labels[classified])
         if symmetric:
             term = 0.5 * (term + _texts_to_images(logits, labels[classified]))

@@ -12,11 +12,17 @@ from pydantic import ValidationError
 from retroclip.errors import RetroclipError
 from retroclip.training.builtin import BuiltinRecipe, train_builtin
 from retroclip.training.loop import History
+from retroclip.training.pretraining import FormalClipRecipe, IcarRecipe, RaClipRecipe, pretrain
 
-KINDS: dict[str, tuple[type[BuiltinRecipe], Callable[..., History]]] = {"builtin": (BuiltinRecipe, train_builtin)}
+Recipe = BuiltinRecipe | FormalClipRecipe | IcarRecipe | RaClipRecipe
+KINDS: dict[str, tuple[type[Any], Callable[..., History]]] = {
+    "builtin": (BuiltinRecipe, train_builtin),
+    "formal-clip": (FormalClipRecipe, pretrain),
+    "icar": (IcarRecipe, pretrain),
+}
 
 
-def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None, out: Path | None = None) -> BuiltinRecipe:
+def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None, out: Path | None = None) -> Recipe:
     """The recipe in `path` with single fields replaced ("a.b" reaches inside). Raises RetroclipError for a bad one."""
     file = Path(path)
     if not file.is_file():
@@ -32,7 +38,7 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None, out: 
     if out is not None:
         fields["out"] = out
     try:
-        return KINDS[fields["kind"]][0](**fields)
+        return KINDS[fields["kind"]][0](**fields)  # type: ignore[no-any-return]
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

@@ -15,7 +15,8 @@ from torch import Tensor
 from retroclip.tasks.wordnet import read_nouns
 from retroclip.training.builtin.features import FeatureCache
 from retroclip.training.builtin.recipe import BuiltinRecipe
-from retroclip.training.builtin.texts import SynsetTexts, prompt
+from retroclip.training.builtin.texts import SynsetTexts
+from retroclip.training.prompts import prompt
 
 TRAINED_LENGTH = 20
 WNID = re.compile(r"n\d{8}")

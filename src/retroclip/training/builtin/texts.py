@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
+from open_clip import IMAGENET_CLASSNAMES
 
 from retroclip.tasks.wordnet import Synset
-
-TEMPLATES = tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
-PLAIN = "a photo of a {}."
-GLOSS_SHARE = 0.25
-
-
-def prompt(name: str, gloss: str | None, rng: np.random.Generator) -> str:
-    """A text for a class: bare, in the plain template or one of CLIP's 80; at times with its gloss (iCAR, Eq. 5)."""
-    draw = rng.random()
-    template = "{}" if draw < 0.2 else PLAIN if draw < 0.6 else TEMPLATES[rng.integers(len(TEMPLATES))]
-    text = template.replace("{}", name)
-    return f"{text.rstrip('.')}, {gloss}" if gloss and rng.random() < GLOSS_SHARE else text
+from retroclip.training.prompts import prompt
 
 
 class SynsetTexts:

@@ -22,7 +22,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from retroclip.encoders.saving import replace_directory
-from retroclip.errors import RetroclipError
 from retroclip.tasks.wordnet import read_nouns
 from retroclip.training.builtin.batches import Batches, padded_tokenizer
 from retroclip.training.builtin.features import FeatureCache
@@ -38,6 +37,7 @@ from retroclip.training.builtin.model import (
 from retroclip.training.builtin.objective import Objective
 from retroclip.training.builtin.recipe import BuiltinRecipe
 from retroclip.training.loop import History, fit
+from retroclip.training.note import note_recipe
 
 Progress = Callable[[str], None]
 STATE = "state"
@@ -51,7 +51,7 @@ def train_builtin(recipe: BuiltinRecipe, on_progress: Progress = print) -> Histo
     """
     from transformers import AutoTokenizer
 
-    note_recipe(recipe)
+    note_recipe(recipe, recipe.work, recipe.work / STATE, besides={"work", "out"})
     net, classifier = load_teacher(warm_start_file(recipe.image_weights))
     caches = [
         FeatureCache(
@@ -103,23 +103,6 @@ def train_builtin(recipe: BuiltinRecipe, on_progress: Progress = print) -> Histo
     publish(model, draft, recipe.out)
     (recipe.work / "history.json").write_text(json.dumps(history.rows))
     return history
-
-
-def note_recipe(recipe: BuiltinRecipe) -> None:
-    """Write the recipe beside the state, or compare it with the one there: other settings would be ignored silently."""
-    note, state = recipe.work / "recipe.json", recipe.work / STATE
-    settings = json.loads(recipe.model_dump_json(exclude={"work", "out"}))
-    if state.exists() and note.exists():
-        before = json.loads(note.read_text())
-        changed = [name for name in settings if before.get(name) != settings[name]]
-        if changed:
-            raise RetroclipError(
-                f"{recipe.work} holds a run with another {', another '.join(changed)}: set another `work`, or delete "
-                f"{state} to start anew"
-            )
-        return
-    recipe.work.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(settings, indent=1) + "\n")
 
 
 def with_bank(
