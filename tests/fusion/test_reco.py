@@ -38,6 +38,25 @@ def test_plain_layer_equals_a_transformer_layer_over_all_tokens():
         )
 
 
+def test_plain_layer_trains_like_a_transformer_layer_over_all_tokens():
+    """Every parameter gets the gradient that it gets in the reference; the key bias, which has none, about zero."""
+    torch.manual_seed(0)
+    layer = PlainLayer(32, heads=4)
+    reference = nn.TransformerEncoderLayer(32, 4, 128, 0.0, F.gelu, batch_first=True, norm_first=True)
+    state = {name: value for name, value in layer.state_dict().items() if name not in ("type_embedding", "gate")}
+    reference.load_state_dict(state)
+    layer.gate.data.fill_(20.0)
+    target = unit(5, 32, seed=3)
+    (layer(QUERY, NEIGHBOURS, None, None) * target).sum().backward()
+    tokens = torch.cat([QUERY[:, None] + layer.type_embedding[0], NEIGHBOURS + layer.type_embedding[1]], dim=1)
+    own = layer.type_embedding.grad.clone()
+    layer.type_embedding.grad = None
+    (F.normalize(reference(tokens)[:, 0], dim=-1) * target).sum().backward()
+    torch.testing.assert_close(own, layer.type_embedding.grad, atol=1e-5, rtol=1e-4)
+    for name, parameter in reference.named_parameters():
+        torch.testing.assert_close(layer.get_parameter(name).grad, parameter.grad, atol=1e-5, rtol=1e-4)
+
+
 def test_the_closed_gate_has_a_gradient():
     torch.manual_seed(0)
     layer = PlainLayer(32, heads=8)

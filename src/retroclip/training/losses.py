@@ -53,9 +53,29 @@ def class_aware_loss(
 ) -> Tensor:
     """CLIP's loss in which pairs of one label (B,) are positives of each other; UniCL's and REACT's, Eq. 4.
 
-    Equals `clip_loss` when all labels are distinct or negative (unlabelled). `weights`: see `multi_positive_loss`.
+    Equals `clip_loss` when all labels are distinct or negative (unlabelled). `weights`: see `multi_positive_loss`, of
+    which this is a special case; without weights only the logits are of size B × B, since the positives of a row enter
+    by their mean.
     """
-    return multi_positive_loss(u, v, positives(labels), scale, weights)
+    if weights is not None:
+        return multi_positive_loss(u, v, positives(labels), scale, weights)
+    logits = scale * u @ v.T
+    drawn_apart = logits.logsumexp(dim=1).mean() + logits.logsumexp(dim=0).mean()
+    group = groups(labels)
+    drawn_together = (u * _group_means(v, group)).sum() + (v * _group_means(u, group)).sum()
+    return 0.5 * (drawn_apart - scale * drawn_together / len(u))
+
+
+def groups(labels: Tensor) -> Tensor:
+    """Labels (B,) as group numbers: rows of one label share one, a row with a negative label has one of its own."""
+    own = labels.max().clamp_min(-1) + 1 + torch.arange(len(labels), device=labels.device)
+    return torch.where(labels < 0, own, labels).unique(return_inverse=True)[1]
+
+
+def _group_means(rows: Tensor, group: Tensor) -> Tensor:
+    """For each row of (B, d) the mean of its group's rows."""
+    count = torch.bincount(group)
+    return (rows.new_zeros(len(count), rows.shape[1]).index_add(0, group, rows) / count[:, None])[group]
 
 
 def classification_loss(u: Tensor, class_texts: Tensor, labels: Tensor, scale: Tensor | float) -> Tensor:
