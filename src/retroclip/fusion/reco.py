@@ -23,8 +23,8 @@ class PlainLayer(nn.Module):
 
     Token 0's output needs only its own query, output projection and FFN; and with one query a token the key and value
     projections can be done on that side of the attention (`attend_once`): the same function, with 12 d² instead of
-    132 d² multiplications at k = 10. Tensor names are those of `nn.TransformerEncoderLayer`, plus type embedding and gate. The
-    gate starts at 0, where the layer is the identity; wide open it gives the paper's layer [D].
+    132 d² multiplications at k = 10. Tensor names are those of `nn.TransformerEncoderLayer`, plus type embedding and
+    gate. The gate starts at 0, where the layer is the identity; wide open it gives the paper's layer [D].
     """
 
     def __init__(self, dim: int, heads: int = 8) -> None:
