@@ -181,7 +181,9 @@ def _greedy(
 
 def resampled_mean(matches: Sequence[Matches], counts: NDArray[np.integer]) -> Floats:
     """Mean AP over the classes that have truth in a resample, (b,)."""
-    return np.nanmean([each.resampled(counts) for each in matches], axis=0)
+    values = np.array([each.resampled(counts) for each in matches])
+    present = ~np.isnan(values)
+    return np.where(present, values, 0.0).sum(axis=0) / np.where(present.any(axis=0), present.sum(axis=0), np.nan)
 
 
 def _crowd(truth: Boxes) -> NDArray[np.bool_]:

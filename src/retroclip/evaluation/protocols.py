@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from retroclip.tasks import Task
 
 Run = Callable[..., "Result"]
-MODULES = {"regions": "regions", "segmentation": "segmentation"}
+MODULES = {
+    "regions": "regions",
+    "detection": "detection",
+    "segmentation": "segmentation",
+    "video": "video",
+    "typographic-attack": "typographic",
+    "corrupted-neighbours": "corrupted",
+    "entities": "entities",
+}
 GIVEN = ("where", "method")  # not options of a protocol but arguments of every one
 
 _REGISTRY: dict[str, Run] = {}

@@ -17,7 +17,7 @@ from retroclip.tasks.shared import expand_classes
 from retroclip.tasks.templates import named_templates
 
 Metric = Literal["top1", "mean-per-class", "map11", "map", "roc-auc"]
-Protocol = Literal["classification", "regions", "detection", "segmentation", "video", "typographic-attack"]
+Protocol = Literal["classification", "regions", "detection", "segmentation", "video", "typographic-attack", "entities"]
 
 
 class LabelIndex(dict[str, int]):

@@ -1,0 +1,130 @@
+"""Robustness to poor neighbours: accuracy when a share of them is replaced by random pairs (methods.md, section 5)."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from retroclip.classifiers import Classifier, zero_shot
+from retroclip.errors import RetroclipError
+from retroclip.evaluation.bootstrap import RESAMPLES, bootstrap_interval
+from retroclip.evaluation.leakage import NEAR, memory_record, shielded
+from retroclip.evaluation.outcome import Outcome
+from retroclip.evaluation.protocols import register_protocol
+from retroclip.evaluation.result import Result
+from retroclip.evaluation.samples import load_samples
+from retroclip.memory.search import Hits
+
+if TYPE_CHECKING:
+    from retroclip.encoders import Encoder
+    from retroclip.fusion import MemoryEncoder
+    from retroclip.memory import Memory
+    from retroclip.tasks import Task
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+class CorruptedMemory:
+    """A memory that answers each search with `share` of the neighbours replaced by random pairs, drawn by `seed`.
+
+    Random pairs come with their own cosine to the query. Which places are replaced is drawn for each query anew; a
+    larger share replaces the places of a smaller one too.
+    """
+
+    def __init__(self, memory: "Memory", share: float, seed: int = 0) -> None:
+        self._memory, self._share, self._seed = memory, share, seed
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._memory, name)
+
+    def __len__(self) -> int:
+        return len(self._memory)
+
+    def search(self, queries: Any, *, by: str = "image", where: str | None = None, **options: Any) -> Any:
+        hits = self._memory.search(queries, by=by, where=where, **options)  # type: ignore[arg-type]
+        ids, scores = np.array(hits.ids), np.array(hits.scores)
+        rng = np.random.default_rng(self._seed)
+        pool = self._memory.ids() if where is None else self._memory.matching(where)
+        order = rng.random(ids.shape).argsort(axis=1).argsort(axis=1)
+        random = pool[rng.integers(len(pool), size=ids.shape)]
+        replaced = (order < round(self._share * ids.shape[1])) & (ids >= 0)
+        ids = np.where(replaced, random, ids)
+        own = torch.as_tensor(np.asarray(queries), dtype=torch.float32)
+        keys = self._memory.embeddings(np.where(ids < 0, pool[0], ids), of=by)  # type: ignore[arg-type]
+        cosines = torch.einsum("nd,nkd->nk", own, keys.reshape(*ids.shape, -1)).numpy()
+        return Hits(ids, np.where(replaced, cosines, scores).astype(np.float32))
+
+
+@register_protocol("corrupted-neighbours")
+def evaluate_corrupted(
+    model: "Encoder | Classifier",
+    task: "Task",
+    dataset: str | Path,
+    *,
+    where: str | None = None,
+    method: str | None = None,
+    share: float = 0.5,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Result:
+    """Top-1 of a model that consults a memory when `share` of its neighbours are random; `metrics` have other shares.
+
+    Images are embedded once. Class texts keep their true neighbours. Baseline: the model beneath, without a memory.
+    Raises RetroclipError for a model that consults none.
+    """
+    if isinstance(model, Classifier) or not hasattr(model, "refine_images"):
+        raise RetroclipError("corrupted-neighbours needs a model that consults a memory: --method reco")
+    if not 0 <= share <= 1:
+        raise RetroclipError(f"share lies between 0 and 1, not {share:g}")
+    start = time.perf_counter()
+    samples = load_samples(task, dataset, where=where)
+    clean, excluded = shielded(model, [samples])
+    encoder = cast("MemoryEncoder", clean)
+    embeddings, texts = samples.embed_base(encoder.base), zero_shot(clean, task)
+    outcomes = {}
+    for each in sorted({*SHARES, share}):
+        corrupted = encoder.with_memory(cast("Memory", CorruptedMemory(encoder.memory, each, seed)))
+        logits = texts(corrupted.refine_images(embeddings))
+        outcomes[each] = Outcome.from_logits(_array(logits), samples.labels, keep_scores=False)
+    alone = Outcome.from_logits(_array(zero_shot(encoder.base, task)(embeddings)), samples.labels, keep_scores=False)
+    value, seconds = outcomes[share].value("top1"), time.perf_counter() - start
+    intervals = {
+        f"top1 at {each:g}": bootstrap_interval([outcome], "top1", resamples=resamples)
+        for each, outcome in outcomes.items() if resamples
+    }  # fmt: skip
+    return Result(
+        task=task.name,
+        dataset=samples.dataset,
+        split=samples.split,
+        n=len(samples),
+        protocol="corrupted-neighbours",
+        method=method or encoder.kind,
+        model=encoder.name,
+        metric=f"top1 at {share:g}",
+        value=value,
+        interval=intervals.pop(f"top1 at {share:g}", None),
+        metrics={f"top1 at {each:g}": outcome.value("top1") for each, outcome in outcomes.items()},
+        intervals=intervals,
+        baseline="the model beneath, without a memory",
+        baselines={"top1": alone.value("top1")},
+        templates=list(task.templates),
+        missing_classes=samples.missing_classes,
+        rejected=list(samples.rejected),
+        seconds=seconds,
+        predict_seconds=seconds,
+        seed=seed,
+        fingerprint=encoder.fingerprint,
+        precision=getattr(encoder, "precision", None),
+        data_hash=samples.hash,
+        outcomes=[outcomes[share]],
+        **memory_record(encoder.memory, excluded, NEAR),
+    )
+
+
+def _array(logits: torch.Tensor) -> NDArray[np.float32]:
+    return logits.detach().float().cpu().numpy()

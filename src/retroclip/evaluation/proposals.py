@@ -1,0 +1,98 @@
+"""Where objects may be: boxes for a detector to classify, from a file, a grid, the annotations, or a network."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision.ops import nms
+
+from retroclip.errors import SourceError
+from retroclip.evaluation.boxes import BoxedImages, check_box
+
+Proposals = tuple[NDArray[np.float64], NDArray[np.float64]]
+Propose = Callable[[int], Proposals]
+"""From an image's position to boxes (n, 4) of x, y, w, h and objectness (n,) in [0, 1]."""
+
+GRID_SIDES = (0.25, 0.4, 0.6, 0.9)  # of the shorter side
+GRID_SHAPES = (1.0, 2.0, 0.5)  # width over height
+
+
+def choose_proposals(name: str, data: BoxedImages, *, limit: int) -> Propose:
+    """`grid`, `truth` (the annotated boxes: an upper bound), or a .json of boxes; at most `limit` an image."""
+    if name == "grid":
+        return lambda i: top(grid(*data.sizes[i]), limit)
+    if name == "truth":
+        return lambda i: (data.boxes[data.image_of == i], np.ones(int((data.image_of == i).sum())))
+    if name.endswith(".json"):
+        given = read_proposals(Path(name), data)
+        return lambda i: top(given[i], limit)
+    raise SourceError(
+        f"no proposals {name!r}: choose grid, truth, or a .json of boxes (image_id or file_name, bbox, score)"
+    )
+
+
+def grid(width: int, height: int) -> Proposals:
+    """Windows of several sizes and shapes that overlap by half, larger ones first; their objectness is 1."""
+    rows = []
+    for side in sorted(GRID_SIDES, reverse=True):
+        for shape in GRID_SHAPES:
+            w = min(side * min(width, height) * shape**0.5, width)
+            h = min(side * min(width, height) / shape**0.5, height)
+            lefts = np.linspace(0, width - w, max(1, round((width - w) / (w / 2)) + 1))
+            tops = np.linspace(0, height - h, max(1, round((height - h) / (h / 2)) + 1))
+            rows += [(x, y, w, h) for y in tops for x in lefts]
+    return np.array(rows), np.ones(len(rows))
+
+
+def top(proposals: Proposals, limit: int) -> Proposals:
+    """The `limit` boxes of highest objectness, the earlier ones where it is equal."""
+    boxes, scores = proposals
+    order = np.argsort(-scores, kind="stable")[:limit]
+    return boxes[order], scores[order]
+
+
+def suppressed(proposals: Proposals, threshold: float, limit: int) -> Proposals:
+    """Without boxes that overlap a better one by more than `threshold` (IoU), whatever their class."""
+    boxes, scores = proposals
+    corners = torch.from_numpy(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1))
+    kept = nms(corners, torch.from_numpy(scores), threshold)[:limit].numpy()
+    return boxes[kept], scores[kept]
+
+
+def read_proposals(path: Path, data: BoxedImages) -> list[Proposals]:
+    """Boxes by image from a list of {image_id or file_name, bbox, score}, as COCO's results are written.
+
+    An image is named by its key, the file's name without suffix, or COCO's number. Boxes that can't be used are left
+    out and counted in `data.rejected`. SourceError for another file, or where no image of the set has a box.
+    """
+    try:
+        rows = json.loads(path.read_bytes())
+        named = [
+            (str(row.get("file_name", row.get("image_id"))), row["bbox"], float(row.get("score", 1))) for row in rows
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SourceError(
+            f"{path} is not a list of {{image_id, bbox, score}}: {' '.join(str(error).split())[:80]}"
+        ) from None
+    position: dict[str, int] = {}
+    for i, key in enumerate(data.keys):
+        stem = Path(key).name
+        for name in (key, stem, stem.lstrip("0")):
+            position.setdefault(name, i)
+    found: list[list[tuple]] = [[] for _ in data.keys]
+    for name, box, score in named:
+        where = position.get(name, position.get(Path(name).stem))
+        if where is None:
+            continue
+        checked = check_box(("", *box), *data.sizes[where])
+        if isinstance(checked, str):
+            data.rejected.append(f"{data.keys[where]}: proposal: {checked}")
+        else:
+            found[where].append((*checked[0], score))
+    if not any(found):
+        raise SourceError(f"{path} has no usable box for any of the {len(data)} images, such as {data.keys[0]!r}")
+    arrays = [np.array(own).reshape(-1, 5) for own in found]
+    return [(own[:, :4], own[:, 4]) for own in arrays]

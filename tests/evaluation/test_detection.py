@@ -1,0 +1,84 @@
+"""RegionCLIP's protocol on pictures of coloured boxes, and proposals of every kind."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from retroclip.errors import SourceError
+from retroclip.evaluation.boxes import load_boxes
+from retroclip.evaluation.detection import keep_best, with_background
+from retroclip.evaluation.proposals import choose_proposals, grid, read_proposals, suppressed
+from retroclip.evaluation.protocols import run_protocol
+from retroclip.tasks import Task
+
+from .test_regions import ColourEncoder, picture, write
+
+TASK = Task("colours", classes=["red", "green", "blue"], novel=["blue"], protocol="detection")
+BOXES = [
+    [("red", 2.0, 3.0, 8.0, 8.0), ("green", 20.0, 10.0, 10.0, 12.0)],
+    [("blue", 0.0, 0.0, 20.0, 20.0)],
+    [],
+]
+
+
+@pytest.fixture
+def boxed(tmp_path):
+    return write(tmp_path / "boxes.parquet", [picture(own) for own in BOXES], BOXES)
+
+
+def test_true_boxes_are_all_found(boxed):
+    result = run_protocol("detection", ColourEncoder(), TASK, boxed, options={"proposals": "truth"})
+    assert result.metrics == {"ap50": 1.0, "ap50-novel": 1.0, "ap50-base": 1.0, "ap": 1.0}
+    assert result.n == 3 and set(result.intervals) == {"ap50-novel", "ap50-base"}
+    assert result.options["boxes"] == 3
+
+
+def test_given_boxes_and_those_that_can_not_be_used(tmp_path, boxed):
+    keys = [f"boxes/{i:08d}" for i in range(3)]
+    rows = [
+        {"image_id": keys[0], "bbox": [2, 3, 8, 8], "score": 0.9},
+        {"file_name": "00000001.png", "bbox": [0, 0, 20, 20]},
+    ]
+    rows += [{"image_id": "other", "bbox": [0, 0, 1, 1]}, {"image_id": keys[2], "bbox": [0, 0, 0, 1]}]
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(rows))
+    data = load_boxes(TASK, boxed, empty=True)
+    given = read_proposals(path, data)
+    assert [len(scores) for _, scores in given] == [1, 1, 0] and given[0][1][0] == 0.9
+    assert "no area" in data.rejected[0]
+    result = run_protocol("detection", ColourEncoder(), TASK, boxed, options={"proposals": str(path)})
+    assert result.per_class == {"red": 1.0, "green": 0.0, "blue": 1.0}
+    path.write_text('[{"image_id": "x", "bbox": [1, 1, 2, 2]}]')
+    with pytest.raises(SourceError, match="no usable box"):
+        choose_proposals(str(path), data, limit=9)
+    for text in ("{", '{"a": 1}', "[1]"):
+        path.write_text(text)
+        with pytest.raises(SourceError, match="not a list"):
+            read_proposals(path, data)
+    with pytest.raises(SourceError, match="choose grid"):
+        choose_proposals("rpn", data, limit=9)
+
+
+def test_a_grid_covers_the_image_and_finds_something(boxed):
+    boxes, scores = grid(40, 30)
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, 0] + boxes[:, 2] <= 40.001).all() and len(scores) == len(boxes) > 50
+    assert (boxes[:, 1] + boxes[:, 3]).max() == pytest.approx(30)
+    result = run_protocol("detection", ColourEncoder(), TASK, boxed, options={"proposals": "grid", "limit": 300})
+    assert 0 < result.value <= 1 and result.options["detections"] > 0
+
+
+def test_background_of_zeros_is_one_more_class():
+    logits = np.random.default_rng(0).normal(scale=3, size=(5, 4))
+    expected = torch.cat([torch.from_numpy(logits), torch.zeros(5, 1)], 1).softmax(1)[:, :4]
+    np.testing.assert_allclose(with_background(logits), expected)
+
+
+def test_non_maximum_suppression_is_per_class():
+    boxes = np.array([[0, 0, 10, 10], [1, 0, 10, 10], [30, 0, 5, 5.0]])
+    scores = np.array([[0.9, 0.2], [0.8, 0.3], [0.0005, 0.4]])
+    kept = keep_best(boxes, scores, 7)
+    assert list(zip(kept.label.tolist(), kept.scores.tolist(), strict=True)) == [(0, 0.9), (1, 0.4), (1, 0.3)]
+    assert set(kept.image.tolist()) == {7}
+    assert suppressed((boxes, np.array([0.5, 0.9, 0.1])), 0.5, 9)[1].tolist() == [0.9, 0.1]
