@@ -102,6 +102,7 @@ def make_weights(data: Path, file: Path) -> Path:
     task = Task.load("caltech101")
     texts = retroclip.zero_shot(encoder, task).weights
     rows = pq.read_table(data / "caltech101.parquet", filters=[("split", "==", "train")]).to_pylist()
+    rows = [row for number, row in enumerate(rows) if number % 3 == 0]  # a third is enough to be above chance
     tower = encoder.model.visual
     projection, tower.proj = tower.proj, None
     features = pooled(encoder, [row["image"] for row in rows])

@@ -26,7 +26,7 @@ def draw(n: int, centres: Tensor, generator: torch.Generator) -> tuple[Tensor, T
     """n unit-norm features and their classes."""
     labels = torch.randint(0, CLASSES, (n,), generator=generator)
     spectrum = torch.arange(1, DIM + 1).float().pow(-0.5)
-    rows = 0.7 * centres[labels] + torch.randn(n, DIM, generator=generator)
+    rows = 0.2 * centres[labels] + torch.randn(n, DIM, generator=generator)
     common = torch.zeros(DIM)
     common[0] = 8.0
     return torch.nn.functional.normalize(rows * spectrum + common, dim=1), labels

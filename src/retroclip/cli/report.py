@@ -6,18 +6,17 @@ from retroclip.cli.terminal import say
 
 
 def report(results: list[Path], /, *, out: Path) -> None:
-    """Make one HTML page of results.
+    """Make one page, or one table, of results.
 
     Parameters
     ----------
     results
-        Files that `retroclip compare --json` or `evaluate --json` wrote.
+        Files that `retroclip compare --json` or `evaluate --json` wrote, and folders of them (`evaluate --suite`).
     out
-        The HTML file.
+        What to write, by its name: .html (tables, plots, circumstances), .md, .csv, or .svg (all tasks as one plot).
     """
-    from retroclip.evaluation import load_results
-    from retroclip.report import Report, write_report
+    from retroclip.evaluation.result import find_results
+    from retroclip.report.files import write_as
 
-    loaded = [result for path in results for result in load_results(path)]
-    write_report(Report(results=loaded), out)
+    write_as(find_results(results), out)
     say(f"report: {out}")

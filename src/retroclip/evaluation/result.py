@@ -157,6 +157,17 @@ def save_results(results: Sequence[Result], path: str | Path) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def find_results(paths: Sequence[str | Path]) -> list[Result]:
+    """The results in files and in folders of `.json` files, in order; SourceError where there are none."""
+    files: list[Path] = []
+    for path in map(Path, paths):
+        files += sorted(path.glob("*.json")) if path.is_dir() else [path]
+    results = [result for file in files for result in load_results(file)]
+    if not results:
+        raise SourceError(f"no results in {', '.join(map(str, paths))}: write some with --json, or evaluate --suite")
+    return results
+
+
 def load_results(path: str | Path) -> list[Result]:
     """Read what `save_results`, or `--json` of evaluate and compare, wrote; SourceError for anything else."""
     try:

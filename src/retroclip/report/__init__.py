@@ -11,11 +11,13 @@ from retroclip.report.evidence import (
     summarise_memory,
 )
 from retroclip.report.html import Report, render, write_report
-from retroclip.report.tables import csv_table, group, markdown_table, rich_table
+from retroclip.report.overview import Overview, overview
+from retroclip.report.tables import csv_table, group, markdown_table, overview_table, rich_table
 
 __all__ = [
     "Example",
     "MemorySummary",
+    "Overview",
     "Report",
     "RetrievedClass",
     "ShownPair",
@@ -24,6 +26,8 @@ __all__ = [
     "csv_table",
     "group",
     "markdown_table",
+    "overview",
+    "overview_table",
     "render",
     "rich_table",
     "spread",

@@ -16,6 +16,7 @@ from retroclip.errors import BadImageError
 from retroclip.evaluation import Result
 from retroclip.report import plots, tables
 from retroclip.report.evidence import Example, MemorySummary, RetrievedClass
+from retroclip.report.overview import overview
 
 THUMBNAIL = 128
 BASE = "zero-shot"
@@ -80,8 +81,12 @@ def render(report: Report) -> str:
         "side_metrics": tables.side_metrics,
         "side_value": tables.side_value,
     }
+    table = overview(report.results)
+    drawn = Markup(plots.plot_overview(table)) if table is not None else None
     sections = [make_section(results) for results in tables.group(report.results)]
-    return environment.get_template("report.html").render(report=report, sections=sections)
+    return environment.get_template("report.html").render(
+        report=report, sections=sections, overview=table, overview_plot=drawn
+    )
 
 
 def write_report(report: Report, path: str | Path) -> Path:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from retroclip.evaluation import Result
+from retroclip.report.overview import Overview
 
 # Stand-ins that are exchanged for CSS variables, so that one SVG serves the light and the dark page.
 INK, FAINT, GAIN, LOSS = "#010203", "#010204", "#010205", "#010206"
@@ -94,6 +95,34 @@ def plot_curves(results: Sequence[Result]) -> str:
         axes.legend(frameon=False)
 
     return _svg(draw, width=7.2, height=3.2)
+
+
+def plot_overview(table: Overview) -> str:
+    """Dots for each task, one colour a row of the overview, with their 95 % intervals."""
+
+    def draw(axes: Axes) -> None:
+        height = 0.7 / len(table.rows)
+        for number, (model, method) in enumerate(table.rows):
+            own = [(column, cell) for (row, column), cell in table.cells.items() if row == number]
+            at = [column + (number - (len(table.rows) - 1) / 2) * height for column, _ in own]
+            values = [100 * (cell.value or 0.0) for _, cell in own]
+            ends = [cell.interval or (cell.value or 0.0, cell.value or 0.0) for _, cell in own]
+            # A mean over seeds can lie outside of an interval by rounding.
+            errors = [
+                [max(0.0, value - 100 * low) for value, (low, _) in zip(values, ends, strict=True)],
+                [max(0.0, 100 * high - value) for value, (_, high) in zip(values, ends, strict=True)],
+            ]
+            colour = SERIES[number % len(SERIES)]
+            label = f"{model}, {method}" if len({row[0] for row in table.rows}) > 1 else method
+            axes.errorbar(values, at, xerr=errors, fmt="o", color=colour, markersize=5, linewidth=1.2, label=label)
+        axes.set_yticks(range(len(table.columns)), labels=[f"{task} ({metric})" for task, _, metric in table.columns])
+        axes.invert_yaxis()
+        axes.set_xlabel("%")
+        axes.grid(axis="x", linewidth=0.6)
+        axes.tick_params(left=False)
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+
+    return _svg(draw, width=7.2, height=1.4 + (0.16 + 0.13 * len(table.rows)) * len(table.columns))
 
 
 def _svg(draw: Callable[[Axes], None], *, width: float, height: float) -> str:

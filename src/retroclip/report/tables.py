@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from retroclip.evaluation import Result
+from retroclip.report.overview import overview
 
 CSV_FIELDS = (
     "task", "dataset", "split", "n", "model", "method", "metric", "value", "low", "high", "sd", "top1",
     "gain_points", "gain_low", "gain_high", "top1_gain_points", "top1_gain_low", "top1_gain_high",
     "control", "control_gain_points", "control_gain_low", "control_gain_high",
     "fit_seconds", "predict_seconds", "trained_parameters", "seeds", "memory", "memory_pairs",
-    "excluded_near_duplicates", "error",
+    "excluded_near_duplicates", "top5", "mean-per-class", "ece", "fingerprint", "precision", "data_hash", "protocol",
+    "templates", "versions", "date", "error",
 )  # fmt: skip
 
 
@@ -197,6 +199,21 @@ def _md_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(map(_md, cells)) + " |"
 
 
+def overview_table(results: Sequence[Result]) -> str:
+    """Many tasks side by side as Markdown: values in per cent, with the mean over the tasks that all rows have."""
+    table = overview(results)
+    if table is None:
+        return ""
+    names = [f"{task} ({metric})" for task, _, metric in table.columns]
+    columns = ["model", "method", *names, f"mean of {len(table.shared)}"]
+    lines = [_md_row(columns), _md_row(["---", "---", *["---:"] * (len(columns) - 2)])]
+    for number, (model, method) in enumerate(table.rows):
+        cells = [table.cells.get((number, column)) for column in range(len(names))]
+        shown = ["–" if cell is None else with_deviation(cell) for cell in cells]
+        lines.append(_md_row([model, method, *shown, percent(table.mean(number))]))
+    return "\n".join(lines) + "\n"
+
+
 def csv_table(results: Sequence[Result]) -> str:
     """All results as CSV: values in [0, 1], gains in points, one row a method."""
     buffer = io.StringIO()
@@ -207,7 +224,10 @@ def csv_table(results: Sequence[Result]) -> str:
         row |= _ends("low", "high", r.interval) | _ends("gain_low", "gain_high", r.gain_interval)
         row |= _ends("top1_gain_low", "top1_gain_high", r.top1_gain_interval)
         row |= _ends("control_gain_low", "control_gain_high", r.control_gain_interval)
+        row |= {name: r.metrics.get(name) for name in ("top5", "mean-per-class", "ece")}
         row |= {
+            "templates": len(r.templates),
+            "versions": " ".join(f"{name}={version}" for name, version in r.versions.items()),
             "control_gain_points": r.control_gain,
             "gain_points": r.gain,
             "top1_gain_points": r.top1_gain,

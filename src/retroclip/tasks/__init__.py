@@ -2,7 +2,17 @@
 
 from retroclip.pairs.pair import label_key
 from retroclip.tasks.catalogue import catalogue
+from retroclip.tasks.suite import Suite, list_suites, load_suite
 from retroclip.tasks.task import LabelIndex, Task
 from retroclip.tasks.templates import template_sets
 
-__all__ = ["LabelIndex", "Task", "catalogue", "label_key", "template_sets"]
+__all__ = [
+    "LabelIndex",
+    "Suite",
+    "Task",
+    "catalogue",
+    "label_key",
+    "list_suites",
+    "load_suite",
+    "template_sets",
+]

@@ -21,6 +21,8 @@ class SharedClasses:
 def expand_classes(data: dict[str, Any]) -> dict[str, Any]:
     """Replace `classes: {shared: imagenet, indices: […]}` by the names, with their descriptions and synonyms.
 
+    With `numbered: true` a class's number is a synonym, for data whose folders are numbers (ImageNetV2).
+
     What the task says itself of a class goes before what the shared list says.
 
     Raises:
@@ -29,9 +31,9 @@ def expand_classes(data: dict[str, Any]) -> dict[str, Any]:
     wanted = data.get("classes")
     if not isinstance(wanted, dict):
         return data
-    unknown = sorted(set(wanted) - {"shared", "indices"})
+    unknown = sorted(set(wanted) - {"shared", "indices", "numbered"})
     if wanted.get("shared") != "imagenet" or unknown:
-        raise ValueError("classes must be a list of names, or {shared: imagenet, indices: [...]}")
+        raise ValueError("classes must be a list of names, or {shared: imagenet, indices: [...], numbered: true}")
     shared = imagenet_classes()
     indices = [int(index) for index in wanted.get("indices", range(len(shared.names)))]
     if not all(0 <= index < len(shared.names) for index in indices):
@@ -41,6 +43,9 @@ def expand_classes(data: dict[str, Any]) -> dict[str, Any]:
     for field in ("display", "descriptions", "synonyms"):
         known = getattr(shared, field)
         merged[field] = {name: known[name] for name in names if name in known} | dict(data.get(field) or {})
+    if str(wanted.get("numbered", "")).lower() == "true":
+        for position, name in enumerate(names):
+            merged["synonyms"][name] = [*merged["synonyms"].get(name, []), str(position)]
     return merged
 
 

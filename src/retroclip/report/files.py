@@ -1,0 +1,54 @@
+"""Results written to a file in the form that its name asks for."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from retroclip.errors import RetroclipError
+from retroclip.evaluation import Result
+from retroclip.report import plots
+from retroclip.report.html import Report, render
+from retroclip.report.overview import overview
+from retroclip.report.tables import csv_table, group, markdown_table, overview_table
+
+# The colours of a page stand behind these names; a picture by itself needs its own.
+COLOURS = {"ink": "#1d2330", "line": "#dfe3ea", "gain": "#1b9e77", "loss": "#d95f0e"} | dict(
+    enumerate(("#2457c5", "#d95f0e", "#1b9e77", "#9a4fb5", "#a6761d", "#66717f"))
+)
+
+
+def write_as(results: Sequence[Result], path: Path) -> None:
+    """Write results as .html, .md, .csv or .svg; the file appears under its name only when whole.
+
+    Raises RetroclipError for another ending, and for a plot of results on a single data set.
+    """
+    forms: dict[str, Callable[[Sequence[Result]], str]] = {
+        ".html": lambda rows: render(Report(results=rows)),
+        ".md": as_markdown,
+        ".csv": csv_table,
+        ".svg": as_plot,
+    }
+    if path.suffix.lower() not in forms:
+        raise RetroclipError(f"{path}: a report is a file that ends in {', '.join(forms)}")
+    text = forms[path.suffix.lower()](results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def as_markdown(results: Sequence[Result]) -> str:
+    """All tasks side by side where there are several, then a table for each."""
+    return "\n".join(part for part in [overview_table(results), *map(markdown_table, group(results))] if part)
+
+
+def as_plot(results: Sequence[Result]) -> str:
+    """The plot of all tasks as a picture that stands alone."""
+    table = overview(results)
+    if table is None:
+        raise RetroclipError("a plot needs results on at least two data sets: write .html for one")
+    text = plots.plot_overview(table)
+    for name, colour in COLOURS.items():
+        variable = f"var(--series-{name})" if isinstance(name, int) else f"var(--{name})"
+        text = text.replace(variable, colour)
+    return text
