@@ -42,7 +42,7 @@ class Store:
     def create(cls, directory: Path, dim: int) -> "Store":
         """Open the tables in `directory`, made empty where they are missing."""
         for name, schema in ((PAIRS_NAME, pair_schema(dim)), (REJECTED_NAME, REJECTED_SCHEMA)):
-            if not (directory / name / "_versions").is_dir():
+            if not any((directory / name / "_versions").glob("*.manifest")):  # a killed writer may have left folders
                 # Stable row ids can be chosen only here: later the option is silently ignored.
                 lance.write_dataset(
                     schema.empty_table(), str(directory / name), mode="create", enable_stable_row_ids=True

@@ -1,0 +1,132 @@
+"""Pairs a second of `memory create`, beside clip-retrieval 2.45: make bench-memory
+
+Both embed the same tar of 1,024 JPEGs of 500 × 375 pixels (the samples' photos, enlarged) and captions with the same
+ViT-B-32, its random weights read from a file, one after the other; models are loaded before the clock starts, and both
+write their results. The peer is installed into a virtual environment of its own (`--venv DIR` keeps one for the next
+time); it needs setuptools < 80, and reads tars only: its folder reader hangs. Printed: both rates, their ratio, and the
+smallest cosine between our stored embeddings and its.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+COUNT, SIZE, MODEL = 1024, (500, 375), "ViT-B-32"
+KINDS = {"image": "img_emb", "text": "text_emb"}
+PEER = ("clip-retrieval==2.45.0", "setuptools<80")
+PEER_SCRIPT = """
+import sys, time
+from clip_retrieval.clip_inference import worker
+from clip_retrieval.clip_inference.main import main
+from clip_retrieval.clip_inference.runner import Runner
+
+seconds = []
+
+class Timed(Runner):
+    def __call__(self, i):
+        build, began = self.logger_builder, []
+        def logger(i):  # built when the models are loaded
+            began.append(time.perf_counter())
+            return build(i)
+        self.logger_builder = logger
+        super().__call__(i)
+        seconds.append(time.perf_counter() - began[0])
+
+worker.Runner = Timed
+main(sys.argv[1], sys.argv[2], input_format="webdataset", clip_model=sys.argv[3], wds_number_file_per_input_file=1024)
+print("SECONDS", sum(seconds))
+"""
+OWN_SCRIPT = """
+import sys, time
+import retroclip
+
+encoder = retroclip.load(sys.argv[3])
+start = time.perf_counter()
+retroclip.Memory.create(sys.argv[2], encoder, sys.argv[1])
+print("SECONDS", time.perf_counter() - start, encoder.precision)
+"""
+
+
+def make_tar(path: Path) -> None:
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    rows = pq.read_table(str(files("retroclip") / "samples" / "memory.parquet"), columns=["image", "caption"])
+    with tarfile.open(path, "w") as tar:
+        for number, row in enumerate(rows.slice(0, COUNT).to_pylist()):
+            image, buffer = Image.open(io.BytesIO(row["image"])).convert("RGB").resize(SIZE), io.BytesIO()
+            image.save(buffer, "JPEG", quality=90)
+            for suffix, data in (("jpg", buffer.getvalue()), ("txt", (row["caption"] or "a photo").encode())):
+                member = tarfile.TarInfo(f"{number:06d}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def peer_python(folder: Path) -> Path:
+    python = folder / "bin" / "python"
+    if not python.exists():
+        print("installing clip-retrieval ...", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEER], check=True)
+    return python
+
+
+def seconds_of(python: str | Path, script: str, *arguments: object) -> tuple[float, str]:
+    command = [str(python), "-c", script, *map(str, arguments)]
+    ran = subprocess.run(command, check=False, capture_output=True, text=True)
+    told = [line.split() for line in ran.stdout.splitlines() if line.startswith("SECONDS")]
+    if ran.returncode or not told:
+        raise SystemExit(f"{python} failed:\n{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}")
+    return float(told[0][1]), " ".join(told[0][2:])
+
+
+def smallest_cosine(peer: Path, memory: Path, kind: str) -> float:
+    import pyarrow.parquet as pq
+
+    from retroclip import Memory
+
+    theirs = np.load(next((peer / f"{KINDS[kind]}").glob("*.npy"))).astype(np.float32)
+    keys = pq.read_table(next((peer / "metadata").glob("*.parquet")))["image_path"].to_pylist()
+    opened = Memory.open(memory)
+    ours = dict(zip(opened.take(opened.ids(), ["key"])["key"].to_pylist(), opened.embeddings(of=kind), strict=True))
+    own = np.stack([ours[key].numpy() for key in keys])
+    return float(((theirs * own).sum(1) / np.linalg.norm(theirs, axis=1)).min())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--venv", type=Path, help="where the peer is, or will be, installed")
+    chosen = parser.parse_args().venv
+    with tempfile.TemporaryDirectory(prefix="bench-embed-") as name:
+        folder = Path(name)
+        import open_clip
+        import torch
+
+        torch.manual_seed(0)
+        torch.save(open_clip.create_model(MODEL).state_dict(), folder / "random.pt")
+        make_tar(folder / "pairs.tar")
+        python = peer_python(chosen or folder / "venv")
+        own, precision = seconds_of(
+            sys.executable, OWN_SCRIPT, folder / "pairs.tar", folder / "memory", f"{MODEL}@{folder / 'random.pt'}"
+        )
+        model = f"open_clip:{MODEL}/{folder / 'random.pt'}"
+        peer, _ = seconds_of(python, PEER_SCRIPT, folder / "pairs.tar", folder / "peer", model)
+        cosines = {kind: smallest_cosine(folder / "peer", folder / "memory", kind) for kind in ("image", "text")}
+    print(
+        f"{COUNT} pairs, {MODEL} in {precision}: retroclip {COUNT / own:.1f} pairs/s, "
+        f"clip-retrieval {COUNT / peer:.1f}, ratio {peer / own:.2f}; "
+        f"smallest cosine: images {cosines['image']:.5f}, texts {cosines['text']:.5f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
