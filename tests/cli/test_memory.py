@@ -182,3 +182,15 @@ def test_embeddings_of_another_tool(run, model, memory, tmp_path):
     failed = run(f"memory create other embeddings --model {model}")
     assert failed.status == 1
     assert "of dimension" in failed.line
+
+
+def test_export_compact_purge(run, memory, model):
+    assert "20 pairs written" in run("memory export mem out --format clip-retrieval").line
+    assert run(f"memory create again out --model {model}").status == 0
+    assert run("memory export mem out --format parquet").status == 1
+    assert run("memory export mem out --format nosuch").status == 2
+    assert "1 pairs deleted" in run("""memory delete mem --where "key = '04'" """).line
+    assert json.loads(run("memory compact mem --json").out)["files"] == 1
+    assert "MB freed" in run("memory compact mem").line
+    assert "1 pairs purged" in run("""memory purge mem --where "key = '05'" """).line
+    assert json.loads(run("memory info mem --json").out)["rows"] == 18

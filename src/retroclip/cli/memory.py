@@ -117,6 +117,52 @@ def delete(memory: Path, /, *, where: Annotated[str, Parameter(help="SQL predica
 
 
 @app.command
+def compact(memory: Path, /, *, json: Json = False) -> None:
+    """Merge small files and free the room of deleted pairs."""
+    from retroclip.memory import Memory
+
+    told = Memory.open(memory).compact()
+    if json:
+        print_json(told)
+    else:
+        freed = (told["bytes_before"] - told["bytes"]) / 1e6
+        say(f"{memory}: {told['files_before']} files became {told['files']}, {freed:,.1f} MB freed")
+
+
+@app.command
+def purge(memory: Path, /, *, where: Annotated[str, Parameter(help="SQL predicate: which pairs.")]) -> None:
+    """Delete pairs and remove their bytes from every file: old versions, indexes and rejected rows included."""
+    from retroclip.memory import Memory
+
+    say(f"{memory}: {Memory.open(memory).purge(where)} pairs purged")
+
+
+@app.command
+def export(
+    memory: Path,
+    directory: Path,
+    /,
+    *,
+    format: Annotated[Literal["clip-retrieval", "webdataset", "parquet"], Parameter(name="--format")],
+    where: Where = None,
+    images: bool = True,
+) -> None:
+    """Write a memory's pairs as a new folder that other tools read; read back, nothing has changed.
+
+    Parameters
+    ----------
+    format
+        clip-retrieval: embeddings, metadata and images; webdataset: tar shards; parquet: pairs without embeddings.
+    images
+        Put the stored images into the metadata of clip-retrieval's layout.
+    """
+    from retroclip.memory import Memory
+
+    count = Memory.open(memory).export(directory, format, where=where, images=images)
+    say(f"{directory}: {count} pairs written")
+
+
+@app.command
 def index(memory: Path, /, *, kind: Literal["auto", "exact", "flat", "hnsw"] = "auto", recall: float = 0.95) -> None:
     """Build the search indexes. Small memories need none: they are searched exactly.
 

@@ -1,4 +1,4 @@
-"""One writer at a time holds a memory."""
+"""One writer at a time holds a memory; readers hold it together, and keep what would break them waiting."""
 
 import fcntl
 import os
@@ -9,6 +9,49 @@ from pathlib import Path
 from retroclip.errors import MemoryStoreError
 
 LOCK_NAME = "writer.lock"
+READERS_NAME = "readers.lock"
+
+
+class Reading:
+    """Shows that a memory is open, for as long as the object lives. Where no file can be made, nobody can tell."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._descriptor: int | None = None
+        try:
+            self._descriptor = os.open(directory / READERS_NAME, os.O_RDONLY | os.O_CREAT, 0o644)
+        except OSError:
+            return
+        if not self._locked(fcntl.LOCK_SH):
+            raise MemoryStoreError(f"{directory} is being purged by another process: wait until it ends, and try again")
+
+    def __reduce__(self) -> tuple[type["Reading"], tuple[Path]]:
+        return Reading, (self._directory,)
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", None) is not None:
+            os.close(self._descriptor)  # type: ignore[arg-type]
+
+    def _locked(self, kind: int) -> bool:
+        if self._descriptor is None:
+            return True
+        try:
+            fcntl.flock(self._descriptor, kind | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Whether nobody else has the memory open; if so, nobody can open it inside the block."""
+        only = self._locked(fcntl.LOCK_EX)
+        if not only and self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)  # the failed change gave the old lock up
+        try:
+            yield only
+        finally:
+            if only:
+                self._locked(fcntl.LOCK_SH)
 
 
 @contextmanager

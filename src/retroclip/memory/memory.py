@@ -15,6 +15,7 @@ from retroclip.memory.check import find_problems
 from retroclip.memory.create import create_memory, source_items
 from retroclip.memory.describe import described
 from retroclip.memory.disk import full_disk_told
+from retroclip.memory.export import ExportFormat, export_rows
 from retroclip.memory.index import (
     IndexFolder,
     IndexKind,
@@ -25,7 +26,8 @@ from retroclip.memory.index import (
     tuned_parameters,
 )
 from retroclip.memory.ingest import Ingest
-from retroclip.memory.lock import writer_lock
+from retroclip.memory.lock import Reading, writer_lock
+from retroclip.memory.maintain import compact_store, purge_rows
 from retroclip.memory.manifest import Manifest
 from retroclip.memory.progress import reporter
 from retroclip.memory.schema import DATA_COLUMNS, IdArray
@@ -49,6 +51,7 @@ class Memory:
         self.manifest = Manifest.load(self.path)
         self._store = Store(self.path, self.manifest.dim)
         self._indexes = IndexFolder(self.path)
+        self._reading = Reading(self.path)
         self._forget()
 
     def _forget(self) -> None:
@@ -142,6 +145,48 @@ class Memory:
             count = self._store.delete(where)
         self.refresh()
         return count
+
+    def compact(self) -> dict[str, int]:
+        """Merge small files and free the bytes of deleted rows; returns files and bytes before and after.
+
+        Old versions go, too, unless somebody else has the memory open: then those of the last day stay.
+        """
+        with full_disk_told(self.path, "free some space and try again"), writer_lock(self.path):
+            self._store.refresh()
+            with self._reading.alone() as alone:
+                told = compact_store(self.path, self._store, alone=alone)
+        self.refresh()
+        return told
+
+    def purge(self, where: str) -> int:
+        """Delete the rows for which the predicate holds and remove their bytes from every file; returns how many.
+
+        Versions, indexes and rejected rows are purged as well; indexes are built anew. Raises MemoryStoreError while
+        anybody else has the memory open. Killed at any moment it can be repeated.
+        """
+        advice = "free some space and run the same command again: rows may be left in old versions"
+        with full_disk_told(self.path, advice), writer_lock(self.path), self._reading.alone() as alone:
+            if not alone:
+                raise MemoryStoreError(f"{self.path} is open elsewhere: close it there, nothing was purged")
+            self._store.refresh()
+            kind = self.info()["index"]["kind"]
+            count = purge_rows(self.path, self._store, self._indexes, where)
+        self.refresh()
+        if kind != "exact":
+            self.index(kind)
+        return count
+
+    def export(
+        self, directory: str | Path, format: ExportFormat, *, where: str | None = None, images: bool = True
+    ) -> int:
+        """Write the rows, in the order of their ids, as a new folder that other tools read; returns how many.
+
+        "clip-retrieval": embeddings, metadata and, with `images`, the stored images; "webdataset": tar shards;
+        "parquet": pairs without embeddings. Read back, each gives the same pairs, and the first the same embeddings.
+        Raises MemoryStoreError when the directory is taken, or the format needs images that aren't stored.
+        """
+        ids = self.ids() if where is None else self.matching(where)
+        return export_rows(self._store, ids, Path(directory), format, images=images)
 
     def index(self, kind: Literal["exact", "flat", "hnsw", "auto"] = "auto", *, recall: float = 0.95) -> dict[str, Any]:
         """Build the indexes of both modalities in place of the present ones; returns `info()["index"]`.

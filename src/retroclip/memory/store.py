@@ -1,6 +1,7 @@
 """The rows of a memory on disk: two Lance tables, read as one fixed version, written by atomic commits."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,33 @@ class Store:
             self._dataset.delete(where)
             self.refresh()
         return count
+
+    def compact(self, keep: timedelta) -> None:
+        """Merge small files and drop the bytes of deleted rows, and of versions older than `keep`; ids stay."""
+        for name in (PAIRS_NAME, REJECTED_NAME):
+            dataset = _opened(self.directory / name)
+            dataset.optimize.compact_files(materialize_deletions_threshold=0.0)
+            # Unverified files are what a killed writer left: nobody else writes while the caller holds the lock.
+            dataset.cleanup_old_versions(older_than=keep, delete_unverified=True)
+        self.refresh()
+
+    def files(self) -> int:
+        """How many files hold rows."""
+        return len(self._dataset.get_fragments())
+
+    def forget_rejected(self, keys: Sequence[str], where: str) -> int:
+        """Delete rejected rows that have one of the keys, or that the predicate holds for if it names their columns."""
+        dataset = _opened(self.directory / REJECTED_NAME)
+        table = dataset.scanner(columns=["key"], with_row_id=True).to_table()
+        chosen = _ids(table.filter(pc.is_in(table["key"], pa.array(keys, pa.string()))))
+        try:
+            found = dataset.scanner(columns=[], filter=checked_predicate(where), with_row_id=True).to_table()
+            chosen = np.union1d(chosen, _ids(found))
+        except (ValueError, OSError, RuntimeError):
+            pass  # it names columns that rejected rows don't have
+        if len(chosen):
+            dataset.delete(f"_rowid IN ({', '.join(map(str, chosen.tolist()))})")
+        return len(chosen)
 
     def reject(self, rejected: Sequence[Rejected]) -> None:
         if rejected:

@@ -4,7 +4,7 @@ Training transforms are in `retroclip.pairs.augment`, which imports torchvision 
 """
 
 from retroclip.pairs.embeddings import EmbeddingFolder, EmbeddingSlice, is_embedding_folder, open_embeddings
-from retroclip.pairs.image import MAX_PIXELS, decode_image
+from retroclip.pairs.image import MAX_PIXELS, decode_image, image_suffix
 from retroclip.pairs.labelled import LabelledSet, load_labelled
 from retroclip.pairs.masks import mask_classes
 from retroclip.pairs.pair import Pair, Rejected, clean_captions
@@ -24,6 +24,7 @@ __all__ = [
     "clean_captions",
     "count_pairs",
     "decode_image",
+    "image_suffix",
     "is_embedding_folder",
     "load_labelled",
     "mask_classes",

@@ -60,6 +60,16 @@ def _read(path: Path) -> bytes:
         raise BadImageError(f"can't read {path}: {error.strerror or error}") from None
 
 
+def image_suffix(data: bytes) -> str:
+    """The usual suffix of an encoded image's file name, without the dot: jpg, png, … ("jpg" for anything else)."""
+    try:
+        with _open(data) as image:
+            name = str(image.format).lower()
+    except Exception:
+        return "jpg"
+    return {"jpeg": "jpg", "jpeg2000": "jp2", "tiff": "tif"}.get(name, name if f".{name}" in IMAGE_SUFFIXES else "jpg")
+
+
 @cache
 def _openable() -> list[str]:
     """Those of FORMATS that this Pillow was built with: it raises KeyError for others."""

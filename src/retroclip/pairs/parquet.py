@@ -132,6 +132,7 @@ def _pair(ref: SourceRef, row: dict[str, Any], number: str, names: Sequence[str]
     captions = as_list(row.get("caption")) + as_list(row.get("captions"))
     cleaned = clean_captions(str(caption) for caption in captions if caption is not None)
     metadata = {name: _plain(value) for name, value in row.items() if name not in _PAIR_COLUMNS}
+    metadata |= _unpacked(metadata.pop("metadata", None))
     if captions and not cleaned:
         metadata["note"] = "caption is empty"
     return Pair(
@@ -176,6 +177,15 @@ def _class_names(schema: pa.Schema) -> list[str] | None:
     except (KeyError, TypeError, ValueError):
         return None
     return [str(name) for name in names]
+
+
+def _unpacked(metadata: Any) -> dict[str, Any]:
+    """The values of a column `metadata` that holds JSON objects, as `memory export` writes it; others stay as found."""
+    try:
+        found = json.loads(metadata) if isinstance(metadata, str) else metadata
+    except ValueError:
+        found = metadata
+    return found if isinstance(found, dict) else {} if found is None else {"metadata": found}
 
 
 def _plain(value: Any) -> Any:

@@ -122,10 +122,12 @@ def _pair(sample: _Sample, source: str) -> Pair | Rejected:
         labels = _set_positions(sample.files["npy"]) if "npy" in sample.files else None
     except (ValueError, EOFError, OSError):
         return Rejected(sample.key, source, ".npy holds no vector of class marks")
+    # What img2dataset and `memory export` write there; the sample's name may not hold every key.
+    key, named = (annotation.metadata.pop(name, None) for name in ("key", "source"))
     return Pair(
-        key=sample.key,
+        key=key if isinstance(key, str) and key else sample.key,
         image=images[0],
-        source=source,
+        source=named if isinstance(named, str) and named else source,
         mask=sample.files.get("mask.png"),
         labels=labels,
         **annotation.fields(),

@@ -1,0 +1,41 @@
+"""Tidying a store, and removing rows from it so that nothing of them is left in any file."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from retroclip.errors import MemoryStoreError
+from retroclip.memory.disk import size_on_disk
+from retroclip.memory.index import IndexFolder
+from retroclip.memory.store import Store
+
+KEPT_FOR_READERS = timedelta(days=1)
+
+
+def compact_store(path: Path, store: Store, *, alone: bool) -> dict[str, int]:
+    """Merge files and drop deleted bytes. alone: nobody reads an old version, so that none need be kept."""
+    files, size = store.files(), size_on_disk(path)
+    store.compact(timedelta(0) if alone else KEPT_FOR_READERS)
+    return {
+        "files_before": files,
+        "files": store.files(),
+        "bytes_before": size,
+        "bytes": size_on_disk(path),
+    }
+
+
+def purge_rows(path: Path, store: Store, indexes: IndexFolder, where: str) -> int:
+    """Remove rows from the table, its versions, the rejected rows and, by removing all of them, the indexes.
+
+    Everything is done also when no row is left to delete: a purge that was killed is ended by repeating it.
+    """
+    for name in (".old", ".migrated", ".migrated.partial"):
+        copy = path.with_name(path.name + name)
+        if copy.exists():
+            raise MemoryStoreError(f"{copy} holds the rows, too: delete it first, nothing was purged")
+    ids = store.matching(where)
+    keys = store.take(ids, ["key"])["key"].to_pylist() if len(ids) else []
+    indexes.replace({})
+    store.forget_rejected(keys, where)  # before the rows: their keys couldn't be told afterwards
+    count = store.delete(where)
+    store.compact(timedelta(0))
+    return count

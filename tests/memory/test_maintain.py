@@ -1,0 +1,101 @@
+"""Compaction keeps rows and ids; a purge leaves no byte of what it removed in any file."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from retroclip.errors import MemoryStoreError
+from retroclip.memory import Memory
+from retroclip.pairs import Pair
+
+
+@pytest.fixture
+def memory(tmp_path, encoder, pairs):
+    memory = Memory.create(tmp_path / "m", encoder, pairs[:30])
+    memory.add(pairs[30:], encoder)
+    return memory
+
+
+def files_holding(path, needle):
+    return [file for file in path.rglob("*") if file.is_file() and needle in file.read_bytes()]
+
+
+def test_compact_keeps_rows_and_ids_and_frees_bytes(tmp_path, memory, pairs):
+    memory.index("flat")
+    memory.delete("label = 'odd'")
+    ids, rows = memory.ids(), memory.take(memory.ids()).to_pylist()
+    found = memory.search(memory.embeddings(), k=5)
+    told = memory.compact()
+    assert (told["files_before"], told["files"]) == (2, 1)
+    assert told["bytes"] < told["bytes_before"]
+    assert np.array_equal(memory.ids(), ids)
+    assert memory.take(ids).to_pylist() == rows
+    again = memory.search(memory.embeddings(), k=5)
+    assert np.array_equal(found.ids, again.ids)
+    assert memory.verify() == []
+    assert files_holding(tmp_path / "m", pairs[1].image) == []
+
+
+def test_compact_keeps_what_another_reader_reads(memory):
+    reader = Memory.open(memory.path)
+    rows = reader.take(reader.ids()).to_pylist()
+    memory.delete("label = 'odd'")
+    memory.compact()
+    assert reader.take(reader.ids()).to_pylist() == rows
+    reader.refresh()
+    assert len(reader) == len(memory)
+
+
+def test_purge_leaves_no_byte(tmp_path, encoder, memory, pairs, stub):
+    gone, kept = pairs[7], pairs[8]
+    bad = Pair("private-name", b"not an image", source="secret")
+    memory.add([bad], encoder, max_rejected=1)
+    memory.delete("key = 'p009'")
+    memory.add([Pair("p007", stub.photo(77), ("new words",))], encoder, known="replace")
+    memory.index("flat")
+    wanted = memory._store.take(memory.matching("key = 'p008'"), ["image_embedding"])["image_embedding"]
+    vector = memory.embeddings(memory.matching("key = 'p050'"))[0].numpy()
+    image = np.asarray(wanted[0].as_py(), np.float16).tobytes()
+    path = tmp_path / "m"
+    assert files_holding(path, gone.image)  # the replaced row is still in an old version
+    assert files_holding(path, image)
+    assert files_holding(path, vector.tobytes())  # in the index
+    assert files_holding(path, b"private-name")
+    assert memory.purge("key IN ('p050', 'p008', 'private-name') OR source = 'secret'") == 2
+    needles = [gone.image, kept.image, pairs[9].image, pairs[50].image, image, vector.tobytes(), b"private-name"]
+    for needle in needles:
+        assert files_holding(path, needle) == []
+    assert files_holding(path, b"p050") == files_holding(path, b"p008") == []
+    assert memory.info()["index"]["kind"] == "flat"
+    assert (len(memory), memory.rejected(), memory.verify()) == (57, [], [])
+
+
+def test_purge_by_columns_that_rejected_rows_lack(encoder, memory):
+    memory.add([Pair("odd-one", b"no image")], encoder, max_rejected=1)
+    assert memory.purge("label = 'odd'") > 0
+    assert [item.key for item in memory.rejected()] == ["odd-one"]
+
+
+def test_purge_is_exclusive(memory):
+    reader = Memory.open(memory.path)
+    with pytest.raises(MemoryStoreError, match="is open elsewhere"):
+        memory.purge("key = 'p001'")
+    assert len(memory) == 60
+    other = copy.deepcopy(memory._reading)
+    del reader
+    with pytest.raises(MemoryStoreError, match="is open elsewhere"):
+        memory.purge("key = 'p001'")
+    del other
+    assert memory.purge("key = 'p001'") == 1
+    with memory._reading.alone() as alone, pytest.raises(MemoryStoreError, match="being purged"):
+        assert alone
+        Memory.open(memory.path)
+
+
+def test_a_bad_predicate_purges_nothing(memory):
+    memory.index("flat")
+    for where in ("key ==", "key = 'a'; DROP TABLE x", "nosuch = 1"):
+        with pytest.raises(MemoryStoreError, match="predicate"):
+            memory.purge(where)
+    assert (len(memory), memory.info()["index"]["kind"]) == (60, "flat")
