@@ -11,7 +11,8 @@ from retroclip.tasks.shared import imagenet_classes
 
 COUNTS = {
     "bccd": 3, "birdsnap": 500, "camvid": 11, "caltech101": 96, "caltech101-full": 102, "cub200": 200,
-    "cifar10": 10, "cifar100": 100, "clevr-counts": 8, "coco": 80, "coco-novel": 65, "coco-panoptic": 133,
+    "cifar10": 10, "cifar100": 100, "clevr-counts": 8, "coco": 80, "coco-half": 80, "coco-novel": 65,
+    "coco-panoptic": 133,
     "country211": 211, "dtd": 47, "eurosat": 10, "fer2013": 7, "fgvc-aircraft": 100, "flower-photos": 5,
     "flowers102": 102, "food101": 101, "gtsrb": 43, "hateful-memes": 2, "hmdb51": 51, "imagenet": 1000,
     "imagenet-a": 200, "imagenet-r": 200, "imagenet-sketch": 1000, "imagenet-v2": 1000, "intel-scenes": 6,

@@ -168,7 +168,7 @@ def _timm_tokens(trunk: Any, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
     embed = trunk.patch_embed
     if hasattr(embed, "embed_maps"):  # the builtin's
         maps = embed.backbone(pixels)
-        grid, x = (maps.shape[2], maps.shape[3]), embed.embed_maps(maps)
+        grid, x = (maps.shape[2], maps.shape[3]), embed.embed_maps(maps, local=True)
     elif hasattr(embed, "proj") and not hasattr(embed, "backbone"):
         patches = embed.proj(pixels)
         grid, x = (patches.shape[2], patches.shape[3]), embed.norm(patches.flatten(2).transpose(1, 2))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torchvision.ops import batched_nms
 
 from retroclip.encoders.regions import encode_cuts
-from retroclip.errors import TaskError
+from retroclip.errors import SourceError, TaskError
 from retroclip.evaluation.average_precision import Boxes, coco_average_precision
 from retroclip.evaluation.boxes import BoxedImages, load_boxes
 from retroclip.evaluation.classification import head
@@ -28,8 +28,12 @@ if TYPE_CHECKING:
     from retroclip.classifiers import Classifier
     from retroclip.encoders import Encoder
     from retroclip.tasks import Task
+    from retroclip.training.detector import OpenVocabularyDetector
 
 SCORE, NMS, PER_IMAGE, RESAMPLES = 1e-3, 0.5, 100, 200
+TRAIN_SIZE = 224
+# Shares of the untrained model in the geometric mean of both (F-VLM, Kuo et al. 2023).
+BASE_SHARE, NOVEL_SHARE = 0.35, 0.65
 AT_50 = np.array([0.5])
 
 
@@ -46,27 +50,52 @@ def evaluate_detection(
     features: Literal["crop", "dense"] = "crop",
     size: int | None = None,
     context: float = 1.0,
+    train: str | None = None,
+    epochs: int = 12,
+    seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Result:
     """Detect the task's classes. `value` is AP50 over all classes; ap50-novel and ap50-base where it names novel ones.
 
     `proposals`: `grid`, `truth`, or a .json of boxes; `limit` of them an image. `features`: each cut out and encoded,
-    or RoIAlign on the dense map at `size` pixels. Scores are multiplied with objectness as a geometric mean. Baseline:
-    the same proposals with random class scores. Raises as `load_boxes` and `read_proposals`.
+    or RoIAlign on the dense map at `size` pixels. Scores are multiplied with objectness as a geometric mean. With
+    `train`, another set with boxes, an open-vocabulary Faster R-CNN learns its base classes (`training.detector`) and
+    is evaluated, `proposals` being its own; `metrics` then have the untrained model on the same proposals too
+    (`zero-shot-…`). Baseline: the same proposals with random class scores. Raises as `load_boxes` and `read_proposals`.
     """
     start = time.perf_counter()
     data = load_boxes(task, dataset, where=where, empty=True)
     classifier = head(model, task)
-    propose = choose_proposals(proposals, data, limit=limit)
     logits = ProposalLogits(classifier, features=features, size=size, context=context)
-    found, chance = [], []
+    options = {"limit": limit, "features": features, "size": size, "context": context}
+    found, chance, untrained = [], [], []
     rng = np.random.default_rng(0)
+    if train is None:
+        propose = choose_proposals(proposals, data, limit=limit)
+    else:
+        method, proposals, options = "open-vocabulary", "network", options | {"epochs": epochs, "seed": seed}
+        detector = trained_detector(classifier, task, train, data, size=size, epochs=epochs, seed=seed)
+        share = np.where(np.isin(task.classes, task.novel), NOVEL_SHARE, BASE_SHARE)
     for i, image in enumerate(data.images):
-        boxes, objectness = propose(i)
-        scores = with_background(logits(image, boxes)) * objectness[:, None] ** 0.5
+        if train is None:
+            boxes, objectness = propose(i)
+            learnt = None
+        else:
+            boxes, learnt, objectness = (part[:limit] for part in detector.detect(image))
+        own = with_background(logits(image, boxes))
+        scores = own * objectness[:, None] ** 0.5
+        if learnt is not None:
+            untrained.append(keep_best(boxes, scores, i))
+            scores = learnt ** (1 - share) * own**share
         found.append(keep_best(boxes, scores, i))
         chance.append(keep_best(boxes, rng.random(scores.shape), i))
     result = summarise_detections(data, task, found, chance, method=method or "zero-shot", resamples=resamples)
+    if untrained:
+        zero = summarise_detections(data, task, untrained, chance, method="zero-shot", resamples=resamples)
+        low_high = {} if zero.interval is None else {"ap50": zero.interval}
+        metrics = result.metrics | {f"zero-shot-{name}": value for name, value in zero.metrics.items()}
+        intervals = result.intervals | {f"zero-shot-{n}": v for n, v in {**low_high, **zero.intervals}.items()}
+        result = result.model_copy(update={"metrics": metrics, "intervals": intervals})
     encoder, seconds = classifier.encoder, time.perf_counter() - start
     return result.model_copy(
         update={
@@ -75,9 +104,25 @@ def evaluate_detection(
             "precision": getattr(encoder, "precision", None),
             "seconds": seconds,
             "predict_seconds": seconds,
-            "options": result.options
-            | {"proposals": proposals, "limit": limit, "features": features, "size": size, "context": context},
+            "seed": seed if train else None,
+            "options": result.options | {"proposals": proposals} | options,
         }
+    )
+
+
+def trained_detector(
+    classifier: "Classifier", task: "Task", train: str, data: BoxedImages, *, size: int | None, epochs: int, seed: int
+) -> "OpenVocabularyDetector":
+    """A Faster R-CNN of another set's base classes; SourceError where that shares an image with the evaluated one."""
+    from retroclip.training.detector import train_detector
+
+    learnt = load_boxes(task, train)
+    if set(learnt.images) & set(data.images):
+        raise SourceError(f"{train} holds images that are evaluated: train on another split")
+    rows = [np.flatnonzero((learnt.image_of == i) & ~learnt.crowd) for i in range(len(learnt))]
+    boxes, labels = ([values[own] for own in rows] for values in (learnt.boxes, learnt.labels))
+    return train_detector(
+        classifier.encoder, task, learnt.images, boxes, labels, size=size or TRAIN_SIZE, epochs=epochs, seed=seed
     )
 
 

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from retroclip.classifiers import Classifier
     from retroclip.encoders import Encoder
     from retroclip.tasks import Task
+    from retroclip.training.segmenter import SegmentationStudent
 
 RESAMPLES = 1000
+TRAIN_SIZE = 224
 
 
 @dataclass(eq=False)
@@ -63,27 +65,37 @@ def evaluate_segmentation(
     smoothing: bool = False,
     denoising: float = 0.0,
     residual: bool = True,
+    train: str | None = None,
+    epochs: int = 12,
+    seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Result:
     """A class for every pixel from patch embeddings and class texts. `value` is mIoU over the classes that occur.
 
     `size` is the shorter side in pixels that the tower sees; `smoothing`, `denoising` (a threshold, 0.5 in the paper)
-    and `residual` are `classifiers.segmenting`'s. Baseline: the most frequent class everywhere.
+    and `residual` are `classifiers.segmenting`'s. With `train`, another set with masks, a student is trained on
+    the labels of the classes that aren't `novel` and on pseudo-labels elsewhere (MaskCLIP+, `training.segmenter`), and
+    evaluated instead. Baseline: the most frequent class everywhere.
     Raises SourceError, TaskError as `load_masks`; ModelError for towers without dense features.
     """
     if not 0 <= denoising <= 1:
         raise RetroclipError(f"denoising is a threshold between 0 and 1, not {denoising:g}")
     start = time.perf_counter()
     data, classifier = load_masks(task, dataset, where=where), head(model, task)
-    options = {"size": size, "smoothing": smoothing, "denoising": denoising, "residual": residual}
-    matrices = []
-    for image, mask in zip(data.images, data.masks, strict=True):
-        scores = segment(
-            classifier, image, size=size, smoothing=smoothing, denoising=denoising, residual=residual
-        )  # fmt: skip
-        matrices.append(confusion(scores.argmax(0).numpy(), mask, len(task.classes)))
+    options: dict[str, Any] = {"size": size, "smoothing": smoothing, "denoising": denoising, "residual": residual}
+    if train is None:
+        name = method or "zero-shot"
+        answers = (segment(classifier, image, **options) for image in data.images)
+    else:
+        name, options = "maskclip+", {"size": size, "train": train, "epochs": epochs, "seed": seed}
+        student = trained_student(classifier, task, train, data, size=size, epochs=epochs, seed=seed)
+        answers = (student.segment(image) for image in data.images)
+    matrices = [
+        confusion(scores.argmax(0).numpy(), mask, len(task.classes))
+        for scores, mask in zip(answers, data.masks, strict=True)
+    ]
     seconds = time.perf_counter() - start
-    result = summarise_masks(np.stack(matrices), task, data, method=method or "zero-shot", resamples=resamples)
+    result = summarise_masks(np.stack(matrices), task, data, method=name, resamples=resamples)
     encoder = classifier.encoder
     return result.model_copy(
         update={
@@ -94,6 +106,20 @@ def evaluate_segmentation(
             "predict_seconds": seconds,
             "options": options | {"without_mask": data.without_mask},
         }
+    )
+
+
+def trained_student(
+    classifier: "Classifier", task: "Task", train: str, data: MaskedImages, *, size: int | None, epochs: int, seed: int
+) -> "SegmentationStudent":
+    """A MaskCLIP+ student of another set; SourceError where that shares an image with the evaluated one."""
+    from retroclip.training.segmenter import train_segmenter
+
+    learnt = load_masks(task, train)
+    if set(learnt.images) & set(data.images):
+        raise SourceError(f"{train} holds images that are evaluated: train on another split")
+    return train_segmenter(
+        classifier.encoder, task, learnt.images, learnt.masks, size=size or TRAIN_SIZE, epochs=epochs, seed=seed
     )
 
 

@@ -1,0 +1,147 @@
+"""MaskCLIP+: a segmentation student that learns from labels where there are any, from MaskCLIP where there are none.
+
+The student is torchvision's LR-ASPP whose classifier gives an embedding for each pixel; class texts classify it, so any
+class can be asked for. Pixels of the base classes have their labels; all others get the best of the novel classes by
+the untrained model (MaskCLIP, Zhou et al. 2022, section 3.4, its setting of zero-shot segmentation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+from torchvision.models.segmentation.lraspp import LRASPPHead
+
+from retroclip.classifiers.segmenting import segment
+from retroclip.classifiers.zero_shot import class_texts, zero_shot
+from retroclip.encoders.dense import whole_image
+from retroclip.encoders.pyramid import ConvPyramid
+from retroclip.errors import ModelError
+
+if TYPE_CHECKING:
+    from retroclip.encoders import Encoder
+    from retroclip.tasks import Task
+
+IGNORE = 255
+SCALE = 20.0  # of cosines; 1/τ of iCAR
+
+
+class SegmentationStudent(nn.Module):
+    """Class scores (K, H, W) of an image: cosines of pixel embeddings with class texts, times `SCALE`.
+
+    On the encoder's own frozen convolutional maps where it has some, else a MobileNetV3 from random weights.
+    """
+
+    def __init__(self, encoder: Encoder, task: Task, *, size: int) -> None:
+        super().__init__()
+        self._encoder, self.size = [encoder], size  # in a list: the encoder's weights aren't the student's
+        self.register_buffer("texts", class_texts(encoder, task).float())
+        try:
+            pyramid = ConvPyramid(encoder)
+            self._pyramid: list[ConvPyramid] = [pyramid]
+            self.head: nn.Module = LRASPPHead(pyramid.channels["8"], pyramid.channels["32"], encoder.dim, 128)
+        except ModelError:
+            self._pyramid = []
+            self.head = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=encoder.dim)
+
+    def inputs(self, image: Any) -> dict[str, Tensor]:
+        """What of an image doesn't change in training, with a batch dimension of 1."""
+        pixels = whole_image(self._encoder[0], image, self.size)[None]
+        if not self._pyramid:
+            return {"pixels": pixels}
+        maps = self._pyramid[0](pixels)
+        return {"low": maps["8"], "high": maps["32"]}
+
+    def forward(self, inputs: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
+        """Scores (B, K, H, W) at a size of (H, W) pixels."""
+        features = self.head(inputs) if self._pyramid else self.head(inputs["pixels"])["out"]
+        scores = SCALE * torch.einsum("bdhw,kd->bkhw", F.normalize(features, dim=1), self.texts)
+        return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+
+    @torch.no_grad()
+    def segment(self, image: Any) -> Tensor:
+        """Scores (K, H, W) of an encoded image at its own size."""
+        from retroclip.pairs import decode_image
+
+        decoded = decode_image(image)
+        return self.eval()(self.inputs(decoded), decoded.size[::-1])[0]
+
+
+def pseudo_labels(scores: Tensor, mask: NDArray[np.integer], novel: Sequence[int]) -> Tensor:
+    """Targets (H, W): the mask's class where that is a base class, else the best novel class of scores (K, H, W).
+
+    `mask` holds class indices, `IGNORE` or novel ones where there is no label: those are never looked at.
+    """
+    truth = torch.from_numpy(mask.astype(np.int64))
+    rows = torch.tensor(list(novel))
+    guessed = rows[scores[rows].argmax(dim=0)]
+    unknown = (truth == IGNORE) | torch.isin(truth, rows)
+    return torch.where(unknown, guessed, truth)
+
+
+def train_segmenter(
+    encoder: Encoder,
+    task: Task,
+    images: Sequence[Any],
+    masks: Sequence[NDArray[np.integer]],
+    *,
+    size: int = 224,
+    epochs: int = 12,
+    lr: float = 2e-3,
+    batch: int = 8,
+    seed: int = 0,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> SegmentationStudent:
+    """Train a student on images with masks, of which it sees the base classes only (all but `task.novel`).
+
+    All images must have one size. `on_epoch(epoch, loss)` is told of progress. Deterministic for a seed and machine.
+    """
+    from retroclip.pairs import decode_image
+
+    torch.manual_seed(seed)
+    student = SegmentationStudent(encoder, task, size=size)
+    novel = [i for i, name in enumerate(task.classes) if name in task.novel]
+    teacher = zero_shot(encoder, task)
+    cached, targets = [], []
+    for image, mask in zip(images, masks, strict=True):
+        decoded = decode_image(image)
+        cached.append(student.inputs(decoded))
+        targets.append(pseudo_labels(segment(teacher, decoded, size=size), mask, novel) if novel else _labels(mask))
+    shapes = {tuple(target.shape) for target in targets}
+    if len(shapes) > 1:
+        raise ModelError(f"the student trains on images of one size, and these have {len(shapes)}")
+    optimizer = torch.optim.AdamW((p for p in student.parameters() if p.requires_grad), lr=lr, weight_decay=0.01)
+    steps = epochs * (len(cached) // batch or 1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.1)
+    generator = torch.Generator().manual_seed(seed)
+    for epoch in range(epochs):
+        student.train()
+        losses = []
+        order = torch.randperm(len(cached), generator=generator)
+        for rows in order.split(batch):
+            if len(rows) < min(batch, len(cached)):
+                continue
+            flip = bool(torch.rand((), generator=generator) < 0.5)
+            inputs = {name: torch.cat([cached[i][name] for i in rows]) for name in cached[0]}
+            target = torch.stack([targets[i] for i in rows])
+            if flip:
+                inputs, target = {name: maps.flip(-1) for name, maps in inputs.items()}, target.flip(-1)
+            loss = F.cross_entropy(student(inputs, (target.shape[1], target.shape[2])), target, ignore_index=IGNORE)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(float(loss.detach()))
+        if on_epoch is not None:
+            on_epoch(epoch, float(np.mean(losses)))
+    return student.eval()
+
+
+def _labels(mask: NDArray[np.integer]) -> Tensor:
+    return torch.from_numpy(mask.astype(np.int64))
