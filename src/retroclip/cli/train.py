@@ -29,9 +29,9 @@ def train(
     """
     overrides = parse_settings(settings)
 
-    from retroclip.training.pretrain import run_recipe
+    from retroclip.pretraining import train_and_record
 
-    run_recipe(recipe, overrides, out=out, on_progress=say)
+    train_and_record(recipe, overrides, out=out, on_progress=say)
 
 
 def parse_settings(tokens: tuple[str, ...], verb: str = "train") -> dict[str, Any]:

@@ -34,7 +34,7 @@ FORMAT_VERSION = 1
 # What else a directory may hold, by the "kind" in its retroclip.json; rooms further down the flow add theirs.
 Loader = Callable[..., Any]
 _LOADERS: dict[str, Loader] = {}
-_LOADERS_IN = {"memory-encoder": "retroclip.fusion"}
+_LOADERS_IN = {"memory-encoder": "retroclip.fusion", "reference-encoder": "retroclip.fusion"}
 
 
 def register_loader(kind: str, loader: Loader) -> None:

@@ -7,6 +7,7 @@ from retroclip.fusion.mean import MeanFusion, mean_fusion
 from retroclip.fusion.neighbours import Neighbours, find_neighbours
 from retroclip.fusion.ram import RetrievalAugmentation
 from retroclip.fusion.reco import RecoFusion
+from retroclip.fusion.reference import ReferenceAugmentation, ReferenceEncoder
 
 __all__ = [
     "KINDS",
@@ -16,6 +17,8 @@ __all__ = [
     "MemoryEncoder",
     "Neighbours",
     "RecoFusion",
+    "ReferenceAugmentation",
+    "ReferenceEncoder",
     "RetrievalAugmentation",
     "build_fusion",
     "find_neighbours",

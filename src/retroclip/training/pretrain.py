@@ -19,6 +19,7 @@ KINDS: dict[str, tuple[type[Any], Callable[..., History]]] = {
     "builtin": (BuiltinRecipe, train_builtin),
     "formal-clip": (FormalClipRecipe, pretrain),
     "icar": (IcarRecipe, pretrain),
+    "ra-clip": (RaClipRecipe, pretrain),
 }
 
 

@@ -60,7 +60,7 @@ def test_two_sources_are_told_from_their_own_classes(drawn):
 
 
 def test_shares_of_two_processes_are_the_batch(drawn, monkeypatch):
-    batches, _ = drawn(ancestors=0.5, jitter=0.2, coarse=0.5)
+    batches, _ = drawn(ancestors=0.5, jitter=0.2, coarse=0.5, rand_augment="rand-m9-mstd0.5-inc1")
     whole = batches.at(1)
     parts = []
     for rank in range(2):

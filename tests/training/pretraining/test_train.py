@@ -16,7 +16,7 @@ import retroclip
 from retroclip.errors import RetroclipError
 from retroclip.training.pretrain import read_recipe, run_recipe
 
-KINDS = ["formal-clip", "icar"]
+KINDS = ["formal-clip", "icar", "ra-clip"]
 EXTRA = {
     "formal-clip": {"ancestors": 0.5, "jitter": 0.2},
     "icar": {"gloss_share": 1.0, "rand_augment": "rand-m9-mstd0.5-inc1", "negatives": 1},

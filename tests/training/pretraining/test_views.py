@@ -66,9 +66,12 @@ def test_rand_augment_is_a_function_of_its_seed_and_leaves_the_generators_alone(
     random.seed(5)
     expected = random.random()
     random.seed(5)
-    first, again, other = (rand_augmented(pixels, "rand-m9-mstd0.5-inc1", seed) for seed in (1, 1, 2))
+    first, again, other = (
+        rand_augmented(pixels, "rand-m9-mstd0.5-inc1", seeds) for seeds in ((1, 2, 3, 4), (1, 2, 3, 4), (5, 6, 3, 4))
+    )
     assert random.random() == expected
     assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(first[2:], other[2:])
     assert first.shape == pixels.shape and first.dtype == torch.uint8
 
 

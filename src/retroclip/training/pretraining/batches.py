@@ -34,11 +34,14 @@ class Batches:
         tokenize: Callable[[list[str]], Tensor],
         normalise: tuple[Tensor, Tensor],
         size: int,
+        kept: list[np.ndarray] | None = None,
     ) -> None:
         self.recipe, self.corpora, self.texts, self.tokenize, self.size = recipe, corpora, texts, tokenize, size
         self.mean, self.std = normalise
+        # the rows of each source that train; without `kept` all of them
+        self.kept = [np.arange(len(corpus)) for corpus in corpora] if kept is None else kept
         self.orders = [
-            Order(len(corpus), corpus.source.share, recipe.seed * 1009 + number)
+            Order(len(self.kept[number]), corpus.source.share, recipe.seed * 1009 + number)
             for number, corpus in enumerate(corpora)
         ]
         self.classes = [
@@ -52,7 +55,7 @@ class Batches:
 
     def at(self, step: int) -> dict[str, Any]:
         rng = np.random.default_rng([self.recipe.seed, step])
-        drawn = [order.rows(step) for order in self.orders]
+        drawn = [kept[order.rows(step)] for kept, order in zip(self.kept, self.orders, strict=True)]
         captions = [
             str(rng.choice(corpus.rows[row]["captions"]))
             for corpus, rows in zip(self.corpora, drawn, strict=True)
@@ -66,7 +69,7 @@ class Batches:
         if self.recipe.ancestors:
             batch["cut_labels"], cut = self._cut(drawn, rng)
             batch |= self._tokens(cut, "cut", batch["counts"])
-        batch["pixels"] = self._render(drawn, step, rng)
+        batch["pixels"] = self._render(drawn, rng)
         return batch
 
     def _tokens(self, texts: list[str], name: str, counts: dict[str, int]) -> dict[str, Tensor]:
@@ -106,7 +109,7 @@ class Batches:
         numbers, texts = self.texts.cut(np.concatenate(shown), rng)
         return torch.from_numpy(numbers), texts
 
-    def _render(self, drawn: list[np.ndarray], step: int, rng: np.random.Generator) -> Tensor:
+    def _render(self, drawn: list[np.ndarray], rng: np.random.Generator) -> Tensor:
         """This process's share of the images, augmented and normalised, (m, 3, size, size)."""
         count, recipe = sum(map(len, drawn)), self.recipe
         boxes = torch.from_numpy(crops(count, recipe.crop, rng)).float()
@@ -116,7 +119,7 @@ class Batches:
         own = own_rows(count)
         pixels = torch.cat([corpus.take(rows) for corpus, rows in zip(self.corpora, drawn, strict=True)])[own]
         if recipe.rand_augment:
-            pixels = rand_augmented(pixels, recipe.rand_augment, 1_000_003 * recipe.seed + step)
+            pixels = rand_augmented(pixels, recipe.rand_augment, rng.integers(2**32, size=count)[own].tolist())
         views = cropped(pixels.float() / 255, boxes[own], flip[own], self.size)
         if recipe.coarse:
             views = coarsened(views, blurred[own])

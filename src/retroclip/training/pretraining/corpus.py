@@ -40,7 +40,8 @@ class Corpus:
         self.source, self.size = source, size
         self.path = f"{data / source.file}"
         digest = hashlib.sha256(json.dumps([self.path, size, source.limit, source.text]).encode()).hexdigest()[:8]
-        self._stem = folder / f"{source.name}-{digest}"
+        self.name = f"{source.name}-{digest}"
+        self._stem = folder / self.name
 
     def build(self, on_progress: Callable[[str], None]) -> Corpus:
         """Decode what isn't there yet, and map it."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
 from open_clip.factory import get_model_config
@@ -19,14 +20,17 @@ from retroclip.encoders.precision import choose_precision
 from retroclip.encoders.saving import check_target
 from retroclip.encoders.texts import text_lengths
 from retroclip.errors import RetroclipError
+from retroclip.fusion.reference import ReferenceEncoder
 from retroclip.pairs import load_labelled
 from retroclip.tasks import Task
+from retroclip.training.distributed import is_main, wait
 from retroclip.training.loop import History, fit
 from retroclip.training.note import note_recipe
 from retroclip.training.pretraining.batches import Batches
 from retroclip.training.pretraining.corpus import Corpus
 from retroclip.training.pretraining.objective import PretrainObjective
-from retroclip.training.pretraining.recipe import PretrainRecipe, Watched
+from retroclip.training.pretraining.recipe import PretrainRecipe, RaClipRecipe, Watched
+from retroclip.training.pretraining.reference import RaClipObjective, References
 from retroclip.training.pretraining.texts import ClassTexts
 
 Progress = Callable[[str], None]
@@ -47,14 +51,22 @@ def pretrain(recipe: PretrainRecipe, on_progress: Progress = print) -> History:
     ]
     encoder = fresh_encoder(recipe)
     texts = class_texts(recipe, corpora)
-    batches = make_batches(recipe, corpora, texts, encoder)
     bf16 = choose_precision(recipe.precision, encoder.device) == "bf16"
-    objective = PretrainObjective(encoder.model, recipe, len(texts.names), bf16=bf16)
+    trained: Encoder | ReferenceEncoder = encoder
+    kept = None
+    if isinstance(recipe, RaClipRecipe):
+        references = References(recipe, corpora, encoder.dim)
+        kept = references.kept
+        objective: PretrainObjective = RaClipObjective(encoder.model, recipe, len(texts.names), references, bf16=bf16)
+        trained = ReferenceEncoder(encoder, references.retriever, references.augmentation, recipe.retriever)
+    else:
+        objective = PretrainObjective(encoder.model, recipe, len(texts.names), bf16=bf16)
+    batches = make_batches(recipe, corpora, texts, encoder, kept)
     watched = [Zeroshot(one, recipe.data) for one in recipe.watch]
 
     def on_log(row: dict[str, float]) -> None:
         if row["step"] % recipe.watch_every == 0 or row["step"] == recipe.steps:
-            row |= {one.name: one.accuracy(encoder) for one in watched}
+            row |= {one.name: one.accuracy(trained) for one in watched}
             encoder.model.train()
         on_progress(" ".join(f"{name} {value:.4g}" for name, value in row.items()))
 
@@ -74,8 +86,10 @@ def pretrain(recipe: PretrainRecipe, on_progress: Progress = print) -> History:
         on_log=on_log,
         seed=recipe.seed,
     )
-    encoder.with_model(encoder.model, precision="fp32").save(recipe.out)
-    (recipe.work / HISTORY).write_text(json.dumps(history.rows))
+    if is_main():
+        trained.save(recipe.out)
+        (recipe.work / HISTORY).write_text(json.dumps(history.rows))
+    wait()
     return history
 
 
@@ -119,7 +133,13 @@ def tokenizer_of(cfg: dict[str, Any], text_tower: Path | None) -> Any:
         raise RetroclipError(f"no tokenizer {name} ({str(error).splitlines()[0][:120]}): set `text_tower`") from None
 
 
-def make_batches(recipe: PretrainRecipe, corpora: list[Corpus], texts: ClassTexts, encoder: Encoder) -> Batches:
+def make_batches(
+    recipe: PretrainRecipe,
+    corpora: list[Corpus],
+    texts: ClassTexts,
+    encoder: Encoder,
+    kept: list[np.ndarray] | None = None,
+) -> Batches:
     """The recipe's batches, for the encoder's tokenizer, size and normalisation."""
 
     def tokenize(some: list[str]) -> Tensor:
@@ -128,7 +148,8 @@ def make_batches(recipe: PretrainRecipe, corpora: list[Corpus], texts: ClassText
 
     mean, std = (torch.tensor(encoder.preprocess_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
     size: Any = encoder.preprocess_cfg["size"]
-    return Batches(recipe, corpora, texts, tokenize, (mean, std), size if isinstance(size, int) else size[0])
+    side = size if isinstance(size, int) else size[0]
+    return Batches(recipe, corpora, texts, tokenize, (mean, std), side, kept)
 
 
 def class_texts(recipe: PretrainRecipe, corpora: list[Corpus]) -> ClassTexts:
@@ -154,7 +175,7 @@ class Zeroshot:
         self.images = found.images[:: watched.every]
         self.labels = torch.tensor([task.label_index[label] for label in found.labels[:: watched.every]])
 
-    def accuracy(self, encoder: Encoder) -> float:
+    def accuracy(self, encoder: Any) -> float:
         """Share of images whose label comes first, in [0, 1]."""
         logits = zero_shot(encoder, self.task)(encoder.encode_images(self.images, batch_size=256))
         return float((logits.argmax(dim=1) == self.labels).float().mean())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -54,13 +55,18 @@ def coarsened(pixels: Tensor, chosen: Tensor, factor: int = 2) -> Tensor:
     return pixels
 
 
-def rand_augmented(pixels: Tensor, policy: str, seed: int) -> Tensor:
-    """timm's RandAugment on uint8 pixels (B, 3, S, S). It draws from the global generators, which are left as found."""
+def rand_augmented(pixels: Tensor, policy: str, seeds: Sequence[int]) -> Tensor:
+    """timm's RandAugment on uint8 pixels (B, 3, S, S), each image by its own of `seeds`.
+
+    It draws from the global generators, which are left as found.
+    """
     augment = rand_augment(policy, pixels.shape[-1], (0.48, 0.46, 0.41))
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    images = [np.asarray(augment(Image.fromarray(image.permute(1, 2, 0).numpy()))) for image in pixels]
+    images = []
+    for image, seed in zip(pixels, seeds, strict=True):
+        random.seed(int(seed))
+        np.random.seed(int(seed))  # noqa: NPY002
+        images.append(np.asarray(augment(Image.fromarray(image.permute(1, 2, 0).numpy()))))
     random.setstate(before[0])
     np.random.set_state(before[1])  # noqa: NPY002
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

@@ -1,0 +1,141 @@
+"""RA-CLIP's image tower with its reference set: pairs embedded once by a frozen retriever, read by RAM blocks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from retroclip.encoders import load, register_loader
+from retroclip.encoders.fingerprint import hash_weights
+from retroclip.encoders.saving import appearing_whole, check_target
+from retroclip.errors import ModelError
+from retroclip.fusion.ram import RetrievalAugmentation
+from retroclip.memory.exact import exact_search
+
+if TYPE_CHECKING:
+    from retroclip.encoders import Encoder
+
+LOADER, BASE, WEIGHTS, CARD = "reference-encoder", "base", "fusion.safetensors", "retroclip.json"
+
+
+class ReferenceAugmentation(nn.Module):
+    """RAM blocks over k pairs of a reference set, whose frozen embeddings (R, r) two linear maps take to (R, dim).
+
+    The maps are ours: the paper's embeddings have the towers' dimension [D]. What is frozen is neither a parameter nor
+    in the state dict; `reference` is its copy for saving.
+    """
+
+    def __init__(self, dim: int, images: Tensor, texts: Tensor, *, k: int, heads: int = 8, blocks: int = 1) -> None:
+        super().__init__()
+        self.options = {"dim": dim, "k": k, "heads": heads, "blocks": blocks}
+        self.k = min(k, len(images))
+        self.ram = RetrievalAugmentation(dim, heads, blocks)
+        self.image_map, self.text_map = (nn.Linear(images.shape[1], dim) for _ in range(2))
+        self.reference = (images, texts)
+
+    def nearest(self, queries: Tensor) -> Tensor:
+        """The k reference pairs whose images are most similar to the retriever's embeddings (n, r): rows (n, k)."""
+        rows = np.arange(len(self.reference[0]))
+        return torch.from_numpy(exact_search(queries, self.reference[0], rows, self.k)[0])
+
+    def forward(self, embeddings: Tensor, neighbours: Tensor) -> Tensor:
+        """Unit-norm embeddings (n, dim) and their pairs' rows (n, k) → augmented ones (n, dim), unit norm."""
+        images, texts = (part[neighbours.cpu()].to(embeddings.device) for part in self.reference)
+        return self.ram(embeddings, self.text_map(texts), keys=self.image_map(images))
+
+
+class ReferenceEncoder:
+    """An Encoder whose images are augmented by a reference set; texts are the base encoder's (RA-CLIP).
+
+    The retriever sees the images themselves, with its own preprocessing: pixels can't be encoded.
+    """
+
+    def __init__(self, base: Encoder, retriever: Encoder, augmentation: ReferenceAugmentation, reference: str) -> None:
+        self.base, self.retriever, self.augmentation, self.reference = base, retriever, augmentation, reference
+        self.history: Any = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.base.name} + ra-clip"
+
+    @property
+    def trained_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.augmentation.parameters())
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of both encoders, the blocks and the reference set."""
+        digest = hashlib.blake2b(digest_size=16)
+        described = [self.base.fingerprint, self.retriever.fingerprint, self.augmentation.options]
+        digest.update(json.dumps(described, sort_keys=True).encode())
+        hash_weights(digest, self.augmentation)
+        for part in self.augmentation.reference:
+            digest.update(part.numpy().tobytes())
+        return digest.hexdigest()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "base":
+            raise AttributeError(name)
+        return getattr(self.base, name)  # texts, tokenizer, dim, logit_scale, …
+
+    @torch.no_grad()
+    def encode_images(self, images: Sequence[Any] | Tensor, **options: Any) -> Tensor:
+        """As `Encoder.encode_images`: (n, d) float32, unit norm. Raises ModelError for preprocessed pixels."""
+        if isinstance(images, Tensor):
+            raise ModelError(f"{self.name} looks images up in its reference set: give it images, not pixels")
+        plain = self.base.encode_images(images, **options)
+        if not len(images):
+            return plain
+        training = self.augmentation.training
+        self.augmentation.eval()
+        augmented = self.augmentation(plain, self.augmentation.nearest(self.retriever.encode_images(images)))
+        self.augmentation.train(training)
+        return augmented
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the towers into `base/`, blocks and reference set beside them, and the retriever's reference."""
+        card = {
+            "format": 1,
+            "kind": LOADER,
+            "options": self.augmentation.options,
+            "retriever": self.reference,
+            "retriever_fingerprint": self.retriever.fingerprint,
+        }
+        images, texts = self.augmentation.reference
+        tensors = {name: value.contiguous() for name, value in self.augmentation.state_dict().items()}
+        with appearing_whole(directory) as scratch:
+            self.base.save(scratch / BASE)
+            save_file(tensors | {"reference.images": images, "reference.texts": texts}, scratch / WEIGHTS)
+            (scratch / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        return check_target(directory)
+
+
+def load_reference_encoder(directory: str | Path, **options: Any) -> ReferenceEncoder:
+    """What `ReferenceEncoder.save` wrote; `options` go to `load` of both encoders.
+
+    Raises ModelError if the retriever is another model than the one that embedded the reference set.
+    """
+    directory = Path(directory)
+    card = json.loads((directory / CARD).read_text(encoding="utf-8"))
+    retriever = load(card["retriever"], **options)
+    if retriever.fingerprint != card["retriever_fingerprint"]:
+        raise ModelError(
+            f"{directory}: its retriever {card['retriever']} has changed; train anew, or put the old one back"
+        )
+    tensors = load_file(directory / WEIGHTS)
+    augmentation = ReferenceAugmentation(
+        images=tensors.pop("reference.images"), texts=tensors.pop("reference.texts"), **card["options"]
+    )
+    augmentation.load_state_dict(tensors)
+    return ReferenceEncoder(load(directory / BASE, **options), retriever, augmentation.eval(), card["retriever"])
+
+
+register_loader(LOADER, load_reference_encoder)
