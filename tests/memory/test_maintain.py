@@ -99,3 +99,30 @@ def test_a_bad_predicate_purges_nothing(memory):
         with pytest.raises(MemoryStoreError, match="predicate"):
             memory.purge(where)
     assert (len(memory), memory.info()["index"]["kind"]) == (60, "flat")
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.01])
+def test_a_truncated_fragment_is_one_line_for_everything(tmp_path, encoder, memory, pairs, keep):
+    file = max((memory.path / "pairs.lance" / "data").glob("*"), key=lambda path: path.stat().st_size)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(len(whole) * keep)])
+    (problem,) = Memory.open(memory.path).verify()
+    assert ".rs" not in problem
+    uses = (
+        lambda own: own.info(),
+        lambda own: own.search(np.ones((1, 16))),
+        lambda own: own.search(np.ones((1, 16)), where="label = 'odd'"),
+        lambda own: own.take([0, 59]),
+        lambda own: own.delete("key = 'p001'"),
+        lambda own: own.add(pairs, encoder),
+        lambda own: own.compact(),
+        lambda own: own.export(tmp_path / "out", "parquet"),
+    )
+    for use in uses:
+        with pytest.raises(MemoryStoreError, match=r"can't be read \(.*restore it from a copy") as caught:
+            use(Memory.open(memory.path))
+        assert ".rs" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+    file.write_bytes(whole)
+    assert Memory.open(memory.path).verify() == []
+    assert len(Memory.open(memory.path)) == 60

@@ -25,5 +25,10 @@ def checked_predicate(where: str) -> str:
 
 def predicate_error(where: str, error: Exception, columns: list[str]) -> MemoryStoreError:
     """The store's complaint about `where` as one line that ends with the columns that can be named."""
-    reason = _STORE_NOISE.sub("", str(error)).strip().splitlines()[0]
-    return MemoryStoreError(f"the predicate {where!r} is not understood: {reason} (columns: {', '.join(columns)})")
+    told = f"the predicate {where!r} is not understood: {without_noise(error)} (columns: {', '.join(columns)})"
+    return MemoryStoreError(told)
+
+
+def without_noise(error: BaseException) -> str:
+    """The store's complaint in one line, without the places in its source."""
+    return (_STORE_NOISE.sub("", str(error)).strip().splitlines() or [type(error).__name__])[0]

@@ -1,6 +1,7 @@
 """The rows of a memory on disk: two Lance tables, read as one fixed version, written by atomic commits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pyarrow.compute as pc
 from lance.fragment import write_fragments
 
 from retroclip.errors import MemoryStoreError
-from retroclip.memory.predicate import checked_predicate, predicate_error
+from retroclip.memory.disk import is_full_disk
+from retroclip.memory.predicate import checked_predicate, predicate_error, without_noise
 from retroclip.memory.schema import (
     DATA_COLUMNS,
     REJECTED_SCHEMA,
@@ -72,32 +74,37 @@ class Store:
     def _filtered(self, where: str, columns: list[str]) -> pa.Table:
         predicate = checked_predicate(where)
         try:
-            return self._dataset.scanner(columns=columns, filter=predicate, with_row_id=True).to_table()
+            return self._scanned(columns, predicate)
         except (ValueError, OSError, RuntimeError) as error:
             raise predicate_error(where, error, list(DATA_COLUMNS)) from error
 
+    def _scanned(self, columns: list[str], predicate: str | None = None) -> pa.Table:
+        """Columns of the live rows, and their ids."""
+        with damage_told(self.directory):
+            return self._dataset.scanner(columns=columns, filter=predicate, with_row_id=True).to_table()
+
     def keys(self) -> dict[str, int]:
         """The id of every live row by its key."""
-        table = self._dataset.scanner(columns=["key"], with_row_id=True).to_table()
+        table = self._scanned(["key"])
         return dict(zip(table["key"].to_pylist(), _ids(table).tolist(), strict=True))
 
     def ids_of(self, keys: pa.ChunkedArray) -> IdArray:
         """Ids of the live rows that have one of the keys."""
-        table = self._dataset.scanner(columns=["key"], with_row_id=True).to_table()
+        table = self._scanned(["key"])
         return _ids(table.filter(pc.is_in(table["key"], keys.combine_chunks())))
 
     def ids(self) -> IdArray:
         """Sorted ids of all live rows."""
-        return np.sort(_ids(self._dataset.scanner(columns=[], with_row_id=True).to_table()))
+        return np.sort(_ids(self._scanned([])))
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One column of all live rows in the order of the table, which after a compaction need not be that of ids."""
-        return self._dataset.to_table(columns=[name])[name]
+        return self._scanned([name])[name]
 
     def vectors(self, of: str) -> tuple[IdArray, FloatMatrix]:
         """Sorted ids (m,) of the rows that have an embedding `of` "image" or "text", and these as float32 (m, d)."""
         name = f"{of}_embedding"
-        table = self._dataset.scanner(columns=[name], with_row_id=True).to_table()
+        table = self._scanned([name])
         table = table.filter(pc.is_valid(table[name]))
         ids = _ids(table)
         values = matrix(table[name], self.dim)
@@ -114,7 +121,8 @@ class Store:
             raise MemoryStoreError(f"no column {', '.join(unknown)}: a memory has {', '.join(DATA_COLUMNS)}")
         wanted, positions = np.unique(ids, return_inverse=True)
         # Lance's public `take` is by position; this one is by id, drops deleted rows, and keeps no promise of order.
-        table = self._dataset._take_rows(wanted.tolist(), columns=[*columns, "_rowid"])
+        with damage_told(self.directory):
+            table = self._dataset._take_rows(wanted.tolist(), columns=[*columns, "_rowid"])
         found = _ids(table)
         if len(found) != len(wanted):
             missing = np.setdiff1d(wanted, found)
@@ -160,7 +168,8 @@ class Store:
         """Merge small files and drop the bytes of deleted rows, and of versions older than `keep`; ids stay."""
         for name in (PAIRS_NAME, REJECTED_NAME):
             dataset = _opened(self.directory / name)
-            dataset.optimize.compact_files(materialize_deletions_threshold=0.0)
+            with damage_told(self.directory):
+                dataset.optimize.compact_files(materialize_deletions_threshold=0.0)
             # Unverified files are what a killed writer left: nobody else writes while the caller holds the lock.
             dataset.cleanup_old_versions(older_than=keep, delete_unverified=True)
         self.refresh()
@@ -201,15 +210,29 @@ class Store:
                 for _ in dataset.to_batches():  # a truncated file passes everything but being read
                     pass
             except Exception as error:
-                found.append(f"{name}: {str(error).splitlines()[0]}")
+                found.append(f"{name}: {without_noise(error)}")
         return found
+
+
+@contextmanager
+def damage_told(directory: Path) -> Iterator[None]:
+    """Turn a file that Lance can't read inside the block into one line; anything else passes."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        if "LanceError(IO)" not in str(error) or is_full_disk(error):
+            raise
+        raise MemoryStoreError(
+            f"{directory} has a file that can't be read ({without_noise(error)}), see `retroclip memory verify`: "
+            "restore it from a copy, or create the memory again"
+        ) from error
 
 
 def _opened(path: Path) -> Any:
     try:
         return lance.dataset(str(path))
     except (ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = without_noise(error)
         raise MemoryStoreError(f"{path} can't be read ({reason}): restore it or create the memory again") from error
 
 
