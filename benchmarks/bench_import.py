@@ -79,7 +79,8 @@ def main() -> None:
             shutil.rmtree(root / "memory")
             print(
                 f"{count:,} rows of {DIM} dimensions, image and text: {count / seconds:,.0f} rows/s, "
-                f"{count / used:,.0f} a second of processor time, peak {peak:.2f} GB; copying the files: {rows / copying:,.0f} rows/s",
+                f"{count / used:,.0f} a second of processor time, peak {peak:.2f} GB; "
+                f"copying the files: {rows / copying:,.0f} rows/s",
                 flush=True,
             )
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from retroclip.memory.schema import EncodedPair
-from retroclip.pairs import Pair, Rejected, decode_image, read_pairs
+from retroclip.pairs import Pair, Rejected, dataset_pairs, decode_image, parse_where, read_pairs
 
 SHARD_PAIRS = 2048
 SHARD_BYTES = 256 * 2**20
@@ -62,6 +62,8 @@ def read_sources(sources: Any, where: str | None = None) -> Iterator[Pair | Reje
         yield from read_pairs(sources, where=where)
     elif isinstance(sources, (Pair, Rejected)):
         yield sources
+    elif hasattr(sources, "with_format") and hasattr(sources, "features"):  # of Hugging Face datasets
+        yield from dataset_pairs(sources, parse_where(where) if where else None)
     else:
         for are_paths, group in groupby(sources, lambda source: isinstance(source, (str, Path))):
             if are_paths:

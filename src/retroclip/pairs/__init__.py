@@ -3,6 +3,7 @@
 Training transforms are in `retroclip.pairs.augment`, which imports torchvision and timm.
 """
 
+from retroclip.pairs.arrow import dataset_pairs
 from retroclip.pairs.embeddings import EmbeddingFolder, EmbeddingSlice, is_embedding_folder, open_embeddings
 from retroclip.pairs.image import MAX_PIXELS, decode_image, image_suffix
 from retroclip.pairs.labelled import LabelledSet, load_labelled
@@ -23,6 +24,7 @@ __all__ = [
     "Rejected",
     "clean_captions",
     "count_pairs",
+    "dataset_pairs",
     "decode_image",
     "image_suffix",
     "is_embedding_folder",

@@ -43,7 +43,7 @@ class ParquetReader:
 
     def open(self, ref: SourceRef, where: Predicate | None) -> Iterator[Pair | Rejected]:
         file = _open(ref)
-        _check_image(ref, file.schema_arrow)
+        check_image(ref, file.schema_arrow)
         check_columns(ref, where, file.schema_arrow.names)
         if ref.split is not None:
             _check_split(ref, file)
@@ -63,7 +63,7 @@ def _open(ref: SourceRef) -> pq.ParquetFile:
         raise SourceError(f"{ref.path} can't be read as parquet: {_one_line(error)}") from None
 
 
-def _check_image(ref: SourceRef, schema: pa.Schema) -> None:
+def check_image(ref: SourceRef, schema: pa.Schema) -> None:
     if "image" not in schema.names:
         raise SourceError(f"{ref.path} has no column 'image'; it has: {', '.join(schema.names)}")
     kind = schema.field("image").type
@@ -112,18 +112,18 @@ def _chosen(
 def _read_group(
     ref: SourceRef, file: pq.ParquetFile, group: int, first: int, keep: list[bool] | None
 ) -> Iterator[Pair | Rejected]:
-    names = _class_names(file.schema_arrow)
+    names = class_names(file.schema_arrow)
     start = 0
     for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=[group]):
         stop = start + batch.num_rows
         numbers = [i for i in range(start, stop) if keep is None or keep[i]]
         rows = batch.take(pa.array([number - start for number in numbers], pa.int64())).to_pylist()
         for number, row in zip(numbers, rows, strict=True):
-            yield _pair(ref, row, f"{ref.path.stem}/{first + number:08d}", names)
+            yield pair_of_row(ref, row, f"{ref.path.stem}/{first + number:08d}", names)
         start = stop
 
 
-def _pair(ref: SourceRef, row: dict[str, Any], number: str, names: Sequence[str] | None) -> Pair | Rejected:
+def pair_of_row(ref: SourceRef, row: dict[str, Any], number: str, names: Sequence[str] | None) -> Pair | Rejected:
     key = str(row["key"]) if row.get("key") not in (None, "") else number
     image = row["image"]["bytes"] if isinstance(row["image"], dict) else row["image"]
     source = str(row.get("source") or ref.name)
@@ -169,7 +169,7 @@ def _labels(values: Any, names: Sequence[str] | None) -> tuple[str, ...] | None:
     return tuple(label for value in values if (label := _label(value, names)) is not None)
 
 
-def _class_names(schema: pa.Schema) -> list[str] | None:
+def class_names(schema: pa.Schema) -> list[str] | None:
     """Names behind integer labels, where Hugging Face datasets left them in the schema's metadata."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from retroclip.errors import SourceError
-from retroclip.pairs import clip_benchmark, coco, voc  # noqa: F401  (each registers its reader, before `folder` does)
+from retroclip.pairs import arrow, clip_benchmark, coco, voc  # noqa: F401  (each registers its reader, before `folder` does)
 
 # isort: split
 from retroclip.pairs import folder, parquet, table, webdataset  # noqa: F401
@@ -23,8 +23,8 @@ Source = str | Path
 def read_pairs(source: Source | Sequence[Source], *, where: str | None = None) -> Iterator[Pair | Rejected]:
     """Stream the pairs of one or several sources, images still encoded, in an order that never changes.
 
-    A source is a folder, tar shards (`shard-{000..004}.tar`), a parquet, csv or tsv file; `#split` after it chooses a
-    split, `where` chooses rows by an SQL-like predicate over the columns. Keys are made unique over all sources; for
+    A source is a folder, tar shards (`shard-{000..004}.tar`), a parquet, csv or tsv file, a Lance table, or what
+    `datasets` saved; `#split` after it chooses a split, `where` chooses rows by an SQL-like predicate over the columns. Keys are made unique over all sources; for
     that a 64-bit hash of each key is held, and nothing else grows with the number of rows.
 
     Raises:
