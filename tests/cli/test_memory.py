@@ -194,3 +194,15 @@ def test_export_compact_purge(run, memory, model):
     assert "MB freed" in run("memory compact mem").line
     assert "1 pairs purged" in run("""memory purge mem --where "key = '05'" """).line
     assert json.loads(run("memory info mem --json").out)["rows"] == 18
+
+
+def test_dry_run_and_migrate(run, model, photos, memory, tiny_model):
+    told = json.loads(run(f"memory create other photos --model {model} --dry-run --json").out)
+    assert (told["rows"], told["rows_exact"]) == (20, True)
+    assert not (photos.parent / "other").exists()
+    assert "rows" in run("memory add mem photos --dry-run").out
+    assert run(f"memory migrate mem --model {model}").status == 1
+    migrated = run(f"memory migrate mem --model {tiny_model(1)}")
+    assert migrated.status == 0
+    assert "20 pairs" in migrated.line
+    assert json.loads(run("memory search mem --image photos/03.jpg -k 1 --json").out)[0]["key"] == "03"

@@ -1,7 +1,7 @@
 """`retroclip memory ...`"""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter, validators
 
@@ -12,6 +12,7 @@ from retroclip.cli.terminal import is_interactive, print_facts, print_json, prin
 app = App(name="memory", help="Make, change, inspect and search a memory of image-text pairs.")
 
 BatchSize = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+DryRun = Annotated[bool, Parameter(negative=(), help="Only tell rows, seconds, disk and RAM, from a sample.")]
 Check = Annotated[bool, Parameter(help="Compare some imported text embeddings with the model's.")]
 MaxRejected = Annotated[float, Parameter(help="Share of bad pairs in the first shard above which to stop.")]
 
@@ -31,6 +32,8 @@ def create(
     build_index: Annotated[bool, Parameter(name="--index")] = True,
     max_rejected: MaxRejected = 0.1,
     batch_size: BatchSize = 64,
+    dry_run: DryRun = False,
+    json: Json = False,
 ) -> None:
     """Embed pairs into a new memory. Interrupted and repeated, it goes on where it stopped.
 
@@ -50,11 +53,23 @@ def create(
         Build a search index at the end where the memory is large enough to need one.
     """
     from retroclip.encoders import load
-    from retroclip.memory import Memory
+    from retroclip.memory import Ingest, Keeping, Memory
 
+    encoder = load(model, precision=precision)
+    if dry_run:
+        _print_estimate(
+            memory,
+            encoder,
+            sources,
+            where,
+            Ingest(batch_size, labels_as_captions),
+            Keeping(store_images, check=check),
+            json,
+        )
+        return
     made = Memory.create(
         memory,
-        load(model, precision=precision),
+        encoder,
         sources,
         where=where,
         store_images=store_images,
@@ -80,6 +95,8 @@ def add(
     check: Check = True,
     max_rejected: MaxRejected = 0.1,
     batch_size: BatchSize = 64,
+    dry_run: DryRun = False,
+    json: Json = False,
 ) -> None:
     """Embed more pairs into a memory, with the model that made it. Pairs that are there already are skipped.
 
@@ -90,10 +107,15 @@ def add(
         or put in the place of the old ones.
     """
     from retroclip.encoders import load
-    from retroclip.memory import Memory
+    from retroclip.memory import Ingest, Keeping, Memory
 
     opened = Memory.open(memory)
     encoder = load(opened.model, precision=precision)
+    if dry_run:
+        kept = opened.manifest.creation
+        options = Ingest(batch_size, kept["labels_as_captions"])
+        _print_estimate(memory, encoder, sources, where, options, Keeping(kept["store_images"], check=check), json)
+        return
     added = opened.add(
         sources,
         encoder,
@@ -108,12 +130,37 @@ def add(
     say(f"{memory}: {added.rows} pairs added, {replaced}{added.duplicates} were there, {added.rejected} rejected")
 
 
+def _print_estimate(
+    memory: Path, encoder: Any, sources: list[str], where: str | None, options: Any, keeping: Any, json: bool
+) -> None:
+    from retroclip.memory import estimated
+
+    told = estimated(memory, encoder, sources, where, options, keeping)
+    if json:
+        print_json(told)
+    else:
+        print_facts(f"{memory}: nothing was written", told)
+
+
 @app.command
 def delete(memory: Path, /, *, where: Annotated[str, Parameter(help="SQL predicate: which pairs.")]) -> None:
     """Delete the pairs for which a SQL predicate holds, such as "source = 'flickr'"."""
     from retroclip.memory import Memory
 
     say(f"{memory}: {Memory.open(memory).delete(where)} pairs deleted")
+
+
+@app.command
+def migrate(
+    memory: Path, /, *, model: ModelReference, precision: Precision = "auto", batch_size: BatchSize = 64
+) -> None:
+    """Embed all pairs anew with another model. The old memory answers meanwhile, and is kept beside as MEM.old."""
+    from retroclip.encoders import load
+    from retroclip.memory import Memory
+
+    opened = Memory.open(memory)
+    old = opened.migrate(load(model, precision=precision), batch_size=batch_size)
+    say(f"{memory}: {len(opened)} pairs, now of {model}; delete {old} when you don't need it any more")
 
 
 @app.command

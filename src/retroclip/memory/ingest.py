@@ -81,7 +81,7 @@ def describe_sources(sources: Any) -> list[str]:
         pairs = sum(isinstance(source, (Pair, Rejected)) for source in sources)
         named = [name for s in sources if not isinstance(s, (Pair, Rejected)) for name in describe_sources(s)]
         return named + ([f"<{pairs} pairs>"] if pairs else [])
-    return [f"<{type(sources).__name__}>"]
+    return [getattr(sources, "description", f"<{type(sources).__name__}>")]
 
 
 def numbered_on(

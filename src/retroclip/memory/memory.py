@@ -29,6 +29,7 @@ from retroclip.memory.ingest import Ingest
 from retroclip.memory.lock import Reading, writer_lock
 from retroclip.memory.maintain import compact_store, purge_rows
 from retroclip.memory.manifest import Manifest
+from retroclip.memory.migrate import migrate_memory
 from retroclip.memory.progress import reporter
 from retroclip.memory.schema import DATA_COLUMNS, IdArray
 from retroclip.memory.search import Hits, Keys, as_queries, search_keys
@@ -214,6 +215,25 @@ class Memory:
             parameters, measured = tuned_parameters(kind, index, keys[own].nearest, queries, recall)
             built[own] = (KeyIndex(kind, self.version, len(ids), int(ids[-1]), parameters, measured), index)
         return built
+
+    def migrate(
+        self, encoder: Any, *, batch_size: int = 64, on_batch: Callable[[int, int], None] | None = None
+    ) -> Path:
+        """Embed all rows anew with another encoder; returns where the old memory is kept, for you to delete.
+
+        The old one answers until the new one takes its place at once; ids are given anew. Killed at any moment it can
+        be repeated. Raises MemoryStoreError where no images are stored, or somebody else has it open at the end.
+        """
+        advice = "free some space and run the same command again; the old memory is still in use"
+        with full_disk_told(self.path, advice), writer_lock(self.path):
+            self.refresh()
+            creation = self.manifest.creation
+            options = Ingest(batch_size, creation["labels_as_captions"], creation["shard_pairs"], on_batch)
+            old = migrate_memory(self.path, self.manifest, self._store, encoder, options, self._reading)
+        self.__init__(self.path)  # type: ignore[misc]
+        if planned_kind(self.count()) != "exact":
+            self.index("auto")
+        return old
 
     def refresh(self) -> None:
         """Go on to the newest version, for example after another process has written."""

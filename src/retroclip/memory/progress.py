@@ -28,7 +28,7 @@ def reporter(sources: Any, shown: bool, also: Report | None) -> Iterator[Report 
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("encoding", total=_total(sources), rate="?", rejected=0)
+        task = bar.add_task("encoding", total=total_pairs(sources), rate="?", rejected=0)
 
         def report(read: int, rejected: int) -> None:
             speed = bar.tasks[0].speed
@@ -39,7 +39,7 @@ def reporter(sources: Any, shown: bool, also: Report | None) -> Iterator[Report 
         yield report
 
 
-def _total(sources: Any) -> int | None:
+def total_pairs(sources: Any) -> int | None:
     """Number of pairs, where all sources are named and it can be told cheaply."""
     names = describe_sources(sources)
     if not names or any(name.startswith("<") for name in names):

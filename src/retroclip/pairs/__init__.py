@@ -4,12 +4,13 @@ Training transforms are in `retroclip.pairs.augment`, which imports torchvision 
 """
 
 from retroclip.pairs.arrow import dataset_pairs
-from retroclip.pairs.embeddings import EmbeddingFolder, EmbeddingSlice, is_embedding_folder, open_embeddings
+from retroclip.pairs.embeddings import EmbeddingFolder, EmbeddingSlice, Part, is_embedding_folder, open_embeddings
 from retroclip.pairs.image import MAX_PIXELS, decode_image, image_suffix
 from retroclip.pairs.labelled import LabelledSet, load_labelled
 from retroclip.pairs.masks import mask_classes
 from retroclip.pairs.pair import Pair, Rejected, clean_captions
 from retroclip.pairs.readers import Reader, register_reader
+from retroclip.pairs.reference import resolve
 from retroclip.pairs.sources import count_pairs, read_pairs
 from retroclip.pairs.where import Predicate, parse_where
 
@@ -19,6 +20,7 @@ __all__ = [
     "EmbeddingSlice",
     "LabelledSet",
     "Pair",
+    "Part",
     "Predicate",
     "Reader",
     "Rejected",
@@ -34,4 +36,5 @@ __all__ = [
     "parse_where",
     "read_pairs",
     "register_reader",
+    "resolve",
 ]

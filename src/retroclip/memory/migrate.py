@@ -1,0 +1,93 @@
+"""Embedding a memory anew with another encoder, while the old one still answers."""
+
+import ctypes
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from retroclip.errors import MemoryStoreError
+from retroclip.memory.append import Keeping
+from retroclip.memory.create import create_memory
+from retroclip.memory.ingest import Ingest
+from retroclip.memory.lock import Reading
+from retroclip.memory.manifest import Manifest
+from retroclip.memory.store import Store
+from retroclip.pairs import Pair
+
+READ_ROWS = 256
+NEW, OLD = ".migrated", ".old"
+RENAME_EXCHANGE = 2
+
+
+def migrate_memory(
+    path: Path, manifest: Manifest, store: Store, encoder: Any, options: Ingest, reading: Reading
+) -> Path:
+    """Encode all rows of the memory at `path` with `encoder`, then put the new memory in its place.
+
+    Returns where the old one is kept. Interrupted and repeated it goes on after the last committed shard. Raises
+    MemoryStoreError when a row has no stored image, the encoder is the memory's own, the old place is taken, or, at the
+    end, somebody else reads the old memory. The caller holds its lock, so that nothing is added meanwhile.
+    """
+    new, old = path.with_name(path.name + NEW), path.with_name(path.name + OLD)
+    if old.exists():
+        raise MemoryStoreError(f"{old} is there from an earlier migration: delete it first, or move it")
+    if encoder.fingerprint == manifest.fingerprint:
+        if not new.exists():
+            raise MemoryStoreError(f"{path} was made by {encoder.name} already")
+        new.rename(old)  # killed after the exchange
+        return old
+    if not new.exists():
+        _check_images(path, store)
+        creation = manifest.creation
+        source = _Rows(store, f"<memory {manifest.id}, version {store.version}>")
+        keeping = Keeping(creation["store_images"], max_rejected=1.0)
+        create_memory(new, encoder, [source], None, options=options, keeping=keeping)
+    made = Manifest.load(new)
+    if made.fingerprint != encoder.fingerprint:
+        raise MemoryStoreError(f"{new} was made by {made.model}: name that model to go on, or delete it")
+    made.creation = {**made.creation, "sources": manifest.creation["sources"], "where": manifest.creation["where"]}
+    made.save(new)
+    with reading.alone() as alone:
+        if not alone:
+            raise MemoryStoreError(f"{path} is open elsewhere: close it there and repeat the command; {new} is ready")
+        exchange(path, new)
+    new.rename(old)
+    return old
+
+
+class _Rows:
+    """The rows of a store as pairs, in the order of their ids."""
+
+    def __init__(self, store: Store, description: str) -> None:
+        self.store, self.description = store, description
+
+    def __iter__(self) -> Iterator[Pair]:
+        ids = self.store.ids()
+        for start in range(0, len(ids), READ_ROWS):
+            columns = ["key", "image", "captions", "label", "source", "license", "metadata"]
+            for row in self.store.take(ids[start : start + READ_ROWS], columns).to_pylist():
+                row["captions"] = tuple(row["captions"] or ())
+                row["metadata"] = json.loads(row["metadata"] or "{}")
+                yield Pair(**row)
+
+
+def _check_images(path: Path, store: Store) -> None:
+    missing = store.count("image IS NULL")
+    if missing:
+        raise MemoryStoreError(
+            f"{path} keeps no image of {missing} pairs, which another model needs: create a memory from the sources"
+        )
+
+
+def exchange(first: Path, second: Path) -> None:
+    """Swap two directories at once: there is no moment at which `first` names nothing."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    here = -100  # AT_FDCWD: paths are taken from the working directory
+    if rename is not None and not rename(here, os.fsencode(first), here, os.fsencode(second), RENAME_EXCHANGE):
+        return
+    aside = second.with_name(second.name + ".aside")  # another system: two renames, and a moment between them
+    first.rename(aside)
+    second.rename(first)
+    aside.rename(second)
