@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retroclip.encoders.attention import flat_attention
 from retroclip.errors import RetroclipError
 from retroclip.training.examples import prepare
 from retroclip.training.loop import fit
@@ -191,21 +192,22 @@ def customize(
     terms = Terms(chosen["positives"], loss, chosen["class_texts"], chosen["distillation"])
     objective, batches = Contrast(towers, examples.prompts, terms), examples.batches(batch_size, seed)
     objective.start_bias(next(iter(batches(0))))
-    history = fit(
-        objective,
-        batches,
-        steps=steps,
-        lr=TUNINGS[tuning].lr if lr is None else lr,
-        weight_decay=weight_decay,
-        betas=(0.9, 0.98),
-        warmup=round(warmup * steps),
-        after_step=towers.clamp_scale,
-        checkpoint=checkpoint,
-        save_every=max(1, steps // 20),
-        log_every=max(1, steps // 100),
-        on_log=on_log,
-        seed=seed,
-    )
+    with flat_attention(towers.model):
+        history = fit(
+            objective,
+            batches,
+            steps=steps,
+            lr=TUNINGS[tuning].lr if lr is None else lr,
+            weight_decay=weight_decay,
+            betas=(0.9, 0.98),
+            warmup=round(warmup * steps),
+            after_step=towers.clamp_scale,
+            checkpoint=checkpoint,
+            save_every=max(1, steps // 20),
+            log_every=max(1, steps // 100),
+            on_log=on_log,
+            seed=seed,
+        )
     trained = sum(parameter.numel() for parameter in objective.parameters())
     towers.model.requires_grad_(False)
     custom = encoder.with_model(towers.model, name=f"{encoder.name} customized ({tuning}) for {retrieved.task.name}")
