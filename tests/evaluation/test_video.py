@@ -85,3 +85,30 @@ def test_video_files(tmp_path):
         (tmp_path / "blue" / f"{i}.mp4").write_bytes(b"")
     with pytest.raises(SourceError, match="clips can't be read"):
         load_clips(tmp_path)
+
+
+def test_a_video_transformer_learns_and_answers_for_other_classes(tmp_path, rows, tiny_model):
+    import retroclip
+
+    encoder = retroclip.load(tiny_model(0), precision="fp32")
+    train = write(tmp_path / "train.parquet", [row for row in rows if row[3] != "blue"])
+    shifted = [(image + b" ", f"val-{clip}", frame, label) for image, clip, frame, label in rows]
+    val = write(tmp_path / "val.parquet", shifted)
+    result = run_protocol("video", encoder, TASK, val, options={"train": train, "epochs": 3})
+    assert result.method == "video-transformer" and result.n == 12 and 0 <= result.value <= 1
+    with pytest.raises(SourceError, match="another split"):
+        run_protocol("video", encoder, TASK, train, options={"train": train})
+
+
+def test_training_lowers_the_loss(rows, tiny_model):
+    import retroclip
+    from retroclip.training.video import VideoTower, train_video
+
+    encoder = retroclip.load(tiny_model(0), precision="fp32")
+    clips = [[row[0] for row in rows[i : i + 3]] for i in range(0, len(rows), 3)]
+    losses = []
+    train_video(
+        encoder, TASK, clips, [0, 1, 2] * 4, frames=4, size=32, epochs=6, on_epoch=lambda _, loss: losses.append(loss)
+    )
+    assert losses[-1] < losses[0]
+    assert VideoTower(encoder, size=32).pixels(clips[0], 4).shape == (3, 4, 32, 32)

@@ -120,7 +120,7 @@ def trained_detector(
     if set(learnt.images) & set(data.images):
         raise SourceError(f"{train} holds images that are evaluated: train on another split")
     rows = [np.flatnonzero((learnt.image_of == i) & ~learnt.crowd) for i in range(len(learnt))]
-    boxes, labels = ([values[own] for own in rows] for values in (learnt.boxes, learnt.labels))
+    boxes, labels = [learnt.boxes[own] for own in rows], [learnt.labels[own] for own in rows]
     return train_detector(
         classifier.encoder, task, learnt.images, boxes, labels, size=size or TRAIN_SIZE, epochs=epochs, seed=seed
     )

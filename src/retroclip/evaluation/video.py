@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -152,21 +152,49 @@ def evaluate_video(
     where: str | None = None,
     method: str | None = None,
     frames: int = 8,
+    train: str | None = None,
+    epochs: int = 20,
+    seed: int = 0,
+    architecture: Literal["small", "tiny"] = "small",
     resamples: int = RESAMPLES,
 ) -> Result:
     """Top-1 over clips by the mean embedding of `frames` frames. Baseline: the most frequent class.
+
+    With `train`, other clips, a video transformer from random weights learns them with the class texts as its
+    classifier (`training.video`), and is evaluated instead: on classes it was trained on or others.
 
     Raises SourceError as `load_clips`, TaskError for labels the task lacks.
     """
     start = time.perf_counter()
     clips, classifier = load_clips(dataset, where=where, frames=frames), head(model, task)
     labels = class_indices(clips.labels, task, str(dataset))
+    options: dict[str, Any] = {"frames": frames}
+    if train is None:
+        embeddings = embed_clips(classifier.encoder, clips)
+    else:
+        from retroclip.training.video import train_video
+
+        learnt = load_clips(train, frames=frames)
+        if {tuple(map(id_of, own)) for own in learnt.frames} & {tuple(map(id_of, own)) for own in clips.frames}:
+            raise SourceError(f"{train} holds clips that are evaluated: train on another split")
+        known = class_indices(learnt.labels, task, train).tolist()
+        tower = train_video(
+            classifier.encoder, task, learnt.frames, known, frames=frames, architecture=architecture, epochs=epochs,
+            seed=seed,
+        )  # fmt: skip
+        embeddings, method = tower.embed(clips.frames, frames), "video-transformer"
+        options |= {"train": train, "epochs": epochs, "seed": seed, "architecture": architecture}
     with torch.no_grad():
-        logits = classifier(embed_clips(classifier.encoder, clips)).float().cpu().numpy()
+        logits = classifier(embeddings).float().cpu().numpy()
     outcome = Outcome.from_logits(logits, labels, keep_scores=False)
     seconds = time.perf_counter() - start
     return summarise_clips(clips, task, outcome, classifier.encoder, method=method or "zero-shot", resamples=resamples,
-                           seconds=seconds, options={"frames": frames})  # fmt: skip
+                           seconds=seconds, options=options)  # fmt: skip
+
+
+def id_of(frame: bytes | Image.Image) -> bytes:
+    """What tells a frame from another one."""
+    return frame if isinstance(frame, bytes) else frame.tobytes()
 
 
 def summarise_clips(
@@ -175,7 +203,7 @@ def summarise_clips(
 ) -> Result:  # fmt: skip
     """The result of answers about clips."""
     value = outcome.value("top1")
-    blobs = [b"".join(f if isinstance(f, bytes) else f.tobytes() for f in own) for own in clips.frames]
+    blobs = [b"".join(map(id_of, own)) for own in clips.frames]
     return Result(
         task=task.name,
         dataset=clips.name,

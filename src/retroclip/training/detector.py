@@ -40,6 +40,8 @@ class TextPredictor(nn.Module):
     Logits are cosines times `SCALE`: with the class texts, and with one trained embedding for background.
     """
 
+    texts: Tensor
+
     def __init__(self, channels: int, texts: Tensor) -> None:
         super().__init__()
         self.embed, self.deltas = nn.Linear(channels, texts.shape[1]), nn.Linear(channels, 4)

@@ -1,0 +1,101 @@
+"""Measure the protocols beside classification: python recipes/dense_results.py ../shared/data [ROW ...]
+
+Each row of `ROWS` is one evaluation on a split `val`, stored as docs/results/protocols/ROW.json and printed as a line
+of a table: the figure, its 95 % interval, and the baseline. Rows that are there already are only printed; --again
+measures them anew. The same figure comes from `retroclip evaluate builtin TASK DATA --protocol P --set.NAME VALUE`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import retroclip
+from retroclip.evaluation import Result, load_results, save_results
+from retroclip.evaluation.protocols import model_for, run_protocol
+from retroclip.report.tables import interval_of, percent
+from retroclip.tasks import Task
+
+CAMVID, COCO = "camvid_segmentation.parquet#", "coco128.parquet#"
+BCCD, SCENES, FLOWERS = "bccd_detection.parquet#", "intel_scenes.parquet#", "flower_photos.parquet#"
+DENSE = {"features": "dense", "size": 224}
+PIXELS: dict[str, Any] = {"size": 288}
+SMOOTHED, DENOISED = PIXELS | {"smoothing": True}, PIXELS | {"denoising": 0.5}
+# name: (task, data, protocol, options, method)
+ROWS: dict[str, tuple[str, str, str, dict[str, Any], str]] = {
+    "regions-coco": ("coco", COCO, "regions", {}, "zero-shot"),
+    "regions-bccd": ("bccd", BCCD, "regions", {}, "zero-shot"),
+    "regions-bccd-dense": ("bccd", BCCD, "regions", DENSE, "zero-shot"),
+    "regions-coco-dense": ("coco-half", COCO, "regions", DENSE, "zero-shot"),
+    "segmentation-camvid": ("camvid", CAMVID, "segmentation", PIXELS, "zero-shot"),
+    "segmentation-camvid-smoothing": ("camvid", CAMVID, "segmentation", SMOOTHED, "zero-shot"),
+    "segmentation-camvid-denoising": ("camvid", CAMVID, "segmentation", DENOISED, "zero-shot"),
+    "segmentation-coco": ("coco-panoptic", COCO, "segmentation", PIXELS, "zero-shot"),
+    "segmentation-coco-smoothing": ("coco-panoptic", COCO, "segmentation", SMOOTHED, "zero-shot"),
+    "segmentation-coco-denoising": ("coco-panoptic", COCO, "segmentation", DENOISED, "zero-shot"),
+    "detection-coco-grid": ("coco-half", COCO, "detection", DENSE, "zero-shot"),
+    "detection-coco-truth": ("coco-half", COCO, "detection", DENSE | {"proposals": "truth"}, "zero-shot"),
+    "detection-bccd-grid": ("bccd", BCCD, "detection", DENSE | {"limit": 200}, "zero-shot"),
+    "detection-coco-trained": ("coco-half", COCO, "detection", DENSE | {"train": COCO + "train"}, "zero-shot"),
+    "segmentation-camvid-trained": (
+        "camvid", CAMVID, "segmentation", {"size": 224, "epochs": 6, "train": CAMVID + "train"}, "zero-shot",
+    ),
+    "attack-scenes": ("intel-scenes", SCENES, "typographic-attack", {}, "zero-shot"),
+    "attack-flowers": ("flower-photos", FLOWERS, "typographic-attack", {}, "zero-shot"),
+    "video-ucf101": ("ucf101", "ucf101_clips.parquet#", "video", {}, "zero-shot"),
+    "corrupted-flowers": ("flower-photos", FLOWERS, "corrupted-neighbours", {"share": 0.5}, "mean-neighbours"),
+}  # fmt: skip
+RESULTS = Path("docs/results/protocols")
+
+
+def measure(data: Path, name: str, encoder: Any, work: Path) -> Result:
+    """One row; a memory of the `train` split is made in `work` where its method needs one."""
+    task_name, file, protocol, options, method = ROWS[name]
+    task, dataset = Task.load(task_name), f"{data / file}val"
+    if "train" in options:
+        options = options | {"train": str(data / options["train"])}
+    memory = None
+    if method != "zero-shot":
+        place = work / name
+        if not place.exists():
+            source = f"{data / file}train"
+            retroclip.Memory.create(place, encoder, [source], labels_as_captions=True)
+        memory = retroclip.Memory.open(place)
+    model = model_for(encoder, task, dataset, memory, method=method)
+    return run_protocol(protocol, model, task, dataset, method=method, options=options)
+
+
+def line(name: str, result: Result) -> str:
+    """A row of the table: every metric with its interval, and the baselines."""
+    intervals = {result.metric: result.interval, "top1": result.top1_interval, **result.intervals}
+    shown = [
+        f"{metric} {percent(value)}" + (f" ({interval_of(intervals[metric])})" if intervals.get(metric) else "")
+        for metric, value in result.metrics.items()
+    ]
+    baselines = ", ".join(f"{metric} {percent(value)}" for metric, value in result.baselines.items())
+    return f"| {name} | {result.n} | {', '.join(shown)} | {result.baseline}: {baselines} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--model", default="builtin")
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--work", type=Path, default=Path("runs/protocols"))
+    given = parser.parse_args()
+    if unknown := sorted(set(given.rows) - set(ROWS)):
+        parser.error(f"no row {unknown[0]!r}; the rows are {', '.join(ROWS)}")
+    encoder = retroclip.load(given.model)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    print("| row | images | figures (95 % intervals) | baseline |\n| --- | ---: | --- | --- |")
+    for name in given.rows or ROWS:
+        path = RESULTS / f"{name}.json"
+        if given.again or not path.exists():
+            save_results([measure(given.data, name, encoder, given.work)], path)
+        print(line(name, load_results(path)[0]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
