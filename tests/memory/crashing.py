@@ -20,7 +20,7 @@ import lance
 import pyarrow as pa
 from lance.dataset import DatasetOptimizer
 
-from retroclip.memory import Memory, index
+from retroclip.memory import Memory, build
 from retroclip.memory.store import Store
 
 STEPS_BATCH = 5
@@ -96,7 +96,7 @@ class Moments:
         lance.LanceDataset.commit = lambda *a, **o: commit(*a, commit_lock=self.commit_lock, **o)
         Path.replace = self.around("rename", Path.replace)
         Path.rename = self.around("rename", Path.rename)
-        index.faiss.write_index = self.around("index", index.faiss.write_index)
+        build.faiss.write_index = self.around("index", build.faiss.write_index)
         DatasetOptimizer.compact_files = self.around("compact", DatasetOptimizer.compact_files)
         lance.LanceDataset.cleanup_old_versions = self.around("compact", lance.LanceDataset.cleanup_old_versions)
 

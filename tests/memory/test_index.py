@@ -1,142 +1,169 @@
-"""Stored indexes: recall, filters, newer rows, damage."""
+"""Stored indexes of a memory: kept up to date, measured, and checked for damage."""
 
+import json
+import shutil
+
+import lance
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from retroclip.errors import MemoryStoreError
 from retroclip.memory import Memory
-from retroclip.memory.exact import block_topk, exact_search, positions_of
-from retroclip.memory.index import IndexFolder, KeyIndex, build_index, search_index, tuned_parameters
-from retroclip.memory.search import Keys, best_of, search_keys
+from retroclip.memory.index import IndexFolder
+from retroclip.memory.store import PAIRS_NAME
 
-ROWS, DIM = 4000, 24
-
-
-def unit(count: int, seed: int) -> np.ndarray:
-    rows = np.random.default_rng(seed).standard_normal((count, DIM), np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+KINDS = ["flat", "hnsw", "ivf", "IVF4,SQ8"]
 
 
 @pytest.fixture(scope="module")
-def keys() -> Keys:
-    return Keys(np.arange(ROWS) * 3 + 5, torch.from_numpy(unit(ROWS, 1)))
+def base(tmp_path_factory, encoder, pairs):
+    path = tmp_path_factory.mktemp("indexed") / "m"
+    Memory.create(path, encoder, pairs)
+    return path
 
 
-@pytest.fixture(scope="module")
-def hnsw(keys):
-    index = build_index("hnsw", keys.ids, keys.rows.numpy())
-    queries = {"own": keys.rows.numpy()[::40].copy(), "cross": unit(64, 2)}
-    parameters, recall = tuned_parameters("hnsw", index, keys.nearest, queries, 0.95)
-    return index, KeyIndex("hnsw", 1, ROWS, int(keys.ids[-1]), parameters, recall)
+@pytest.fixture
+def memory(tmp_path, base):
+    shutil.copytree(base, tmp_path / "m")
+    return Memory.open(tmp_path / "m")
 
 
-def recall_at(k: int, hits, exact) -> float:
-    return float(np.mean([np.isin(e, h).mean() for e, h in zip(exact, hits.ids[:, :k], strict=True)]))
+def names(memory, kind: str) -> list[str]:
+    return sorted(path.name.split("-")[0] for path in (memory.path / "index").glob(f"*{kind}*"))
 
 
-def test_measured_recall_is_that_of_fresh_queries(keys, hnsw):
-    index, entry = hnsw
-    assert entry.recall["own"]["10"] >= 0.95
-    assert entry.recall["cross"]["10"] >= 0.95
-    assert entry.parameters["efSearch"] >= 64
-    queries = torch.from_numpy(unit(200, 3))
-    hits = search_keys(queries, keys, 10, index=index, entry=entry)
-    exact = exact_search(queries, keys.rows, keys.ids, 10)[0]
-    assert recall_at(10, hits, exact) >= 0.95
-    assert (np.diff(hits.scores, axis=1) <= 0).all()
-
-
-@pytest.mark.parametrize("share", [0.5, 0.25, 0.05, 0.001])
-def test_k_is_filled_under_filters(keys, hnsw, share):
-    index, entry = hnsw
-    allowed = np.sort(np.random.default_rng(4).choice(keys.ids, int(share * ROWS), replace=False))
-    queries = torch.from_numpy(unit(50, 5))
-    hits = search_keys(queries, keys, 20, index=index, entry=entry, allowed=allowed)
-    kept = keys.only(allowed)
-    exact = exact_search(queries, kept.rows, kept.ids, 20)[0]
-    full = min(20, len(allowed))
-    assert (hits.ids[:, :full] >= 0).all()
-    assert (hits.ids[:, full:] == -1).all()
-    assert np.isin(hits.ids[:, :full], allowed).all()
-    assert recall_at(full, hits, exact[:, :full]) >= 0.95
-
-
-def test_deleted_rows_are_not_found_and_newer_ones_are(keys, hnsw):
-    index, entry = hnsw
-    left = keys.only(keys.ids[::40])  # so many deletions that the graph alone leaves places empty
-    newer = torch.from_numpy(unit(30, 6))
-    live = Keys(np.r_[left.ids, keys.ids[-1] + 1 + np.arange(30)], torch.cat([left.rows, newer]))
-    queries = torch.cat([newer[:5], keys.rows[1:20:3]])
-    hits = search_keys(queries, live, 10, index=index, entry=entry)
-    exact, scores = exact_search(queries, live.rows, live.ids, 10)
-    np.testing.assert_allclose(hits.scores, scores, atol=1e-5)
-    assert np.array_equal(hits.ids, exact)
-    assert hits.ids[:5, 0].tolist() == live.ids[-30:-25].tolist()
-
-
-def test_flat_is_exact_under_a_selector(keys):
-    index = build_index("flat", keys.ids, keys.rows.numpy())
-    allowed = keys.ids[::7]
-    queries = unit(20, 7)
-    found, scores = search_index(index, queries, 9, {}, allowed)
-    kept = keys.only(allowed)
-    exact, exact_scores = exact_search(torch.from_numpy(queries), kept.rows, kept.ids, 9)
-    assert np.array_equal(found, exact)
-    np.testing.assert_allclose(scores, exact_scores, atol=1e-5)
-
-
-@pytest.mark.parametrize(("rows", "k"), [(1000, 3), (1023, 1), (64, 5), (5, 5), (2561, 10)])
-def test_top_by_blocks_equals_topk(rows, k):
-    scores = torch.from_numpy(np.random.default_rng(rows).standard_normal((20, rows)).astype(np.float32))
-    scores[0, : rows - k] = -torch.inf
-    values, places = block_topk(scores, k)
-    wanted = scores.topk(k, dim=1)
-    assert torch.equal(values, wanted.values)
-    assert torch.equal(scores.gather(1, places), wanted.values)
-    assert all(len(set(row)) == k for row in places.tolist())
-
-
-def test_positions_and_best():
-    ids = np.array([2, 5, 9])
-    assert positions_of(np.array([9, 1, 2, 11]), ids).tolist() == [2, 0]
-    assert positions_of(np.array([3]), ids[:0]).tolist() == []
-    found = np.array([[4, 7, 2, -1]])
-    scores = np.array([[0.1, 0.9, 0.5, -np.inf]], np.float32)
-    best, values = best_of(found, scores, 3, [np.array([7])])
-    assert best.tolist() == [[2, 4, -1]]
-    assert values[0, :2].tolist() == pytest.approx([0.5, 0.1])
-
-
-def test_index_file_is_checked_and_replaced(tmp_path, encoder, pairs):
-    memory = Memory.create(tmp_path / "m", encoder, pairs)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_index_is_measured_and_replaced(memory, pairs, kind):
     assert memory.info()["index"]["kind"] == "exact"
-    told = memory.index("hnsw")
+    told = memory.index(kind)
+    entry = told["keys"]["image"]
     assert told["recall"]["image"]["own"]["10"] >= 0.95
     assert told["keys"]["text"]["rows"] == sum(bool(pair.captions) for pair in pairs)
-    stored = [tmp_path / "m" / "index" / told["keys"][name]["file"] for name in ("image", "text")]
+    assert entry["latency"]["batch"] == 60
+    assert entry["latency"]["ms"] > 0
+    assert entry["ram"] > 0
     assert memory.verify() == []
-    damaged = bytearray(stored[0].read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    stored[0].write_bytes(damaged)
-    fresh = Memory.open(tmp_path / "m")
-    with pytest.raises(MemoryStoreError, match="is damaged: build it again"):
+    assert len(list((memory.path / "index").iterdir())) == 5
+    memory.index()
+    assert [path.name for path in (memory.path / "index").iterdir()] == ["index.json"]
+    assert IndexFolder(memory.path).entries() == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damage_is_told_and_mended_by_building_again(memory, kind):
+    entry = memory.index(kind)["keys"]["image"]
+    for file in (entry["file"], entry["rows_file"]):
+        path = memory.path / "index" / file
+        whole = path.read_bytes()
+        flipped = bytearray(whole)
+        flipped[len(whole) // 2] ^= 1
+        for damaged in (bytes(flipped), whole[: len(whole) // 2], b""):
+            path.write_bytes(damaged)
+            fresh = Memory.open(memory.path)
+            with pytest.raises(MemoryStoreError, match="is damaged: build it again with `retroclip memory index"):
+                fresh.search(torch.ones(16))
+            assert len(fresh.verify()) == 1
+        path.unlink()
+        with pytest.raises(MemoryStoreError, match="is missing: build it again"):
+            Memory.open(memory.path).search(torch.ones(16))
+        path.write_bytes(whole)
+        assert Memory.open(memory.path).verify() == []
+    path.unlink()
+    mended = Memory.open(memory.path)
+    mended.index(kind)
+    assert mended.verify() == []
+    assert (mended.search(torch.ones(16), k=60).ids >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [('{"layout": 2, "keys"', "is damaged"), ('{"layout": 2}', "is damaged"), ('{"layout": 9}', "layout 9, newer")],
+)
+def test_a_wrong_description_is_told(memory, content, message):
+    memory.index("flat")
+    (memory.path / "index" / "index.json").write_text(content)
+    fresh = Memory.open(memory.path)
+    with pytest.raises(MemoryStoreError, match=message) as raised:
         fresh.search(torch.ones(16))
+    assert "\n" not in str(raised.value)
     assert len(fresh.verify()) == 1
-    stored[1].unlink()
-    assert len(fresh.verify()) == 2
-    fresh.index("flat")
-    assert fresh.verify() == []
-    assert sorted(path.name.split("-")[0] for path in (tmp_path / "m" / "index").glob("*.faiss")) == ["image", "text"]
-    fresh.index("auto")
-    assert not list((tmp_path / "m" / "index").glob("*.faiss"))
-    assert IndexFolder(tmp_path / "m").entries() == {}
+
+
+def test_an_index_of_the_first_layout_counts_as_none(memory):
+    (memory.path / "index").mkdir()
+    (memory.path / "index" / "index.json").write_text(json.dumps({"keys": {"image": {"kind": "hnsw", "file": "x"}}}))
+    assert (memory.search(torch.ones(16), k=60).ids >= 0).all()
+    assert memory.info()["index"]["kind"] == "exact"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_index_catches_up_without_being_trained_again(memory, encoder, pairs, stub, kind):
+    from retroclip.pairs import Pair
+
+    memory.index(kind)
+    memory.delete("key < 'p010'")
+    memory.add([Pair(f"n{i}", stub.photo(1000 + i)) for i in range(7)], encoder)
+    told = memory.index(kind)["keys"]["image"]
+    assert told["trained_rows"] == 60
+    assert told["rows"] == (57 if kind == "ivf" else 67)
+    assert told["last_row_id"] == memory.ids()[-1]
+    hits = memory.search(memory.embeddings(), k=1)
+    assert hits.ids[:, 0].tolist() == memory.ids().tolist()
+    assert memory.verify() == []
+    memory.delete("key < 'p050'")
+    assert memory.index(kind)["keys"]["image"]["trained_rows"] == 10
 
 
 def test_a_memory_without_captions_can_be_indexed(tmp_path, encoder, stub):
     from retroclip.pairs import Pair
 
     memory = Memory.create(tmp_path / "m", encoder, [Pair(f"{i}", stub.photo(i)) for i in range(5)])
-    memory.index("hnsw")
+    memory.index("ivf")
     assert memory.search(torch.ones(16), by="text", k=3).ids.tolist() == [[-1, -1, -1]]
     assert (memory.search(torch.ones(16), k=3).ids >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kind": "IVF9999,Flat"}, "can't be trained on"),
+        ({"kind": "nonsense"}, "can't make an index 'nonsense'"),
+        ({"kind": "hnsw", "ram": "1kB"}, "more than 0.00 GB"),
+        ({"kind": "flat", "recall": 95}, "it is a share"),
+        ({"ram": "lots"}, "no amount of memory"),
+    ],
+)
+def test_wrong_wishes_leave_the_old_index(memory, arguments, message):
+    memory.index("flat")
+    with pytest.raises(MemoryStoreError, match=message) as raised:
+        memory.index(**arguments)
+    assert "\n" not in str(raised.value)
+    assert Memory.open(memory.path).info()["index"]["kind"] == "flat"
+    assert memory.search(memory.embeddings()[:3], k=1).ids[:, 0].tolist() == memory.ids()[:3].tolist()
+
+
+def test_embeddings_that_are_not_finite_are_named(memory):
+    table = lance.dataset(str(memory.path / PAIRS_NAME)).to_table()
+    spoilt = table.slice(0, 1).to_pylist()[0] | {"key": "spoilt", "image_embedding": [float("nan")] * 16}
+    lance.write_dataset(
+        pa.Table.from_pylist([spoilt], schema=table.schema), str(memory.path / PAIRS_NAME), mode="append"
+    )
+    for act in (lambda: Memory.open(memory.path).search(torch.ones(16)), lambda: memory.index("ivf")):
+        with pytest.raises(MemoryStoreError, match=r"1 image embeddings .* such as that of key 'spoilt': delete"):
+            act()
+    memory.refresh()
+    memory.delete("key = 'spoilt'")
+    memory.index("ivf")
+    assert memory.search(torch.ones(16), k=3).ids.shape == (1, 3)
+
+
+def test_embeddings_come_from_the_index_file_too(memory):
+    before, texts = memory.embeddings(), memory.embeddings(of="text")
+    memory.index("ivf")
+    np.testing.assert_allclose(memory.embeddings(), before, atol=1e-6)
+    np.testing.assert_allclose(memory.embeddings(of="text"), texts, atol=1e-6)
+    ids = np.array([[5, -1], [59, 5]])
+    np.testing.assert_allclose(memory.embeddings(ids)[1, 0], before[59], atol=1e-6)
+    assert memory.embeddings(ids)[0, 1].norm() == 0

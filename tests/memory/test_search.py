@@ -23,7 +23,7 @@ FILTERS = {
 STEPS = st.one_of(
     st.tuples(st.just("add"), st.integers(0, 59), st.integers(1, 30)),
     st.tuples(st.just("delete"), st.sampled_from([f for f in FILTERS if f])),
-    st.tuples(st.just("index"), st.sampled_from(["flat", "exact", "hnsw"])),
+    st.tuples(st.just("index"), st.sampled_from(["flat", "exact", "hnsw", "ivf", "auto"])),
     st.tuples(
         st.just("search"), st.sampled_from(["image", "text"]), st.integers(1, 30), st.sampled_from(list(FILTERS))
     ),
@@ -105,7 +105,7 @@ def memory(tmp_path_factory, encoder, pairs):
     return Memory.create(tmp_path_factory.mktemp("search") / "m", encoder, pairs)
 
 
-@pytest.mark.parametrize("kind", ["exact", "flat", "hnsw"])
+@pytest.mark.parametrize("kind", ["exact", "flat", "hnsw", "ivf"])
 def test_exclusion_for_each_query(memory, encoder, pairs, kind):
     memory.index(kind)
     queries = memory.embeddings()[:5]

@@ -210,17 +210,35 @@ def export(
 
 
 @app.command
-def index(memory: Path, /, *, kind: Literal["auto", "exact", "flat", "hnsw"] = "auto", recall: float = 0.95) -> None:
-    """Build the search indexes. Small memories need none: they are searched exactly.
+def index(
+    memory: Path,
+    /,
+    *,
+    kind: str = "auto",
+    ram: str | None = None,
+    recall: Annotated[float, Parameter(validator=validators.Number(gt=0, lte=1))] = 0.95,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Build the search indexes, or bring them up to date. Small memories need none: they are searched exactly.
 
     Parameters
     ----------
+    kind
+        auto, exact, flat, hnsw, ivf (8-bit rows in lists), ivfpq, or a FAISS factory string.
+    ram
+        What the indexes may take while they are searched, such as 8GB. Default: half of what is free.
     recall
         Wanted recall@10; what was measured is stored beside the index.
+    dry_run
+        Only tell what would be built.
     """
     from retroclip.memory import Memory
 
-    print_facts("index", Memory.open(memory).index(kind, recall=recall))
+    opened = Memory.open(memory)
+    for of, plan in opened.plan(kind, ram=ram).items():
+        say(f"{of}: " + ", ".join(f"{name} {value}" for name, value in plan.told().items()))
+    if not dry_run:
+        print_facts("index", opened.index(kind, recall=recall, ram=ram))
 
 
 @app.command

@@ -35,8 +35,14 @@ def described(path: Path, manifest: Manifest, store: Store, entries: dict[str, K
         "created": manifest.created,
         "creation": manifest.creation,
         "index": {
-            "kind": next(iter(entries.values())).kind if entries else "exact",
+            "kind": _kind(entries),
             "keys": {name: asdict(entry) for name, entry in entries.items()},
             "recall": {name: entry.recall for name, entry in entries.items()},
         },
     }
+
+
+def _kind(entries: dict[str, KeyIndex]) -> str:
+    """What `Memory.index` takes to build the same again."""
+    entry = next(iter(entries.values()), None)
+    return "exact" if entry is None else entry.factory if entry.kind == "factory" else entry.kind

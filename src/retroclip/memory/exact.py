@@ -1,46 +1,122 @@
-"""Exact nearest rows by one matrix product, in chunks of queries."""
+"""Exact nearest rows by matrix products: in float32, or in bfloat16 with the candidates scored again in float32."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
 
+from retroclip.encoders.precision import has_fast_bf16
+from retroclip.memory.candidates import Candidates
+from retroclip.memory.rows import HalfRows, HeldRows, Rows, chunks
 from retroclip.memory.schema import FloatMatrix, IdArray
 
 CHUNK_SCORES = 2**24  # scores held at a time: 64 MB
+COARSE_ROWS = 2**14  # rows of one bfloat16 product: its scores stay in the cache
+COARSE_QUERIES = 512
+LEAST_K = 20  # searches for fewer score as many candidates again
+RESCORED = 2**11  # rows gathered at a time: they stay in the cache
+BF16_STEP = 2.0**-8  # distance of neighbouring bfloat16 numbers, as a share; rounding errs by half of it
 
 
 def exact_search(
     queries: torch.Tensor,
-    rows: torch.Tensor,
+    rows: torch.Tensor | Rows,
     ids: IdArray,
     k: int,
     exclude: Sequence[IdArray] | None = None,
 ) -> tuple[IdArray, FloatMatrix]:
     """The k rows with the largest inner product for each query, best first.
 
-    queries (n, d), rows (m, d) float32; ids (m,) sorted; exclude: for each query the ids it must not get.
+    queries (n, d) float32, rows (m, d); ids (m,) sorted; exclude: for each query the ids it must not get.
     Returns ids (n, k) and scores (n, k); where fewer than k rows remain, ids are -1 and scores -inf.
     """
+    held = HeldRows(rows) if isinstance(rows, torch.Tensor) else rows
+    found = np.full((len(queries), k), -1, np.int64)
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    if not min(k, len(held), len(queries)):
+        return found, scores
+    banned = None if exclude is None else _banned(exclude, ids)
+    if isinstance(held, HalfRows) and banned is None and len(queries) >= 8 and fast_bf16():
+        return coarse_search(queries, held, ids, k)
+    parts = [np.arange(0, len(held))] if isinstance(held, HeldRows) else chunks(len(held))
+    for places in parts:
+        matrix = held.matrix if isinstance(held, HeldRows) else held.gather(places)
+        step = max(1, CHUNK_SCORES // len(places))
+        for start in range(0, len(queries), step):
+            chunk = queries[start : start + step] @ matrix.T
+            if banned is not None:
+                _ban(chunk, banned[start : start + step], int(places[0]))
+            best, columns = block_topk(chunk, min(k, len(places)))
+            values, names = best.numpy(), ids[places[0] + columns.numpy()]
+            here = slice(start, start + step)
+            if len(places) < len(held):
+                names, values = np.hstack([found[here], names]), np.hstack([scores[here], values])
+                order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+                names, values = np.take_along_axis(names, order, 1), np.take_along_axis(values, order, 1)
+            found[here, : values.shape[1]] = np.where(np.isneginf(values), -1, names)
+            scores[here, : values.shape[1]] = values
+        held.release()
+    return found, scores
+
+
+def coarse_search(queries: torch.Tensor, rows: HalfRows, ids: IdArray, k: int) -> tuple[IdArray, FloatMatrix]:
+    """`exact_search` with the bulk of the products in bfloat16, and still exact.
+
+    A bfloat16 score s' of a query q' = q + e with a row x' = x + f differs from the true one by at most
+    |e|·|x'| + |q|·|f| (Cauchy-Schwarz), and by its own rounding. With that bound m, a row of the true k best has
+    s' ≥ (k-th best s') - 2m: all such rows, few more than k, are scored again in float32.
+    """
+    coarse = rows.coarse()
     found = np.full((len(queries), k), -1, np.int64)
     scores = np.full((len(queries), k), -np.inf, np.float32)
     width = min(k, len(rows))
-    if not width:
-        return found, scores
-    step = max(1, CHUNK_SCORES // len(rows))
-    shared = exclude is not None and len(exclude) > 1 and all(banned is exclude[0] for banned in exclude)
-    for start in range(0, len(queries), step):
-        chunk = queries[start : start + step] @ rows.T
-        if exclude is not None and shared:
-            chunk[:, torch.from_numpy(positions_of(exclude[0], ids))] = -torch.inf
-        elif exclude is not None:
-            for row, banned in zip(chunk, exclude[start : start + step], strict=True):
-                row[torch.from_numpy(positions_of(banned, ids))] = -torch.inf
-        best, places = block_topk(chunk, width)
-        values = best.numpy()
-        scores[start : start + step, :width] = values
-        found[start : start + step, :width] = np.where(np.isneginf(values), -1, ids[places.numpy()])
+    for start in range(0, len(queries), COARSE_QUERIES):
+        chunk = queries[start : start + COARSE_QUERIES]
+        rounded = chunk.bfloat16()
+        # |f| ≤ BF16_STEP / 2 for a unit row; a score is at most about 1, so its rounding errs by as much again.
+        error = (chunk - rounded.float()).norm(dim=1) + BF16_STEP + 1e-5
+        candidates = Candidates(len(chunk), width, margin=2 * error)
+        everyone = torch.arange(len(chunk))
+        for number, first in enumerate(range(0, len(rows), COARSE_ROWS)):
+            block = coarse[first : first + COARSE_ROWS]
+            candidates.offer(everyone, rounded @ block.T, torch.arange(first, first + len(block)))
+            if number & (number + 1) == 0:  # after 1, 2, 4, 8, … blocks: the bar rises ever more slowly
+                candidates.settle()
+        here = slice(start, start + COARSE_QUERIES)
+        found[here, :width], scores[here, :width] = rescored(chunk, rows, ids, candidates, width)
     return found, scores
+
+
+def rescored(
+    queries: torch.Tensor, rows: Rows, ids: IdArray | None, candidates: Candidates, k: int
+) -> tuple[IdArray, FloatMatrix]:
+    """The k best candidates of each query by their float32 scores, as ids (None: places) and scores (n, k)."""
+    of, places, _ = candidates.settle()
+    values = torch.empty(len(of))
+    for start in range(0, len(of), RESCORED):
+        here = slice(start, start + RESCORED)
+        values[here] = torch.linalg.vecdot(queries[of[here]], rows.gather(places[here].numpy()))
+    rows.release()
+    order = values.argsort(descending=True, stable=True)
+    order = order[of[order].argsort(stable=True)]
+    counts = torch.bincount(of, minlength=len(queries))
+    rank = torch.arange(len(of)) - (counts.cumsum(0) - counts)[of[order]]
+    kept = rank < k
+    found = np.full((len(queries), k), -1, np.int64)
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    chosen, columns = order[kept], rank[kept].numpy()
+    lines = of[chosen].numpy()
+    best = places[chosen].numpy()
+    found[lines, columns] = best if ids is None else ids[best]
+    scores[lines, columns] = values[chosen].numpy()
+    return found, scores
+
+
+@cache
+def fast_bf16() -> bool:
+    """Whether this processor multiplies matrices clearly faster in bfloat16."""
+    return has_fast_bf16(torch.device("cpu"))
 
 
 def block_topk(scores: torch.Tensor, k: int, block: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,6 +136,26 @@ def block_topk(scores: torch.Tensor, k: int, block: int = 64) -> tuple[torch.Ten
     columns = torch.cat([columns, tail], dim=1)
     best = scores.gather(1, columns).topk(k, dim=1)
     return best.values, columns.gather(1, best.indices)
+
+
+def _banned(exclude: Sequence[IdArray], ids: IdArray) -> list[IdArray]:
+    """The positions in `ids` of what each query must not get; worked out once where all share one list."""
+    if len(exclude) > 1 and all(banned is exclude[0] for banned in exclude):
+        return [positions_of(exclude[0], ids)] * len(exclude)
+    return [positions_of(banned, ids) for banned in exclude]
+
+
+def _ban(scores: torch.Tensor, banned: Sequence[IdArray], first: int) -> None:
+    """Set the banned positions of scores (n, m), whose columns begin at position `first`, to -inf."""
+    if len(banned) > 1 and all(places is banned[0] for places in banned):
+        scores[:, torch.from_numpy(_within(banned[0], first, scores.shape[1]))] = -torch.inf
+        return
+    for row, places in zip(scores, banned, strict=True):
+        row[torch.from_numpy(_within(places, first, scores.shape[1]))] = -torch.inf
+
+
+def _within(places: IdArray, first: int, count: int) -> IdArray:
+    return places[(places >= first) & (places < first + count)] - first
 
 
 def positions_of(wanted: IdArray, ids: IdArray) -> IdArray:

@@ -11,28 +11,24 @@ import torch
 
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.append import Added, Keeping, Known, ingest
+from retroclip.memory.build import build_indexes
 from retroclip.memory.check import find_problems
 from retroclip.memory.create import create_memory, source_items
 from retroclip.memory.describe import described
 from retroclip.memory.disk import full_disk_told
 from retroclip.memory.export import ExportFormat, export_rows
-from retroclip.memory.index import (
-    IndexFolder,
-    IndexKind,
-    KeyIndex,
-    build_index,
-    planned_kind,
-    sampled,
-    tuned_parameters,
-)
+from retroclip.memory.index import IndexFolder, OpenIndex
 from retroclip.memory.ingest import Ingest
 from retroclip.memory.lock import Reading, writer_lock
 from retroclip.memory.maintain import compact_store, purge_rows
 from retroclip.memory.manifest import Manifest
 from retroclip.memory.migrate import migrate_memory
+from retroclip.memory.planner import Plan, parsed_size, planned
 from retroclip.memory.progress import reporter
+from retroclip.memory.rows import HeldRows
 from retroclip.memory.schema import DATA_COLUMNS, IdArray
 from retroclip.memory.search import Hits, Keys, as_queries, search_keys
+from retroclip.memory.searchable import open_keys
 from retroclip.memory.store import Store
 from retroclip.pairs import Rejected
 
@@ -58,6 +54,7 @@ class Memory:
     def _forget(self) -> None:
         self._ids: IdArray | None = None
         self._keys: dict[str, Keys] = {}
+        self._opened: dict[str, OpenIndex | None] = {}
         self._matching: dict[str, IdArray] = {}
 
     # ---- making and changing -------------------------------------------------------------------------------------
@@ -96,7 +93,7 @@ class Memory:
             keeping = Keeping(store_images, max_rejected, check=check)
             create_memory(path, encoder, sources, where, options=options, keeping=keeping)
         memory = cls(path)
-        if index and planned_kind(memory.count()) != "exact":
+        if index and planned(memory.count(), memory.dim).kind != "exact":
             memory.index("auto")
         return memory
 
@@ -189,32 +186,36 @@ class Memory:
         ids = self.ids() if where is None else self.matching(where)
         return export_rows(self._store, ids, Path(directory), format, images=images)
 
-    def index(self, kind: Literal["exact", "flat", "hnsw", "auto"] = "auto", *, recall: float = 0.95) -> dict[str, Any]:
-        """Build the indexes of both modalities in place of the present ones; returns `info()["index"]`.
+    def plan(self, kind: str = "auto", *, ram: int | str | None = None) -> dict[str, Plan]:
+        """What `index` would build for each modality that has rows, with expected RAM, disk and time.
 
-        "auto": exact search without an index up to about 100,000 rows, else HNSW. Search parameters are tuned to the
-        wanted recall@10 and stored with the recall measured, for queries of the own and of the other modality.
+        ram: bytes, or text such as "8GB", for all of them together. Raises MemoryStoreError when it is too little.
         """
+        budget = parsed_size(ram) if isinstance(ram, str) else ram
+        rows = {of: len(self._store.vector_ids(of)) for of in ("image", "text")}
+        share = None if budget is None else budget // max(1, sum(count > 0 for count in rows.values()))
+        return {of: planned(count, self.dim, kind=kind, ram=share) for of, count in rows.items() if count}
+
+    def index(self, kind: str = "auto", *, recall: float = 0.95, ram: int | str | None = None) -> dict[str, Any]:
+        """Bring the indexes of both modalities up to date, or build other ones; returns `info()["index"]`.
+
+        kind: "auto", one of "exact" (no index), "flat", "hnsw", "ivf", "ivfpq", or a FAISS factory string. An index of
+        that kind that has most rows is extended. Search parameters are tuned to the wanted recall@10 and stored with
+        recall and latency as measured. ram: as for `plan`.
+        """
+        if not 0 < recall <= 1:
+            raise MemoryStoreError(f"recall is {recall}: it is a share, such as 0.95")
         advice = "free some space and try again; the old index is still in use"
         with full_disk_told(self.path, advice), writer_lock(self.path):
             self.refresh()
-            chosen = planned_kind(len(self)) if kind == "auto" else kind
-            built = {} if chosen == "exact" else self._built(chosen, recall)
-            self._indexes.replace(built)
+            plans = self.plan(kind, ram=ram)
+            wanted = {of: plan for of, plan in plans.items() if plan.kind != "exact"}
+            if wanted:
+                build_indexes(self._indexes, self._store, wanted, recall)
+            else:
+                self._indexes.replace({})
+        self.refresh()
         return dict(self.info()["index"])
-
-    def _built(self, kind: IndexKind, recall: float) -> dict[str, tuple[KeyIndex, Any]]:
-        built: dict[str, tuple[KeyIndex, Any]] = {}
-        keys = {"image": self._searchable("image"), "text": self._searchable("text")}
-        for own, cross in (("image", "text"), ("text", "image")):
-            ids, rows = keys[own].ids, keys[own].rows.numpy()
-            if not len(ids):
-                continue
-            index = build_index(kind, ids, rows)
-            queries = {"own": sampled(rows), "cross": sampled(keys[cross].rows.numpy())}
-            parameters, measured = tuned_parameters(kind, index, keys[own].nearest, queries, recall)
-            built[own] = (KeyIndex(kind, self.version, len(ids), int(ids[-1]), parameters, measured), index)
-        return built
 
     def migrate(
         self, encoder: Any, *, batch_size: int = 64, on_batch: Callable[[int, int], None] | None = None
@@ -231,7 +232,7 @@ class Memory:
             options = Ingest(batch_size, creation["labels_as_captions"], creation["shard_pairs"], on_batch)
             old = migrate_memory(self.path, self.manifest, self._store, encoder, options, self._reading)
         self.__init__(self.path)  # type: ignore[misc]
-        if planned_kind(self.count()) != "exact":
+        if planned(self.count(), self.dim).kind != "exact":
             self.index("auto")
         return old
 
@@ -325,8 +326,8 @@ class Memory:
         may be the one that searches use: do not change it in place. Raises MemoryStoreError for a row that isn't there.
         """
         keys = self._searchable(of)
-        if ids is None and len(keys.ids) == len(self.ids()):
-            return keys.rows
+        if ids is None and isinstance(keys.rows, HeldRows) and len(keys.ids) == len(self.ids()):
+            return keys.rows.matrix
         wanted = self.ids() if ids is None else np.asarray(ids, np.int64)
         flat = wanted.reshape(-1)
         if not len(keys.ids):
@@ -334,7 +335,8 @@ class Memory:
             return torch.zeros(*wanted.shape, self.dim)
         places = np.searchsorted(keys.ids, flat).clip(max=len(keys.ids) - 1)
         absent = keys.ids[places] != flat
-        result = keys.rows[torch.from_numpy(places)]
+        result = keys.rows.gather(places)
+        keys.rows.release()
         if absent.any():
             self._check_live(flat[absent])
             result[torch.from_numpy(absent)] = 0
@@ -369,15 +371,12 @@ class Memory:
                     f"exclude has {len(exclude)} lists for {len(vectors)} queries: give one for each"
                 )
             banned = [np.asarray(row, np.int64) for row in exclude]
-        entry = self._indexes.entries().get(by)
-        if entry and entry.version > self.version:
-            entry = None  # another process built it since: rows that this version has may be missing there
+        keys = self._searchable(by)
         return search_keys(
             vectors,
-            self._searchable(by),
+            keys,
             k,
-            index=self._indexes.load(by, entry) if entry else None,
-            entry=entry,
+            opened=self._opened.get(by),
             allowed=None if where is None else self.matching(where),
             exclude=banned,
         )
@@ -386,6 +385,7 @@ class Memory:
         if of not in ("image", "text"):
             raise MemoryStoreError(f"a memory is searched by image or by text, not by {of!r}")
         if of not in self._keys:
-            ids, rows = self._store.vectors(of)
-            self._keys[of] = Keys(ids, torch.from_numpy(rows))
+            opened = self._indexes.open(of, self.version)
+            self._keys[of] = open_keys(self._store, of, self.ids(), opened)
+            self._opened[of] = opened
         return self._keys[of]

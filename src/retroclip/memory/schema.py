@@ -11,6 +11,7 @@ import pyarrow as pa
 from retroclip.pairs import Pair, Rejected
 
 FloatMatrix = npt.NDArray[np.float32]
+HalfMatrix = npt.NDArray[np.float16]
 IdArray = npt.NDArray[np.int64]
 
 DATA_COLUMNS = ("key", "image", "caption", "captions", "label", "source", "license", "metadata")
@@ -75,16 +76,6 @@ def _vectors(vectors: Sequence[npt.NDArray[np.float32] | None], dim: int) -> pa.
     matrix = np.array([empty if v is None else v for v in vectors], np.float32).astype(np.float16)
     mask = pa.array([v is None for v in vectors], pa.bool_())
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), dim, mask=mask)
-
-
-def matrix(column: pa.ChunkedArray, dim: int) -> FloatMatrix:
-    """A vector column without nulls as float32 (n, d), rows brought back to unit norm after their rounding."""
-    if not len(column):
-        return np.zeros((0, dim), np.float32)
-    parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    values = np.concatenate(parts).astype(np.float32).reshape(-1, dim)
-    values /= np.linalg.norm(values, axis=1, keepdims=True).clip(min=1e-12)
-    return values
 
 
 def rejected_table(rejected: Sequence[Rejected]) -> pa.Table:

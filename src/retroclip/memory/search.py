@@ -9,11 +9,16 @@ import torch
 
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.exact import exact_search, positions_of
-from retroclip.memory.index import KeyIndex, search_index
+from retroclip.memory.index import OpenIndex
+from retroclip.memory.lists import ListIndex
+from retroclip.memory.rows import ChosenRows, HeldRows, Rows
 from retroclip.memory.schema import FloatMatrix, IdArray
 
 EXACT_SHARE = 0.2
 """When filters and deletions leave less of an index's rows, search is exact: a graph would mostly walk over others."""
+EXACT_SHARE_OF_LISTS = 0.05
+EXACT_LEFT = 10_000
+"""So few rows are always searched exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +31,20 @@ class Hits:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The rows that can be found by one modality: sorted ids (m,) and unit-norm embeddings (m, d) float32."""
+    """The live rows that can be found by one modality: sorted ids (m,) and their unit-norm embeddings, (m, d).
+
+    places: positions in an index's rows of the first of them; the others are newer than the index.
+    """
 
     ids: IdArray
-    rows: torch.Tensor
+    rows: Rows
+    places: IdArray | None = None
 
-    def only(self, allowed: IdArray) -> "Keys":
-        """Those among the sorted ids `allowed`."""
-        places = positions_of(allowed, self.ids)
-        return Keys(self.ids[places], self.rows[torch.from_numpy(places)])
-
-    def nearest(self, queries: FloatMatrix, k: int) -> IdArray:
-        """Ids (n, k) of the exact nearest rows."""
-        return exact_search(torch.from_numpy(queries), self.rows, self.ids, k)[0]
+    def chosen(self, positions: IdArray) -> "Keys":
+        """Those at the given sorted positions, without reference to an index."""
+        if isinstance(self.rows, HeldRows):
+            return Keys(self.ids[positions], HeldRows(self.rows.gather(positions)))
+        return Keys(self.ids[positions], ChosenRows(self.rows, positions))
 
 
 def as_queries(queries: Any, dim: int) -> torch.Tensor:
@@ -58,41 +64,59 @@ def search_keys(
     keys: Keys,
     k: int,
     *,
-    index: Any = None,
-    entry: KeyIndex | None = None,
+    opened: OpenIndex | None = None,
     allowed: IdArray | None = None,
     exclude: Sequence[IdArray] | None = None,
 ) -> Hits:
     """The k best live rows of `keys` for each query.
 
-    keys: all live rows. index, entry: a stored index over older rows, some of which may be gone. allowed: sorted ids a
-    filter keeps. exclude: for each query the ids it must not get.
+    keys: all live rows. opened: a stored index over the older ones. allowed: sorted ids a filter keeps. exclude: for
+    each query the ids it must not get. Where rows that match are few, or the index leaves places empty, all of them are
+    compared; else index and newer rows are searched and merged.
     """
-    if index is None or entry is None:
+    if opened is None or keys.places is None or not len(queries):
         return Hits(*_exact(queries, keys, k, allowed, exclude))
-    live = keys.ids if allowed is None else keys.ids[positions_of(allowed, keys.ids)]
-    old = live[live <= entry.last_row_id]
-    if len(old) < EXACT_SHARE * entry.rows:
-        return Hits(*_exact(queries, keys, k, live, exclude))
-    selector = None if len(old) == entry.rows else old
+    live = np.arange(len(keys.ids)) if allowed is None else positions_of(allowed, keys.ids)
+    old = live[: np.searchsorted(live, len(keys.places))]
+    share = len(old) / max(len(opened.ids), 1)
+    least = EXACT_SHARE_OF_LISTS if isinstance(opened.index, ListIndex) else EXACT_SHARE
+    if share < least or (len(old) <= EXACT_LEFT and share < 1):
+        return Hits(*_exact(queries, keys, k, allowed, exclude))
     spare = max((len(banned) for banned in exclude), default=0) if exclude is not None else 0
-    found, scores = search_index(index, queries.numpy(), k + spare, entry.parameters, selector)
-    newer = keys.only(live[live > entry.last_row_id])
-    if len(newer.ids):
-        new_found, new_scores = exact_search(queries, newer.rows, newer.ids, k + spare)
+    mask = None
+    if len(old) < len(opened.ids):
+        mask = torch.zeros(len(opened.ids), dtype=torch.bool)
+        mask[torch.from_numpy(keys.places[old])] = True
+    parameters = widened(opened.entry.parameters, share)
+    places, scores = opened.index.nearest(queries, opened.rows, k + spare, parameters, mask)
+    found = np.where(places < 0, -1, opened.ids[places])
+    newer = live[len(old) :]
+    if len(newer):
+        fresh = keys.chosen(newer)
+        new_found, new_scores = exact_search(queries, fresh.rows, fresh.ids, k + spare)
         found, scores = np.hstack([found, new_found]), np.hstack([scores, new_scores])
     found, scores = best_of(found, scores, k, exclude)
-    short = np.flatnonzero((found < 0).any(axis=1))
+    short = np.flatnonzero((found < 0).any(axis=1)) if len(live) >= k else np.zeros(0, np.int64)
     if len(short):
         left = None if exclude is None else [exclude[int(i)] for i in short]
         found[short], scores[short] = _exact(queries[short], keys, k, allowed, left)
     return Hits(found, scores)
 
 
+def widened(parameters: dict[str, int], share: float) -> dict[str, int]:
+    """Search parameters for a filter that keeps this share of the rows: its nearest rows lie farther away."""
+    if share >= 1:
+        return parameters
+    return {
+        name: round(value * share**-0.5) if name in ("nprobe", "efSearch") else value
+        for name, value in parameters.items()
+    }
+
+
 def _exact(
     queries: torch.Tensor, keys: Keys, k: int, allowed: IdArray | None, exclude: Sequence[IdArray] | None
 ) -> tuple[IdArray, FloatMatrix]:
-    kept = keys if allowed is None else keys.only(allowed)
+    kept = keys if allowed is None else keys.chosen(positions_of(allowed, keys.ids))
     return exact_search(queries, kept.rows, kept.ids, k, exclude)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import lance
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from lance.fragment import write_fragments
@@ -19,8 +20,8 @@ from retroclip.memory.schema import (
     DATA_COLUMNS,
     REJECTED_SCHEMA,
     FloatMatrix,
+    HalfMatrix,
     IdArray,
-    matrix,
     pair_schema,
     rejected_table,
 )
@@ -101,17 +102,46 @@ class Store:
         """One column of all live rows in the order of the table, which after a compaction need not be that of ids."""
         return self._scanned([name])[name]
 
-    def vectors(self, of: str) -> tuple[IdArray, FloatMatrix]:
-        """Sorted ids (m,) of the rows that have an embedding `of` "image" or "text", and these as float32 (m, d)."""
-        name = f"{of}_embedding"
-        table = self._scanned([name])
-        table = table.filter(pc.is_valid(table[name]))
-        ids = _ids(table)
-        values = matrix(table[name], self.dim)
+    def vectors(self, of: str, after: int | None = None) -> tuple[IdArray, FloatMatrix]:
+        """Sorted ids (m,) of the rows that have an embedding `of` "image" or "text", and these as float32 (m, d).
+
+        after: only rows with larger ids.
+        """
+        parts = list(self.vector_batches(of, after))
+        ids = np.concatenate([np.zeros(0, np.int64), *(some for some, _ in parts)])
+        values = np.concatenate([np.zeros((0, self.dim), np.float32), *(some.astype(np.float32) for _, some in parts)])
+        values /= np.linalg.norm(values, axis=1, keepdims=True).clip(min=1e-12)
         if len(ids) > 1 and (np.diff(ids) < 0).any():
             order = np.argsort(ids)
             ids, values = ids[order], values[order]
         return ids, values
+
+    def vector_ids(self, of: str, after: int | None = None) -> IdArray:
+        """Sorted ids of the rows that have an embedding, of those with ids above `after`."""
+        return np.sort(np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in self._vectors(of, after, []))]))
+
+    def vector_batches(self, of: str, after: int | None = None) -> Iterator[tuple[IdArray, HalfMatrix]]:
+        """Ids and embeddings as they are stored, float16 (m, d), some thousands at a time in the table's order."""
+        name = f"{of}_embedding"
+        for ids, batch in self._vectors(of, after, [name]):
+            values = batch[name].flatten().to_numpy(zero_copy_only=False)
+            yield ids, values.reshape(-1, self.dim)
+
+    def _vectors(self, of: str, after: int | None, columns: list[str]) -> Iterator[tuple[IdArray, pa.RecordBatch]]:
+        condition = f"{of}_embedding IS NOT NULL" + ("" if after is None else f" AND _rowid > {after}")
+        with damage_told(self.directory):
+            for batch in self._dataset.scanner(columns=columns, filter=condition, with_row_id=True).to_batches():
+                yield batch["_rowid"].to_numpy().astype(np.int64), batch
+
+    def check_finite(self, of: str, ids: IdArray, values: npt.NDArray[np.float32]) -> None:
+        """Raise MemoryStoreError, naming one, for rows `ids` whose `values` (m,) show that they aren't finite."""
+        bad = ids[~np.isfinite(values)]
+        if len(bad):
+            key = self.take(bad[:1], ["key"])["key"][0].as_py()
+            raise MemoryStoreError(
+                f"{len(bad)} {of} embeddings of {self.directory} are not finite, such as that of key {key!r}: "
+                "delete those rows with `retroclip memory delete`, and add them again"
+            )
 
     def take(self, ids: IdArray, columns: Sequence[str]) -> pa.Table:
         """The given columns of the given rows, aligned to `ids`, repeats included. Raises MemoryStoreError for an

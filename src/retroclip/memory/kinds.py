@@ -1,0 +1,153 @@
+"""FAISS indexes of rows known by their positions: any factory string, built in pieces, searched under a selector."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import faiss as faiss_module
+import numpy as np
+import torch
+
+from retroclip.errors import MemoryStoreError
+from retroclip.memory.candidates import Candidates
+from retroclip.memory.exact import LEAST_K, rescored
+from retroclip.memory.rows import Rows, chunks, sampled
+from retroclip.memory.schema import FloatMatrix, IdArray
+
+faiss: Any = faiss_module  # its type stubs know neither the search parameters of HNSW nor keyword arguments
+HNSW_CONSTRUCTION = 128
+TRAIN_ROWS = 64  # rows a list or code word that an index is trained on
+OPQ_ROUNDS = 10  # of 50: the rest gains little and takes most of the time
+SEED = 0
+
+
+class FaissIndex:
+    """A FAISS index; `places` are positions in the rows that it was built from."""
+
+    def __init__(self, index: Any) -> None:
+        self.index = index
+
+    @classmethod
+    def read(cls, path: Path) -> "FaissIndex":
+        """Read a stored index, memory-mapped where FAISS can do so."""
+        return cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC))
+
+    def __len__(self) -> int:
+        return int(self.index.ntotal)
+
+    def nearest(
+        self, queries: torch.Tensor, rows: Rows, k: int, parameters: dict[str, int], allowed: torch.Tensor | None = None
+    ) -> tuple[IdArray, FloatMatrix]:
+        """Positions and scores (n, k), best first, -1 and -inf in empty places. allowed: bool by position.
+
+        With `rerank`, that many times as many rows are found by their codes, and scored exactly from `rows`.
+        """
+        width = parameters.get("rerank", 1) * max(k, LEAST_K) if "rerank" in parameters else k
+        search = search_parameters(self.index, parameters, width, selector(allowed))
+        scores, found = self.index.search(queries.numpy(), min(width, max(len(self), 1)), params=search)
+        if "rerank" in parameters:
+            candidates = Candidates(len(queries), width)
+            places = torch.from_numpy(found)
+            candidates.hold(places, torch.from_numpy(scores))
+            return rescored(queries, rows, None, candidates, k)
+        if found.shape[1] < k:
+            found = np.pad(found, ((0, 0), (0, k - found.shape[1])), constant_values=-1)
+            scores = np.pad(scores, ((0, 0), (0, k - scores.shape[1])))
+        scores[found < 0] = -np.inf
+        return found, scores
+
+
+def build_faiss(factory: str, rows: Rows) -> Any:
+    """The index that a FAISS factory string describes, by inner product, trained on a sample and filled in pieces.
+
+    Raises MemoryStoreError for a string that FAISS doesn't understand, and where there are too few rows to train it.
+    """
+    dim = rows.gather(np.zeros(1, np.int64)).shape[1]
+    try:
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise MemoryStoreError(f"FAISS can't make an index {factory!r} of dimension {dim}: {reason}") from error
+    for part in _parts(index):
+        if isinstance(part, faiss.IndexHNSW):
+            part.hnsw.efConstruction = HNSW_CONSTRUCTION
+        if isinstance(part, faiss.IndexIVF):
+            part.cp.spherical = True
+            part.cp.min_points_per_centroid = 1
+            part.cp.seed = SEED
+        if isinstance(part, faiss.OPQMatrix):
+            part.niter = OPQ_ROUNDS
+    if not index.is_trained:
+        try:
+            index.train(sampled(rows, training_rows(index)))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise MemoryStoreError(f"{factory} can't be trained on {len(rows)} rows: {reason}") from error
+    add_rows(index, rows)
+    return index
+
+
+def add_rows(index: Any, rows: Rows) -> None:
+    """Append rows to an index, a chunk at a time."""
+    for places in chunks(len(rows)):
+        index.add(rows.gather(places).numpy())
+        rows.release()
+
+
+def training_rows(index: Any) -> int:
+    """How many rows its lists and code words are trained on."""
+    return max(TRAIN_ROWS * (lists_of(index) or 0), 256 * TRAIN_ROWS)
+
+
+def lists_of(index: Any) -> int | None:
+    """The number of lists of an index that has lists."""
+    return next((int(part.nlist) for part in _parts(index) if isinstance(part, faiss.IndexIVF)), None)
+
+
+def is_graph(index: Any) -> bool:
+    """Whether rows are searched along a graph."""
+    return any(isinstance(part, faiss.IndexHNSW) for part in _parts(index))
+
+
+def is_lossy(index: Any) -> bool:
+    """Whether it keeps codes of the rows, from which scores come out only roughly."""
+    last = list(_parts(index))[-1]
+    return not isinstance(last, faiss.IndexFlat | faiss.IndexIVFFlat | faiss.IndexHNSWFlat)
+
+
+def _parts(index: Any) -> Iterator[Any]:
+    """An index, what transforms its rows, and what lies in it; quantizers of lists are left out."""
+    index = faiss.downcast_index(index)
+    yield index
+    if isinstance(index, faiss.IndexPreTransform):
+        for number in range(index.chain.size()):
+            yield faiss.downcast_VectorTransform(index.chain.at(number))
+        yield from _parts(index.index)
+    elif isinstance(index, faiss.IndexRefine):
+        yield from _parts(index.base_index)
+
+
+def search_parameters(index: Any, parameters: dict[str, int], k: int, chosen: Any = None) -> Any:
+    """FAISS search parameters, nested like the index. parameters: nprobe, efSearch, whichever apply."""
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexPreTransform):
+        return faiss.SearchParametersPreTransform(index_params=search_parameters(index.index, parameters, k, chosen))
+    if isinstance(index, faiss.IndexRefine):
+        inner = search_parameters(index.base_index, parameters, k, chosen)
+        return faiss.IndexRefineSearchParameters(k_factor=4, base_index_params=inner)
+    if isinstance(index, faiss.IndexIVF):
+        nprobe = min(parameters.get("nprobe", 1), int(index.nlist))
+        options: dict[str, Any] = {"sel": chosen, "nprobe": nprobe}
+        if isinstance(faiss.downcast_index(index.quantizer), faiss.IndexHNSW):
+            options["quantizer_params"] = faiss.SearchParametersHNSW(efSearch=max(2 * nprobe, 64))
+        return faiss.SearchParametersIVF(**options)
+    if isinstance(index, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(sel=chosen, efSearch=max(parameters.get("efSearch", 64), k))
+    return faiss.SearchParameters(sel=chosen)
+
+
+def selector(allowed: torch.Tensor | None) -> Any:
+    """FAISS's form of a mask by position."""
+    if allowed is None:
+        return None
+    return faiss.IDSelectorBitmap(np.packbits(allowed.numpy(), bitorder="little"))

@@ -1,0 +1,145 @@
+"""Embeddings by position, wherever they are: in RAM, in a memory-mapped file, or a part or a sequence of others."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from retroclip.memory.arrays import ArrayFile
+from retroclip.memory.schema import FloatMatrix, IdArray
+
+CHUNK = 2**16  # rows held as float32 at a time: 128 MB at d = 512
+
+
+class Rows(Protocol):
+    """n unit-norm embeddings of d numbers."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, places: IdArray) -> torch.Tensor:
+        """Those at the given positions, float32 (m, d)."""
+        ...
+
+    def release(self) -> None:
+        """Give back what was mapped for the gathers so far."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRows:
+    """Rows in RAM, float32 (n, d)."""
+
+    matrix: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.matrix)
+
+    def gather(self, places: IdArray) -> torch.Tensor:
+        return self.matrix[torch.from_numpy(places)]
+
+    def release(self) -> None:
+        pass
+
+
+class HalfRows:
+    """Rows of float16 (n, d), in RAM or a memory map; brought back to unit norm as they are read.
+
+    scales: one over their norms, float32 (n,), computed when not given. file: what they are mapped from.
+    """
+
+    def __init__(self, matrix: torch.Tensor, scales: torch.Tensor | None = None, file: ArrayFile | None = None) -> None:
+        self._matrix = matrix
+        self.scales = unit_scales(matrix) if scales is None else scales
+        self._file = file
+        self._coarse: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self._matrix)
+
+    def gather(self, places: IdArray) -> torch.Tensor:
+        if len(places) > 1 and places[-1] - places[0] == len(places) - 1 and (np.diff(places) == 1).all():
+            run = slice(int(places[0]), int(places[-1]) + 1)
+            return self._matrix[run].float().mul_(self.scales[run, None])
+        chosen = torch.from_numpy(places)
+        return self._matrix[chosen].float().mul_(self.scales[chosen, None])
+
+    def raw(self, places: IdArray) -> Any:
+        """Those at the given positions as they are stored."""
+        return self._matrix[torch.from_numpy(places)].numpy()
+
+    def release(self) -> None:
+        if self._file is not None:
+            self._file.release()
+
+    def coarse(self) -> torch.Tensor:
+        """The rows in bfloat16, made at the first call and kept."""
+        if self._coarse is None:
+            self._coarse = torch.empty(self._matrix.shape, dtype=torch.bfloat16)
+            for places in chunks(len(self)):
+                self._coarse[int(places[0]) : int(places[-1]) + 1] = self.gather(places)
+            self.release()
+        return self._coarse
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedRows:
+    """The rows of `first`, then those of `second`."""
+
+    first: Rows
+    second: Rows
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def gather(self, places: IdArray) -> torch.Tensor:
+        later = places >= len(self.first)
+        if not later.any():
+            return self.first.gather(places)
+        if later.all():
+            return self.second.gather(places - len(self.first))
+        one, other = self.first.gather(places[~later]), self.second.gather(places[later] - len(self.first))
+        result = torch.empty(len(places), one.shape[1])
+        result[torch.from_numpy(~later)] = one
+        result[torch.from_numpy(later)] = other
+        return result
+
+    def release(self) -> None:
+        self.first.release()
+        self.second.release()
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenRows:
+    """Those of `rows` at the positions `places`."""
+
+    rows: Rows
+    places: IdArray = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def gather(self, places: IdArray) -> torch.Tensor:
+        return self.rows.gather(self.places[places])
+
+    def release(self) -> None:
+        self.rows.release()
+
+
+def unit_scales(matrix: torch.Tensor) -> torch.Tensor:
+    """What the rows (n, d) are to be multiplied with, float32 (n,), to have unit norm."""
+    parts = [part.float().norm(dim=1) for part in matrix.split(CHUNK)]
+    return 1 / torch.cat(parts).clamp(min=1e-12) if parts else torch.zeros(0)
+
+
+def chunks(count: int, size: int = CHUNK) -> Iterator[IdArray]:
+    """The positions 0 … count-1 in runs of `size`."""
+    for start in range(0, count, size):
+        yield np.arange(start, min(start + size, count))
+
+
+def sampled(rows: Rows, count: int) -> FloatMatrix:
+    """`count` rows at even steps, or all of them when they are fewer."""
+    places = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)
+    return rows.gather(np.unique(places)).numpy()
