@@ -112,3 +112,14 @@ def test_iou_by_counting_pixels():
 
     expected = [[(pixels(x) & pixels(y)).sum() / (pixels(x) | pixels(y)).sum() for y in b] for x in a]
     np.testing.assert_allclose(iou(a.astype(float), b.astype(float)), expected)
+
+
+def test_the_gain_over_itself_is_nothing_and_over_chance_is_more():
+    truth, detections = scene(1)
+    shape = {"n_images": N_IMAGES, "n_classes": N_CLASSES, "resamples": 50}
+    assert ap_interval(truth, detections, base=detections, **shape) == (0, 0)
+    rng = np.random.default_rng(0)
+    chance = Boxes(detections.image, detections.label, detections.box, rng.random(len(detections)))
+    worse = Boxes(truth.image, (truth.label + 1) % (N_CLASSES - 1), truth.box, np.ones(len(truth)))
+    assert ap_interval(truth, detections, base=worse, **shape)[0] > 0
+    assert ap_interval(truth, detections, base=chance, **shape)[0] > -1

@@ -95,6 +95,10 @@ def evaluate_detection(
         low_high = {} if zero.interval is None else {"ap50": zero.interval}
         metrics = result.metrics | {f"zero-shot-{name}": value for name, value in zero.metrics.items()}
         intervals = result.intervals | {f"zero-shot-{n}": v for n, v in {**low_high, **zero.intervals}.items()}
+        for part in ("ap50-novel", "ap50") if resamples else ():
+            if part in result.metrics:
+                metrics[f"gain-{part}"] = result.metrics[part] - zero.metrics[part]
+                intervals[f"gain-{part}"] = paired_ap50(data, task, found, untrained, part, resamples)
         result = result.model_copy(update={"metrics": metrics, "intervals": intervals})
     encoder, seconds = classifier.encoder, time.perf_counter() - start
     return result.model_copy(
@@ -219,6 +223,19 @@ def summarise_detections(
         data_hash=data.hash,
         options={"boxes": int((~data.crowd).sum()), "ignored": data.ignored, "detections": len(joined)},
     )
+
+
+def paired_ap50(
+    data: BoxedImages, task: "Task", found: Sequence[Boxes], base: Sequence[Boxes], part: str, resamples: int
+) -> tuple[float, float]:
+    """95 % interval of the gain in AP50 over other detections of the same images, for all or the novel classes."""
+    own = [i for i, name in enumerate(task.classes) if part == "ap50" or name in task.novel]
+    truth = Boxes(data.image_of, data.labels, data.boxes, crowd=data.crowd)
+    ours, theirs = (each.select(np.isin(each.label, own)) for each in (concatenated(found), concatenated(base)))
+    return ap_interval(
+        truth.select(np.isin(data.labels, own)), ours, base=theirs, n_images=len(data), n_classes=len(task.classes),
+        resamples=resamples, thresholds=AT_50,
+    )  # fmt: skip
 
 
 def concatenated(parts: Sequence[Boxes]) -> Boxes:

@@ -159,18 +159,31 @@ def class_matches(truth: Boxes, detections: Boxes, *, n_images: int, n_classes: 
 
 
 def ap_interval(
-    truth: Boxes, detections: Boxes, *, n_images: int, n_classes: int, resamples: int = RESAMPLES, **options
+    truth: Boxes,
+    detections: Boxes,
+    *,
+    n_images: int,
+    n_classes: int,
+    base: Boxes | None = None,
+    resamples: int = RESAMPLES,
+    **options,
 ) -> tuple[float, float]:
     """95 % interval of the mean AP under resampling of the images, centred on the AP itself.
+
+    With `base`, other detections on the same images: of the gain over their AP, both under the same resamples.
 
     An image drawn twice has its hits twice in a row, which raises the AP of rare classes: that shift, the mean of the
     resamples less the AP, is taken off both ends.
     """
-    matches = class_matches(truth, detections, n_images=n_images, n_classes=n_classes, **options)
-    drawn = np.concatenate([resampled_mean(matches, counts) for counts in resample_counts(n_images, resamples, 0)])
-    once = float(resampled_mean(matches, np.ones((1, n_images), dtype=np.int64))[0])
+    counts = [np.ones((1, n_images), dtype=np.int64), *resample_counts(n_images, resamples, 0)]
+    values = np.zeros(1 + resamples)
+    for sign, each in ((1, detections), (-1, base)):
+        if each is not None:
+            matches = class_matches(truth, each, n_images=n_images, n_classes=n_classes, **options)
+            values += sign * np.concatenate([resampled_mean(matches, drawn) for drawn in counts])
+    once, drawn = values[0], values[1:]
     low, high = percentile_interval(drawn - (np.nanmean(drawn) - once))
-    return max(low, 0.0), min(high, 1.0)
+    return max(low, 0.0 if base is None else -1.0), min(high, 1.0)
 
 
 def clustered_top1(outcome: Outcome, image_of: NDArray[np.int64], n_images: int) -> tuple[float, float]:
