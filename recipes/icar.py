@@ -30,6 +30,7 @@ from retroclip.tasks import Task
 from retroclip.tasks.wordnet import read_nouns, read_senses, synset_of
 from retroclip.training.loop import fit
 from retroclip.training.losses import classification_loss, unified_loss
+from retroclip.training.pretraining.texts import WNID
 
 VARIANTS = ("linear", "cosine", "captions only", "split heads", "text classifier", "with descriptions")
 TASKS = {"caltech101": "caltech101", "cifar10": "cifar10", "cifar100": "cifar100", "intel-scenes": "intel_scenes"}
@@ -206,7 +207,11 @@ def prepare(data: Path, wordnet: Path, work: Path) -> dict[str, Any]:
         torch.save({"x": conv_features(encoder, [p.image for p in pairs]), "captions": captions}, file)
         print("flickr.pt", flush=True)
     flickr = torch.load(file, weights_only=True)
-    ids = {p.label: p.key.split("/")[3] for p in read_pairs(f"{data / 'tiny_imagenet.parquet'}#val")}
+    ids = {}
+    for pair in read_pairs(f"{data / 'tiny_imagenet.parquet'}#train"):
+        found = WNID.search(pair.key)
+        if isinstance(pair, Pair) and pair.label and found:
+            ids[pair.label] = found[0]
     tasks = []
     for name, stem in TASKS.items():
         task = Task.load(name)

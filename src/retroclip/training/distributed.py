@@ -6,11 +6,19 @@ of all processes back into the share they belong to, and DDP's mean over process
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 from torch import Tensor
+
+
+def start() -> None:
+    """Join the other processes of `torchrun` or `accelerate launch` (gloo on CPUs); alone, do nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        PartialState(cpu=not torch.cuda.is_available())
 
 
 def world() -> tuple[int, int]:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from retroclip.errors import RetroclipError
 from retroclip.training.builtin import BuiltinRecipe, train_builtin
+from retroclip.training.distributed import start
 from retroclip.training.loop import History
 from retroclip.training.pretraining import FormalClipRecipe, IcarRecipe, RaClipRecipe, pretrain
 
@@ -62,4 +63,5 @@ def run_recipe(
 ) -> History:
     """Train what the recipe describes; killed and run again, it goes on from its last checkpoint."""
     recipe = read_recipe(path, overrides, out)
+    start()
     return KINDS[recipe.kind][1](recipe, on_progress)

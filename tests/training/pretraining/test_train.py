@@ -122,3 +122,37 @@ def test_a_bad_recipe_is_one_clear_line(recipe_of, tmp_path, fields, message):
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml")), ids=lambda f: f.stem)
 def test_every_shipped_recipe_parses(file):
     assert read_recipe(file).steps > 0
+
+
+@pytest.fixture(scope="session")
+def roberta(tmp_path_factory) -> Path:
+    """A folder with a tiny RoBERTa's config.json and a tokenizer of a few words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, RobertaConfig
+
+    folder = tmp_path_factory.mktemp("roberta")
+    words = ["<s>", "<pad>", "</s>", "<unk>", "a", "photo", "of", "the", "red", "green", "blue", "square", "."]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    RobertaConfig(vocab_size=len(words), max_position_embeddings=82, **sizes).save_pretrained(folder)
+    return folder
+
+
+def test_swin_and_roberta_by_name(recipe_of, roberta, tmp_path, make_pairs):
+    sources = [
+        {"name": "captioned", "file": "captioned.parquet", "share": 2},
+        {"name": "labelled", "file": "labelled.parquet", "share": 2, "text": "labels"},
+    ]
+    named = {"model": "iCAR-Swin-T-RoBERTa", "text_tower": str(roberta), "sources": sources}
+    run_recipe(recipe_of(tmp_path, "icar", steps=2, drop_path=0.1, **named), on_progress=lambda line: None)
+    encoder = retroclip.load(str(tmp_path / "model"), precision="fp32")
+    assert type(encoder.model.visual.trunk).__name__ == "SwinTransformer"
+    assert type(encoder.model.text.transformer).__name__ == "RobertaModel"
+    image, texts = [make_pairs(1)[0].image], ["a red square", "the blue square of a photo ."]
+    assert encoder.encode_images(image).shape == (1, 512) and encoder.encode_texts(texts).shape == (2, 512)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from retroclip.encoders.precision import has_fast_bf16
 from retroclip.training.builtin.recipe import BuiltinRecipe
+from retroclip.training.distributed import gathered, own_rows
 from retroclip.training.losses import classification_loss, clip_loss
 
 
@@ -63,20 +64,25 @@ class Objective(nn.Module):
         mask = (tokens != text.config.pad_token_id).long()
         return text.pooler(text.transformer(input_ids=tokens, attention_mask=mask), mask)
 
+    def _texts(self, tokens: Tensor) -> Tensor:
+        """The embeddings of all texts, of which this process encodes its share."""
+        return gathered(self.encode_texts(tokens[own_rows(len(tokens))]), len(tokens))
+
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         net = self.frozen[0].backbone.net
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             with torch.no_grad():
-                maps = net.bn2(net.conv_head(batch["maps"])).float()
-            images, captions = self.encode_maps(maps), self.encode_texts(batch["captions"])
-            names = self.encode_texts(batch["names"]) if "labels" in batch else None
+                maps = net.bn2(net.conv_head(batch["maps"][own_rows(len(batch["maps"]))])).float()
+            images, captions = self.encode_maps(maps), self._texts(batch["captions"])
+            names = self._texts(batch["names"]) if "labels" in batch else None
+        images, pooled = (gathered(rows, len(batch["maps"])) for rows in (images, maps.mean((2, 3))))
         scale, class_scale = self.logit_scale.exp(), self.class_scale.exp()
         values = {"caption": clip_loss(images[batch["captioned"]], captions, scale)}
         if names is not None:
             values["label"] = classification_loss(images[batch["labelled"]], names, batch["labels"], class_scale)
         bank = F.normalize(self.text.get_submodule("proj")(self.bank), dim=-1)
         values["bank"] = soft_cross_entropy(class_scale * images[batch["distilled"]] @ bank.T, batch["leaves"])
-        values["relation"] = relation_loss(images, maps.mean((2, 3)))
+        values["relation"] = relation_loss(images, pooled)
         loss = torch.stack([self.weights.get(name, 1.0) * value for name, value in values.items()]).sum()
         return {"loss": loss, "logit_scale": scale, **values}
 

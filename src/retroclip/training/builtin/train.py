@@ -36,6 +36,7 @@ from retroclip.training.builtin.model import (
 )
 from retroclip.training.builtin.objective import Objective
 from retroclip.training.builtin.recipe import BuiltinRecipe
+from retroclip.training.distributed import is_main, wait
 from retroclip.training.loop import History, fit
 from retroclip.training.note import note_recipe
 
@@ -62,7 +63,9 @@ def train_builtin(recipe: BuiltinRecipe, on_progress: Progress = print) -> Histo
     fast = torch.bfloat16
     cast = net.to(fast, memory_format=torch.channels_last), classifier.to(fast)
     for cache in caches:
-        cache.build(Stem(cast[0]), TeacherHead(*cast), on_progress)
+        if is_main():
+            cache.build(Stem(cast[0]), TeacherHead(*cast), on_progress)
+        wait()
         cache.open()
 
     draft = recipe.work / "model"
@@ -72,7 +75,9 @@ def train_builtin(recipe: BuiltinRecipe, on_progress: Progress = print) -> Histo
     texts += [lemma for synset in synsets.values() for lemma in synset.lemmas]
     source_tokenizer = json.loads((weights.parent / "tokenizer.json").read_text())
     tokenizer, kept = prune_vocabulary(source_tokenizer, texts, recipe.vocabulary)
-    write_directory(draft, weights.parent, tokenizer, len(kept))
+    if is_main():
+        write_directory(draft, weights.parent, tokenizer, len(kept))
+    wait()
     torch.manual_seed(recipe.seed)
     model = open_directory(draft, drop_path=recipe.drop_path)
     net, classifier = load_teacher(warm_start_file(recipe.image_weights))
@@ -100,8 +105,10 @@ def train_builtin(recipe: BuiltinRecipe, on_progress: Progress = print) -> Histo
         on_log=lambda row: on_progress(" ".join(f"{name} {value:.4g}" for name, value in row.items())),
         seed=recipe.seed,
     )
-    publish(model, draft, recipe.out)
-    (recipe.work / "history.json").write_text(json.dumps(history.rows))
+    if is_main():
+        publish(model, draft, recipe.out)
+        (recipe.work / "history.json").write_text(json.dumps(history.rows))
+    wait()
     return history
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from retroclip.errors import RetroclipError
 from retroclip.pairs import Pair, decode_image, read_pairs
+from retroclip.training.distributed import is_main, wait
 from retroclip.training.pretraining.recipe import Source
 
 
@@ -46,7 +47,7 @@ class Corpus:
     def build(self, on_progress: Callable[[str], None]) -> Corpus:
         """Decode what isn't there yet, and map it."""
         file, note = self._stem.with_suffix(".npy"), self._stem.with_suffix(".json")
-        if not file.exists():
+        if not file.exists() and is_main():
             file.parent.mkdir(parents=True, exist_ok=True)
             on_progress(f"{self.source.name}: decoding")
             pixels, rows = self._decoded()
@@ -54,6 +55,7 @@ class Corpus:
             fresh = file.with_name(f"new-{file.name}")
             np.save(fresh, pixels)
             fresh.rename(file)
+        wait()
         self.rows: list[dict[str, Any]] = json.loads(note.read_text())
         self.pixels = np.load(file, mmap_mode="r")
         return self

@@ -47,7 +47,13 @@ class PretrainObjective(nn.Module):
             own = encode_tokens(self.model, batch[name])
         return gathered(F.normalize(own.float(), dim=-1), batch["counts"][name])
 
+    def placed(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch on the model's device."""
+        device = self.model.logit_scale.device
+        return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        batch = self.placed(batch)
         raw = self.encode_images(batch)
         return self.loss(F.normalize(raw, dim=-1), raw, batch)
 

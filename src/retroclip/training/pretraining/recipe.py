@@ -59,7 +59,6 @@ class PretrainRecipe(BaseModel):
     out: Path
     sources: list[Source]
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    fsdp: bool = False
 
     steps: int
     lr: float = 5e-4

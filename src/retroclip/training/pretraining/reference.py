@@ -82,6 +82,7 @@ class RaClipObjective(PretrainObjective):
         self._references = (references,)  # in a tuple: the retriever is neither trained nor checkpointed
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        batch = self.placed(batch)
         raw = self.encode_images(batch)
         neighbours = self._references[0].found(batch["rows"])
         return self.loss(self.augmentation(F.normalize(raw, dim=-1), neighbours), raw, batch)

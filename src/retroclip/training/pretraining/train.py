@@ -11,6 +11,7 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.factory import get_model_config
+from open_clip.tokenizer import HFTokenizer
 from torch import Tensor
 
 from retroclip.classifiers import zero_shot
@@ -128,7 +129,7 @@ def tokenizer_of(cfg: dict[str, Any], text_tower: Path | None) -> Any:
         return open_clip.SimpleTokenizer(context_length=length)
     name = str(text_tower or text["hf_tokenizer_name"])
     try:
-        return open_clip.HFTokenizer(name, context_length=length, **(text.get("tokenizer_kwargs") or {}))
+        return HFTokenizer(name, context_length=length, **(text.get("tokenizer_kwargs") or {}))
     except OSError as error:
         raise RetroclipError(f"no tokenizer {name} ({str(error).splitlines()[0][:120]}): set `text_tower`") from None
 

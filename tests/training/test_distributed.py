@@ -1,0 +1,59 @@
+"""Two gloo processes: embeddings gathered with gradients give one process's loss and gradients, uneven shares too."""
+
+import os
+import subprocess
+import sys
+
+import torch
+import torch.nn.functional as F
+
+from retroclip.training.distributed import gathered, own_rows, world
+from retroclip.training.losses import class_aware_loss
+
+SCRIPT = """
+import sys, torch, torch.distributed as dist
+from test_two import loss_of
+from retroclip.training.distributed import gathered, own_rows
+dist.init_process_group("gloo")
+torch.manual_seed(0)
+net, x = torch.nn.Linear(4, 3), torch.randn(7, 4)
+ddp = torch.nn.parallel.DistributedDataParallel(net)
+loss = loss_of(gathered(ddp(x[own_rows(7)]), 7))
+loss.backward()
+torch.save((loss.detach(), net.weight.grad), f"{sys.argv[1]}/{dist.get_rank()}.pt")
+dist.destroy_process_group()
+"""
+MODULE = """
+import torch, torch.nn.functional as F
+from retroclip.training.losses import class_aware_loss
+
+def loss_of(rows):
+    rows = F.normalize(rows, dim=-1)
+    return class_aware_loss(rows, rows.flip(0), torch.tensor([0, 1, 0, 2, 1, -1, 2]), 5.0)
+"""
+
+
+def test_one_process_has_everything():
+    rows = torch.randn(5, 2)
+    assert world() == (0, 1) and own_rows(5) == slice(0, 5) and gathered(rows, 5) is rows
+
+
+def test_gradients_of_two_processes_are_those_of_one(tmp_path):
+    (tmp_path / "test_two.py").write_text(MODULE)
+    (tmp_path / "run.py").write_text(SCRIPT)
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "run.py"), str(tmp_path)], capture_output=True, text=True, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    torch.manual_seed(0)
+    net, x = torch.nn.Linear(4, 3), torch.randn(7, 4)
+    rows = F.normalize(net(x), dim=-1)
+    expected = class_aware_loss(rows, rows.flip(0), torch.tensor([0, 1, 0, 2, 1, -1, 2]), 5.0)
+    expected.backward()
+    for rank in range(2):
+        loss, gradient = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        torch.testing.assert_close(loss, expected.detach())
+        torch.testing.assert_close(gradient, net.weight.grad)
