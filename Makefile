@@ -43,6 +43,7 @@ bench: setup
 
 results: setup
 	@$(RUN) recipes/results.py $(DATA)
+	@$(RUN) recipes/ablations.py $(DATA)
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
