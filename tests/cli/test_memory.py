@@ -206,3 +206,17 @@ def test_dry_run_and_migrate(run, model, photos, memory, tiny_model):
     assert migrated.status == 0
     assert "20 pairs" in migrated.line
     assert json.loads(run("memory search mem --image photos/03.jpg -k 1 --json").out)[0]["key"] == "03"
+
+
+def test_clean_and_blocklist(run, memory, photos, model):
+    (photos.parent / "block.txt").write_text("key:03\nsource:nosuch\n")
+    assert json.loads(run("memory clean mem --blocklist block.txt --dry-run --json").out)["unwanted"] == 1
+    assert json.loads(run("memory clean mem --blocklist block.txt --purge --json").out)["deleted"] == 1
+    assert "0 pairs added, 19 were there, 1 rejected" in run("memory add mem photos").line
+    assert "19 pairs, 1 rejected" in run(f"memory create other photos --model {model} --blocklist block.txt").line
+    assert run("memory clean mem").status == 2
+    assert run("memory clean mem --min-clip-score high").status == 2
+    assert run("memory clean mem --min-clip-score 2").status == 0
+    assert json.loads(run("memory info mem --json").out)["rows"] == 0
+    (photos.parent / "block.txt").write_text("nonsense\n")
+    assert "line 1" in run("memory clean mem --blocklist block.txt").line

@@ -12,6 +12,10 @@ from retroclip.cli.terminal import is_interactive, print_facts, print_json, prin
 app = App(name="memory", help="Make, change, inspect and search a memory of image-text pairs.")
 
 BatchSize = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+BlocklistFile = Annotated[
+    Path | None,
+    Parameter(help="File of pairs to leave out, now and later: sha256:…, md5:…, key:…, source:… or url:… a line."),
+]
 DryRun = Annotated[bool, Parameter(negative=(), help="Only tell rows, seconds, disk and RAM, from a sample.")]
 Check = Annotated[bool, Parameter(help="Compare some imported text embeddings with the model's.")]
 MaxRejected = Annotated[float, Parameter(help="Share of bad pairs in the first shard above which to stop.")]
@@ -29,6 +33,7 @@ def create(
     labels_as_captions: Annotated[bool, Parameter(negative=())] = False,
     store_images: bool = True,
     check: Check = True,
+    blocklist: BlocklistFile = None,
     build_index: Annotated[bool, Parameter(name="--index")] = True,
     max_rejected: MaxRejected = 0.1,
     batch_size: BatchSize = 64,
@@ -75,6 +80,7 @@ def create(
         store_images=store_images,
         labels_as_captions=labels_as_captions,
         check=check,
+        blocklist=_read_blocklist(blocklist),
         index=build_index,
         max_rejected=max_rejected,
         batch_size=batch_size,
@@ -93,6 +99,7 @@ def add(
     where: Where = None,
     known: Literal["skip", "replace"] = "skip",
     check: Check = True,
+    blocklist: BlocklistFile = None,
     max_rejected: MaxRejected = 0.1,
     batch_size: BatchSize = 64,
     dry_run: DryRun = False,
@@ -122,12 +129,19 @@ def add(
         where=where,
         known=known,
         check=check,
+        blocklist=_read_blocklist(blocklist),
         max_rejected=max_rejected,
         batch_size=batch_size,
         progress=is_interactive(),
     )
     replaced = f"{added.replaced} of them in place of old ones, " if known == "replace" else ""
     say(f"{memory}: {added.rows} pairs added, {replaced}{added.duplicates} were there, {added.rejected} rejected")
+
+
+def _read_blocklist(path: Path | None) -> Any:
+    from retroclip.memory import Blocklist
+
+    return None if path is None else Blocklist.read(path)
 
 
 def _print_estimate(
@@ -161,6 +175,41 @@ def migrate(
     opened = Memory.open(memory)
     old = opened.migrate(load(model, precision=precision), batch_size=batch_size)
     say(f"{memory}: {len(opened)} pairs, now of {model}; delete {old} when you don't need it any more")
+
+
+@app.command
+def clean(
+    memory: Path,
+    /,
+    *,
+    near: Annotated[float | None, Parameter(help="Pairs whose image nearly is another's (cosine above this).")] = None,
+    near_to: Annotated[tuple[str, ...], Parameter(help="Pairs that nearly are an image of this data set.")] = (),
+    min_clip_score: Annotated[str | None, Parameter(help="Cosine of image and text, or `quantile`.")] = None,
+    blocklist: BlocklistFile = None,
+    purge: Annotated[bool, Parameter(negative=(), help="Remove their bytes, too (`memory purge`).")] = False,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Only count them.")] = False,
+    json: Json = False,
+) -> None:
+    """Delete unwanted pairs: near copies, mismatched ones, those of evaluation sets, those on a blocklist."""
+    if near is None and not near_to and min_clip_score is None and blocklist is None:
+        raise WrongUsageError("memory clean: give --near, --near-to, --min-clip-score or --blocklist")
+    from retroclip.cli.retrieve import clip_score
+    from retroclip.evaluation.cleaning import clean_memory
+    from retroclip.memory import Memory
+
+    told = clean_memory(
+        Memory.open(memory),
+        near=near,
+        near_to=near_to,
+        min_clip_score=clip_score(min_clip_score),
+        blocklist=_read_blocklist(blocklist),
+        purge=purge,
+        dry_run=dry_run,
+    )
+    if json:
+        print_json(told)
+    else:
+        print_facts(str(memory), told)
 
 
 @app.command

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+
+from retroclip.pairs import ALIKE, mirrored, thumbnail
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from retroclip.memory import Memory
 
 NEAR = 0.95  # REACT, §"Retrieval" of methods.md: a cosine above this is the same picture
-ALIKE = 0.8  # correlation of thumbnails, well under that of copies (0.9 and more)
-SIDE = 16
 FIRST_K = 16
 
 
@@ -50,26 +49,16 @@ def near_duplicates(
 def _alike(memory: "Memory", found: dict[int, set[int]], pictures: Sequence[bytes]) -> dict[int, set[int]]:
     """The candidates that look like one of their queries; those without a stored image all stay."""
     queries = {row: thumbnail(pictures[row]) for row in set().union(*found.values())}
-    mirrored = {row: values.reshape(SIDE, SIDE, 3)[:, ::-1].ravel() for row, values in queries.items()}
+    flipped = {row: mirrored(values) for row, values in queries.items()}
     ids = list(found)
     alike = {}
     for start in range(0, len(ids), 1024):
         part = ids[start : start + 1024]
         for own, image in zip(part, memory.take(part, columns=["image"])["image"].to_pylist(), strict=True):
             shown = None if image is None else thumbnail(image)
-            if shown is None or any(max(shown @ queries[q], shown @ mirrored[q]) > ALIKE for q in found[own]):
+            if shown is None or any(max(shown @ queries[q], shown @ flipped[q]) > ALIKE for q in found[own]):
                 alike[own] = found[own]
     return alike
-
-
-def thumbnail(image: bytes) -> NDArray[np.float32]:
-    """An image as 16 × 16 × 3 values of zero mean in each colour and unit norm: products are correlations."""
-    from retroclip.pairs import decode_image
-
-    small = decode_image(image).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
-    values = np.asarray(small, dtype=np.float32)
-    values = values - values.mean((0, 1))
-    return (values / max(float(np.linalg.norm(values)), 1e-6)).ravel()
 
 
 class MemoryWithout:

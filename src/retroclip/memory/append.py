@@ -1,13 +1,15 @@
 """Appending: what was read and encoded becomes commits, each key once."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
 from retroclip.errors import SourceError
+from retroclip.memory.blocklist import REASON, Blocklist
 from retroclip.memory.imports import Chunk, EmbeddingImport, write_behind
 from retroclip.memory.ingest import Ingest, encoded_shards, numbered_on
 from retroclip.memory.keys import KeySet, key_hashes
@@ -37,13 +39,14 @@ class Added:
 class Keeping:
     """What is stored of a pair, the share of the first shard that may be bad, and what becomes of known keys.
 
-    check: compare some imported text embeddings with the encoder's.
+    check: compare some imported text embeddings with the encoder's. blocklist: pairs to reject; the memory keeps it.
     """
 
     store_images: bool = True
     max_rejected: float = 0.1
     known: Known = "skip"
     check: bool = True
+    blocklist: Blocklist = field(default_factory=Blocklist)
 
 
 def ingest(directory: Path, encoder: Any, items: Items, options: Ingest, *, keeping: Keeping, resume: bool) -> Added:
@@ -54,11 +57,15 @@ def ingest(directory: Path, encoder: Any, items: Items, options: Ingest, *, keep
     a duplicate by its key. With `known` "replace", pairs and rows take the place of those that have their keys.
     """
     store = Store.create(directory, encoder.dim)
+    blocklist = Blocklist.of(directory) | keeping.blocklist
+    if keeping.blocklist:
+        blocklist.save(directory)
+    keeping = replace(keeping, blocklist=blocklist)
     writer = _Writer(store, keeping)
     if isinstance(items, EmbeddingImport):
         committed = KeySet(key_hashes(list(store.keys()))) if keeping.known == "skip" else KeySet()
         chunks = items.chunks(encoder, committed, store_images=keeping.store_images, check=keeping.check, resume=resume)
-        for _ in write_behind(chunks, writer.write):
+        for _ in write_behind((_screened(chunk, keeping.blocklist) for chunk in chunks), writer.write):
             if options.on_batch:
                 options.on_batch(writer.added.read, writer.added.rejected)
     else:
@@ -73,11 +80,22 @@ def _encoded(
     items: Iterable[Pair | Rejected], encoder: Any, options: Ingest, store: Store, keeping: Keeping, resume: bool
 ) -> Iterator[Chunk]:
     committed = store.keys() if keeping.known == "skip" else {}
+    items = keeping.blocklist.screened(items) if keeping.blocklist else items
     if not resume and keeping.known == "skip":
         items = numbered_on(items, committed, lambda pair: _holds(store, committed[pair.key], pair))
     for shard in encoded_shards(items, encoder, options, committed=committed, resume=resume):
         table = pair_table(shard.rows, encoder.dim, store_images=keeping.store_images)
         yield Chunk(table, shard.rejected, shard.read, shard.bad, shard.duplicates)
+
+
+def _screened(chunk: Chunk, blocklist: Blocklist) -> Chunk:
+    """An imported chunk without the rows that are on the blocklist."""
+    blocked = blocklist.blocked_rows(chunk.table) if blocklist and len(chunk.table) else np.zeros(0, bool)
+    if not blocked.any():
+        return chunk
+    named = chunk.table.filter(pa.array(blocked)).select(["key", "source"]).to_pylist()
+    rejected = [*chunk.rejected, *(Rejected(**row, reason=REASON) for row in named)]
+    return replace(chunk, table=chunk.table.filter(pa.array(~blocked)), rejected=rejected, bad=chunk.bad + len(named))
 
 
 class _Writer:
@@ -117,9 +135,10 @@ def _holds(store: Store, row_id: int, pair: Pair) -> bool:
 
 def _check_share(chunk: Chunk, max_rejected: float) -> None:
     """Stop a run whose first chunk is mostly bad: usually a wrong folder or column, which 10 hours would not mend."""
-    if chunk.read and chunk.bad / chunk.read > max_rejected:
+    bad = chunk.bad - sum(item.reason == REASON for item in chunk.rejected)
+    if chunk.read and bad / chunk.read > max_rejected:
         raise SourceError(
-            f"{chunk.bad} of the first {chunk.read} pairs are bad, more than the {max_rejected:.0%} allowed: "
+            f"{bad} of the first {chunk.read} pairs are bad, more than the {max_rejected:.0%} allowed: "
             f"{_examples(chunk.rejected)}; mend the source or raise max_rejected"
         )
 

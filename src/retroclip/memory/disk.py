@@ -12,11 +12,16 @@ from retroclip.errors import MemoryStoreError
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` so that `path` holds either its old text or all of the new one, whatever happens meanwhile."""
+    """`write_text` of an object as JSON."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write so that `path` holds either its old text or all of the new one, whatever happens meanwhile."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, ensure_ascii=False)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

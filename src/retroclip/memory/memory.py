@@ -11,6 +11,7 @@ import torch
 
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.append import Added, Keeping, Known, ingest
+from retroclip.memory.blocklist import Blocklist
 from retroclip.memory.build import build_indexes
 from retroclip.memory.check import find_problems
 from retroclip.memory.create import create_memory, source_items
@@ -73,6 +74,7 @@ class Memory:
         batch_size: int = 64,
         shard_pairs: int = 2048,
         check: bool = True,
+        blocklist: Blocklist | None = None,
         index: bool = True,
         on_batch: Callable[[int, int], None] | None = None,
         progress: bool = False,
@@ -81,16 +83,16 @@ class Memory:
 
         sources: paths that `pairs.read_pairs` reads, iterables of Pair, or a mixture; or folders of embeddings that
         `encoder` made before, which are imported. where: predicate for the readers. check: compare some imported text
-        embeddings with the encoder's. index: build an index where `index("auto")` would.
-        Bad pairs go to `rejected()`; duplicate keys are skipped and counted. Killed at any moment and called again it
-        goes on after the last committed shard of `shard_pairs` pairs. on_batch: called with the numbers of pairs read
-        and rejected so far. Raises SourceError when there is nothing, or more than the share `max_rejected` of the
-        first shard is bad; MemoryStoreError when `path` is taken or in use, or the disk is full.
+        embeddings with the encoder's. blocklist: pairs to reject, now and whenever pairs are added. index: build one
+        where `index("auto")` would. Bad pairs go to `rejected()`; duplicate keys are skipped and counted. Killed at any
+        moment and called again it goes on after the last committed shard of `shard_pairs` pairs. on_batch: called with
+        the numbers of pairs read and rejected so far. Raises SourceError when there is nothing, or more than the share
+        `max_rejected` of the first shard is bad; MemoryStoreError when `path` is taken or in use, or the disk is full.
         """
         path = Path(path)
         with reporter(sources, progress, on_batch) as report:
             options = Ingest(batch_size, labels_as_captions, shard_pairs, report)
-            keeping = Keeping(store_images, max_rejected, check=check)
+            keeping = Keeping(store_images, max_rejected, check=check, blocklist=blocklist or Blocklist())
             create_memory(path, encoder, sources, where, options=options, keeping=keeping)
         memory = cls(path)
         if index and planned(memory.count(), memory.dim).kind != "exact":
@@ -110,6 +112,7 @@ class Memory:
         where: str | None = None,
         known: Known = "skip",
         check: bool = True,
+        blocklist: Blocklist | None = None,
         max_rejected: float = 0.1,
         batch_size: int = 64,
         on_batch: Callable[[int, int], None] | None = None,
@@ -129,7 +132,7 @@ class Memory:
             reporter(sources, progress, on_batch) as report,
         ):
             options = Ingest(batch_size, creation["labels_as_captions"], creation["shard_pairs"], report)
-            keeping = Keeping(creation["store_images"], max_rejected, known, check)
+            keeping = Keeping(creation["store_images"], max_rejected, known, check, blocklist or Blocklist())
             items = source_items(sources, where, encoder)
             try:
                 return ingest(self.path, encoder, items, options, keeping=keeping, resume=False)
@@ -173,6 +176,11 @@ class Memory:
         if kind != "exact":
             self.index(kind)
         return count
+
+    def block(self, blocklist: Blocklist) -> None:
+        """Reject the pairs on a blocklist whenever pairs are added; those that are there stay."""
+        with full_disk_told(self.path, "free some space and try again"), writer_lock(self.path):
+            (Blocklist.of(self.path) | blocklist).save(self.path)
 
     def export(
         self, directory: str | Path, format: ExportFormat, *, where: str | None = None, images: bool = True

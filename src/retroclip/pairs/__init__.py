@@ -7,6 +7,7 @@ from retroclip.pairs.arrow import dataset_pairs
 from retroclip.pairs.embeddings import EmbeddingFolder, EmbeddingSlice, Part, is_embedding_folder, open_embeddings
 from retroclip.pairs.image import MAX_PIXELS, decode_image, image_suffix
 from retroclip.pairs.labelled import LabelledSet, load_labelled
+from retroclip.pairs.likeness import ALIKE, mirrored, thumbnail
 from retroclip.pairs.masks import mask_classes
 from retroclip.pairs.pair import Pair, Rejected, clean_captions
 from retroclip.pairs.readers import Reader, register_reader
@@ -15,6 +16,7 @@ from retroclip.pairs.sources import count_pairs, read_pairs
 from retroclip.pairs.where import Predicate, parse_where
 
 __all__ = [
+    "ALIKE",
     "MAX_PIXELS",
     "EmbeddingFolder",
     "EmbeddingSlice",
@@ -32,9 +34,11 @@ __all__ = [
     "is_embedding_folder",
     "load_labelled",
     "mask_classes",
+    "mirrored",
     "open_embeddings",
     "parse_where",
     "read_pairs",
     "register_reader",
     "resolve",
+    "thumbnail",
 ]

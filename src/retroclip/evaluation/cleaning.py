@@ -1,0 +1,81 @@
+"""Unwanted pairs taken out of a memory: near copies, those of evaluation sets, mismatched and blocked ones."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from retroclip.errors import SourceError
+from retroclip.evaluation.leakage import near_duplicates
+from retroclip.pairs import Pair, decode_image, read_pairs
+from retroclip.retrieval.hygiene import blocked, mismatched, near_copies
+
+if TYPE_CHECKING:
+    from retroclip.memory import Blocklist, Memory
+
+BATCH = 256
+
+
+def clean_memory(
+    memory: "Memory",
+    *,
+    near: float | None = None,
+    near_to: Sequence[str] = (),
+    min_clip_score: float | str | None = None,
+    blocklist: "Blocklist | None" = None,
+    purge: bool = False,
+    dry_run: bool = False,
+    encoder: Any = None,
+) -> dict[str, int]:
+    """Delete, or `purge`, the pairs that any of the given filters names; returns how many each named, and all.
+
+    near: near copies of a pair that stays, above this cosine and alike. near_to: sources of evaluation images, of
+    which the memory shall hold no near copy; they are embedded by `encoder`, the memory's own, loaded when None.
+    min_clip_score: as in `retrieve`. blocklist: also kept for later additions. A pair that another filter takes out
+    still counts as the one that its copies are copies of.
+    """
+    found: dict[str, NDArray[np.int64]] = {}
+    if blocklist is not None:
+        found["blocked"] = blocked(memory, blocklist)
+    if min_clip_score is not None:
+        found["mismatched"] = mismatched(memory, min_clip_score)
+    for dataset in near_to:
+        found[f"near_to {dataset}"] = _near_to(memory, dataset, encoder)
+    if near is not None:
+        found["near_copies"] = near_copies(memory, near)
+    every = np.unique(np.concatenate(list(found.values()))) if found else np.zeros(0, np.int64)
+    if not dry_run:
+        if blocklist is not None:
+            memory.block(blocklist)
+        if len(every):
+            where = f"_rowid IN ({', '.join(map(str, every.tolist()))})"
+            _ = memory.purge(where) if purge else memory.delete(where)
+    return {**{name: len(ids) for name, ids in found.items()}, "deleted" if not dry_run else "unwanted": len(every)}
+
+
+def _near_to(memory: "Memory", dataset: str, encoder: Any) -> NDArray[np.int64]:
+    if encoder is None:
+        from retroclip.encoders import load
+
+        encoder = load(memory.model)
+    memory.check_encoder(encoder)
+    found, batch, images = [np.zeros(0, np.int64)], list[bytes](), 0
+    for item in read_pairs(dataset):
+        if isinstance(item, Pair) and item.image is not None:
+            batch.append(item.image)
+            images += 1
+        if len(batch) == BATCH:
+            found.append(_copies(memory, encoder, batch))
+            batch = []
+    if batch:
+        found.append(_copies(memory, encoder, batch))
+    if not images:
+        raise SourceError(f"{dataset} has no image")
+    return np.unique(np.concatenate(found))
+
+
+def _copies(memory: "Memory", encoder: Any, images: list[bytes]) -> NDArray[np.int64]:
+    pixels = torch.stack([encoder.preprocess(decode_image(image)) for image in images])
+    return near_duplicates(memory, encoder.encode_images(pixels), pictures=images)

@@ -1,0 +1,109 @@
+"""What must not be in a memory: hashes of images, and opt-outs by key, source or URL."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from retroclip.errors import MemoryStoreError
+from retroclip.memory.disk import write_text
+from retroclip.pairs import Pair, Rejected
+
+FILE_NAME = "blocklist.txt"
+REASON = "on the blocklist"
+_HASHES = {"sha256": 64, "md5": 32}
+_KINDS = (*_HASHES, "key", "source", "url")
+
+
+@dataclass(frozen=True, slots=True)
+class Blocklist:
+    """Entries by kind: `sha256` and `md5` of an image's bytes, `key`, `source`, and `url` (of the metadata)."""
+
+    entries: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> "Blocklist":
+        """A file with an entry a line: `sha256:…`, `md5:…`, `key:…`, `source:…`, `url:…`, or a bare hash; # comments.
+
+        Raises MemoryStoreError for a missing file or a line that is none of these.
+        """
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise MemoryStoreError(f"{path} can't be read as a blocklist: {error}") from None
+        found: dict[str, set[str]] = {}
+        for number, text in enumerate(lines, 1):
+            line = text.strip()
+            if line and not line.startswith("#"):
+                kind, value = _entry(line, f"{path}, line {number}")
+                found.setdefault(kind, set()).add(value)
+        return cls({kind: frozenset(values) for kind, values in found.items()})
+
+    @classmethod
+    def of(cls, memory: Path) -> "Blocklist":
+        """The blocklist that a memory keeps; empty where it has none."""
+        path = memory / FILE_NAME
+        return cls.read(path) if path.exists() else cls()
+
+    def __bool__(self) -> bool:
+        return any(self.entries.values())
+
+    def __or__(self, other: "Blocklist") -> "Blocklist":
+        kinds = [kind for kind in _KINDS if kind in self.entries or kind in other.entries]
+        empty: frozenset[str] = frozenset()
+        return Blocklist({kind: self.entries.get(kind, empty) | other.entries.get(kind, empty) for kind in kinds})
+
+    def save(self, memory: Path) -> None:
+        """Keep it in a memory, for everything that will be added."""
+        lines = [f"{kind}:{value}" for kind, values in self.entries.items() for value in sorted(values)]
+        write_text(memory / FILE_NAME, "".join(f"{line}\n" for line in lines))
+
+    def blocks(self, key: str, source: str | None, url: Any, image: bytes | None) -> bool:
+        """Whether a pair is on the list."""
+        if self._has("key", key) or self._has("source", source) or self._has("url", url):
+            return True
+        if image is None:
+            return False
+        return any(kind in self.entries and self._has(kind, hashlib.new(kind, image).hexdigest()) for kind in _HASHES)
+
+    def _has(self, kind: str, value: Any) -> bool:
+        return isinstance(value, str) and value in self.entries.get(kind, ())
+
+    def screened(self, items: Iterable[Pair | Rejected]) -> Iterator[Pair | Rejected]:
+        """The stream, with rejections in the place of pairs that are on the list."""
+        for item in items:
+            if isinstance(item, Pair) and self.blocks(item.key, item.source, item.metadata.get("url"), item.image):
+                yield Rejected(item.key, item.source, REASON)
+            else:
+                yield item
+
+    def blocked_rows(self, table: pa.Table) -> np.ndarray:
+        """Which rows of a table with key, image, source and metadata are on the list, as a mask."""
+        rows = zip(*(table[name].to_pylist() for name in ("key", "source", "metadata", "image")), strict=True)
+        by_url = bool(self.entries.get("url"))
+        return np.array(
+            [
+                self.blocks(key, source, json.loads(metadata or "{}").get("url") if by_url else None, image)
+                for key, source, metadata, image in rows
+            ],
+            bool,
+        )
+
+
+def _entry(line: str, where: str) -> tuple[str, str]:
+    kind, colon, value = line.partition(":")
+    if colon and kind in _KINDS and value.strip():
+        value = value.strip()
+    elif re.fullmatch(r"[0-9a-fA-F]{64}|[0-9a-fA-F]{32}", line):
+        kind, value = ("sha256" if len(line) == 64 else "md5"), line
+    else:
+        raise MemoryStoreError(f"{where}: {line[:60]!r} is not KIND:VALUE with a kind of {', '.join(_KINDS)}")
+    if kind in _HASHES and not re.fullmatch(rf"[0-9a-fA-F]{{{_HASHES[kind]}}}", value):
+        raise MemoryStoreError(f"{where}: {value[:70]!r} is not a {kind} of {_HASHES[kind]} hexadecimal digits")
+    return kind, value.lower() if kind in _HASHES else value
