@@ -4,8 +4,8 @@ import torch.nn.functional as F
 
 from retroclip.classifiers import class_texts, primed, real_linear, tip_adapter, tip_x, zero_shot
 from retroclip.classifiers.cache import balanced_values, cache_logits, signature_logits
-from retroclip.classifiers.linear import matched_pairs
-from retroclip.classifiers.primed import stand_in_centroids
+from retroclip.classifiers.linear import half_trained, matched_pairs, train_head
+from retroclip.classifiers.primed import shrunk_centroids, stand_in_centroids
 from retroclip.errors import RetroclipError
 
 
@@ -23,13 +23,16 @@ def test_zero_shot_gives_scaled_cosines_and_probabilities(encoder, task, make_im
     assert classifier.classes == task.classes and classifier.encoder is encoder
 
 
-def test_primed_weights_are_text_and_centroid(encoder, task, retrieved):
+def test_primed_weights_are_text_and_shrunk_centroid(encoder, task, retrieved):
     texts, images = class_texts(encoder, task), retrieved.image_embeddings
-    expected = 0.3 * texts[0] + 0.7 * F.normalize(images[:6].mean(0), dim=0)
+    parts = [images[:6], images[6:8], images[8:11]]
+    found = torch.stack([F.normalize(part.mean(0), dim=0) for part in parts])
+    guess = stand_in_centroids(texts, found)
     weights = primed(encoder, task, retrieved, alpha=0.3).weights
-    torch.testing.assert_close(weights[0], F.normalize(expected, dim=0))
-    expected = 0.3 * texts[2] + 0.7 * F.normalize(images[8:11].mean(0), dim=0)
-    torch.testing.assert_close(weights[2], F.normalize(expected, dim=0))
+    for row, part in enumerate(parts):
+        n = len(part)
+        moved = F.normalize((n * found[row] + guess[row]) / (n + 1), dim=0)
+        torch.testing.assert_close(weights[row], F.normalize(0.3 * texts[row] + 0.7 * moved, dim=0))
 
 
 def test_primed_without_any_named_class_is_the_zero_shot_head(encoder, task, retrieved):
@@ -41,8 +44,10 @@ def test_a_class_without_pairs_is_not_drowned_by_those_with(encoder, task, retri
     retrieved.captions = [own if "sea" not in own[0] else ("water",) for own in retrieved.captions]
     retrieved.image_embeddings[6:8] = 0.0
     images, labels = make_images([0, 1, 2] * 30, seed=3), torch.tensor([0, 1, 2] * 30)
-    predicted = primed(encoder, task, retrieved)(images).argmax(1)
-    assert (predicted[labels == 1] == 1).float().mean() > 0.5
+    found = lambda weights: ((images @ weights.T).argmax(1) == 1)[labels == 1].float().mean()  # noqa: E731
+    weights, texts = primed(encoder, task, retrieved).weights, class_texts(encoder, task)
+    naive = torch.stack([weights[0], texts[1], weights[2]])
+    assert found(weights) > found(naive) + 0.1
 
 
 def test_stand_in_centroids_lie_on_the_line_through_classes_that_have_both():
@@ -52,8 +57,18 @@ def test_stand_in_centroids_lie_on_the_line_through_classes_that_have_both():
     found = 0.5 * texts + offset
     found[3] = 0
     guessed = stand_in_centroids(texts, found)
-    torch.testing.assert_close(guessed[:3], found[:3])
-    torch.testing.assert_close(guessed[3], F.normalize(0.5 * texts[3] + offset, dim=0))
+    torch.testing.assert_close(guessed, F.normalize(0.5 * texts + offset, dim=1))
+
+
+def test_shrunk_centroids_are_the_guess_without_pairs_and_the_centroid_with_many(make_images):
+    generator = torch.Generator().manual_seed(0)
+    texts, found = (F.normalize(torch.randn(3, 8, generator=generator), dim=-1) for _ in range(2))
+    found[2] = 0
+    moved = shrunk_centroids(texts, found, torch.tensor([1e6, 1.0, 0.0]))
+    guess = stand_in_centroids(texts, found)
+    torch.testing.assert_close(moved[0], found[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(moved[1], F.normalize(found[1] + guess[1], dim=0))
+    torch.testing.assert_close(moved[2], guess[2])
 
 
 def test_cache_logits_equal_a_loop(make_images):
@@ -102,6 +117,21 @@ def test_real_linear_learns_and_stays_half_zero_shot(encoder, task, retrieved, m
     assert accuracy(classifier) > accuracy(zero_shot(encoder, task))
     assert classifier.history[-1]["loss"] < classifier.history[0]["loss"]
     assert classifier.trained_parameters == 3 * 8
+
+
+def test_half_trained_counts_the_text_as_one_more_pair():
+    texts, trained = torch.eye(3), torch.diag(torch.tensor([2.0, 4.0, 9.0]))[[1, 0, 2]]
+    weights = half_trained(texts, trained, torch.tensor([3, 1, 0]))
+    torch.testing.assert_close(weights[0], F.normalize(torch.tensor([1 + 3 / 4, 0.75 * 4, 0.0]), dim=0))
+    torch.testing.assert_close(weights[1], F.normalize(torch.tensor([0.5 * 2, 1 + 3 / 2, 0.0]), dim=0))
+    torch.testing.assert_close(weights[2], texts[2])
+
+
+def test_a_class_with_more_pairs_counts_no_more(make_images):
+    images = make_images([0, 1])
+    few = train_head(torch.eye(3, 8), images, torch.tensor([0, 1]), 5.0, steps=20)
+    many = train_head(torch.eye(3, 8), images[[0, 0, 0, 1]], torch.tensor([0, 0, 0, 1]), 5.0, steps=20)
+    torch.testing.assert_close(few, many)
 
 
 @pytest.mark.parametrize("build", [tip_adapter, real_linear])

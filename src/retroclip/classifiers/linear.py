@@ -49,12 +49,17 @@ def train_head(
     lr: float = 1e-3,
     weight_decay: float = 0.01,
 ) -> tuple[Tensor, list[float]]:
-    """Cross-entropy of scale·f·Wᵀ by full-batch AdamW from `weights` (K, d); the trained weights and the loss curve."""
+    """Cross-entropy of scale·f·Wᵀ by full-batch AdamW from `weights` (K, d); the trained weights and the loss curve.
+
+    Every class counts the same, however many pairs (m, d) have its label (m,): a pool's frequencies aren't a task's.
+    """
+    counts = torch.bincount(labels, minlength=len(weights))
+    balance = torch.where(counts > 0, 1 / counts.clamp_min(1), torch.zeros(()))
     weights = weights.clone().requires_grad_()
     optimizer = torch.optim.AdamW([weights], lr=lr, weight_decay=weight_decay)
     losses = []
     for _ in range(steps):
-        loss = F.cross_entropy(scale * images @ weights.T, labels)
+        loss = F.cross_entropy(scale * images @ weights.T, labels, weight=balance)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -65,7 +70,7 @@ def train_head(
 def real_linear(
     encoder: Encoder, task: Task, retrieved: Retrieved, *, per_class: int = 500, seed: int = 0
 ) -> LinearClassifier:
-    """REAL-Linear over the retrieved pairs that name exactly one class; classes none names keep their text.
+    """REAL-Linear over the retrieved pairs that name exactly one class; see `half_trained` for those few or none name.
 
     Raises RetroclipError if no caption names a class.
     """
@@ -76,11 +81,19 @@ def real_linear(
         )
     texts = class_texts(encoder, task)
     trained, losses = train_head(texts, retrieved.image_embeddings[rows], labels, encoder.logit_scale)
-    # A class without pairs was only ever pushed away: its half of the average is its text too.
-    present = torch.zeros(len(texts), dtype=torch.bool)
-    present[labels] = True
-    trained = torch.where(present[:, None], trained, texts)
-    classifier = LinearClassifier("real-linear", encoder, task.classes, 0.5 * texts + 0.5 * trained)
+    weights = half_trained(texts, trained, torch.bincount(labels, minlength=len(texts)))
+    classifier = LinearClassifier("real-linear", encoder, task.classes, weights)
     classifier.trained_parameters = texts.numel()
     classifier.history = [{"step": float(step), "loss": loss} for step, loss in enumerate(losses, 1)]
     return classifier
+
+
+def half_trained(texts: Tensor, trained: Tensor, counts: Tensor) -> Tensor:
+    """normalise(text_c + (n·w_c + ρ·text_c)/(n + 1)) for texts and trained weights w (K, d), n = `counts` (K,). (K, d)
+
+    REAL's average of both heads. In a class of n pairs its text, as long as trained weights are on average (ρ), counts
+    as one more of them [D]: a class without pairs was only ever pushed away, and one pair may be there by chance.
+    """
+    length = trained[counts > 0].norm(dim=1).mean()
+    share = (counts / (counts + 1))[:, None]
+    return F.normalize(texts + share * trained + (1 - share) * length * texts, dim=-1)

@@ -27,21 +27,30 @@ def centroids(images: Tensor, members: Tensor) -> Tensor:
 
 
 def stand_in_centroids(texts: Tensor, found: Tensor) -> Tensor:
-    """Centroids (K, d) for all classes: those without pairs (zero rows of `found`) get one guessed from their text [D].
+    """Centroids (K, d) as guessed from the class texts (K, d) alone [D]; `found` has zero rows for classes without any.
 
     Texts and images live in different cones: an image is nearer to any centroid than to any text, so a class that has
     only its text would never win against one that has a centroid. The guess is a line through the classes that have
-    both: mean centroid + ρ·(text − mean text), with ρ the least-squares slope.
+    both: mean centroid + ρ·(text − mean text), with ρ the least-squares slope. Where none has, it is the texts.
     """
     has = found.norm(dim=1) > 0
-    if has.all() or not has.any():
-        return found
+    if not has.any():
+        return texts
     centred_texts = texts - texts[has].mean(dim=0)
     centred = found[has] - found[has].mean(dim=0)
     spread = centred_texts[has].square().sum()
     slope = (centred_texts[has] * centred).sum() / spread if spread > 0 else torch.tensor(1.0)
-    guessed = F.normalize(found[has].mean(dim=0) + slope * centred_texts, dim=-1)
-    return torch.where(has[:, None], found, guessed)
+    return F.normalize(found[has].mean(dim=0) + slope * centred_texts, dim=-1)
+
+
+def shrunk_centroids(texts: Tensor, found: Tensor, counts: Tensor) -> Tensor:
+    """normalise((n·centroid + guess)/(n + 1)) for the n pairs of each class: the guess counts as one pair [D]. (K, d)
+
+    texts, found: (K, d), see `stand_in_centroids`; counts (K,). One pair that names a class by chance is little to go
+    by, and dozens outvote any guess.
+    """
+    share = (counts / (counts + 1))[:, None]
+    return F.normalize(share * found + (1 - share) * stand_in_centroids(texts, found), dim=-1)
 
 
 def membership(captions: list[tuple[str, ...]], task: Task) -> Tensor:
@@ -55,10 +64,11 @@ def membership(captions: list[tuple[str, ...]], task: Task) -> Tensor:
 def primed(encoder: Encoder, task: Task, retrieved: Retrieved, alpha: float = 0.5) -> LinearClassifier:
     """W_c = α·text_c + (1−α)·centroid of the retrieved pairs whose caption names the class (Neural Priming).
 
-    A class that no caption names falls back to its text, moved to where centroids are (`stand_in_centroids`); if none
-    is named at all, this is the zero-shot head.
+    A class that few captions name leans on its text, moved to where centroids are (`shrunk_centroids`); if none is
+    named at all, this is the zero-shot head.
     """
     texts = class_texts(encoder, task)
-    found = centroids(retrieved.image_embeddings, membership(retrieved.captions, task))
-    weights = F.normalize(alpha * texts + (1 - alpha) * stand_in_centroids(texts, found), dim=-1)
-    return LinearClassifier("primed", encoder, task.classes, weights)
+    members = membership(retrieved.captions, task)
+    found = centroids(retrieved.image_embeddings, members)
+    moved = shrunk_centroids(texts, found, members.sum(dim=0).float())
+    return LinearClassifier("primed", encoder, task.classes, F.normalize(alpha * texts + (1 - alpha) * moved, dim=-1))

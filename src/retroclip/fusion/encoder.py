@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -19,9 +20,18 @@ from retroclip.errors import ModelError
 from retroclip.fusion.base import Fusion
 from retroclip.fusion.centred import CentredMeanFusion
 from retroclip.fusion.mean import MeanFusion
-from retroclip.fusion.neighbours import Neighbours, as_own_neighbours, find_neighbours, has_captions
+from retroclip.fusion.neighbours import (
+    Neighbours,
+    as_own_neighbours,
+    find_neighbours,
+    gathered,
+    has_captions,
+    looked_at,
+)
 from retroclip.fusion.ram import RetrievalAugmentation
 from retroclip.fusion.reco import RecoFusion
+from retroclip.fusion.relevance import Density, as_relevant, relevance
+from retroclip.retrieval import neighbours as neighbours_of_pairs
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -46,6 +56,9 @@ class MemoryEncoder:
     `search` and `values` are RECO's ablation: uni-modal search looks among keys of the query's own modality (image →
     images), cross-modal values are the found pairs' embeddings of the other one (→ their texts). `values="query"` hands
     the fusion the query itself instead of neighbours: the same capacity without retrieval, a control.
+
+    `relevance` above 0 leaves a query as it is as far as its neighbours lie farther off than the memory's own pairs lie
+    from theirs (`fusion.relevance`, whose β it is): a memory about one task then leaves others alone [D].
     """
 
     def __init__(
@@ -58,12 +71,15 @@ class MemoryEncoder:
         *,
         search: str = "uni-modal",
         values: str = "cross-modal",
+        relevance: float = 0.0,
     ) -> None:
         memory.check_encoder(base)
         self.base, self.memory, self.fusion = base, memory, fusion
         fusion.eval()
         self.k, self.k_text, self.search, self.values = k, k_text or k, search, values
+        self.sharpness = 0.0 if values == "query" else relevance
         self.where = has_captions(memory)
+        self._density: Density | None = None
         self.history: Any = None
         self._texts: dict[str, Tensor] = {}
 
@@ -127,10 +143,52 @@ class MemoryEncoder:
             skip = None if exclude is None else exclude[start : start + batch]
             k = self.k if side == "image" else self.k_text
             found = self.neighbours(query, side, k=k, exclude=skip)
-            refined.append(
-                self.fusion(query, found.values, keys=found.keys, side=side, mask=found.mask, scores=found.scores)
-            )
+            refined.append(self.fused(query, found, side, self.relevant(found, side)))
         return torch.cat(refined)
+
+    def fused(self, query: Tensor, found: Neighbours, side: Modality, relevant: Tensor | None) -> Tensor:
+        """The fusion's answer for queries (n, d), as far as their neighbours are `relevant` (n,); None: fully."""
+        refined = self.fusion(query, found.values, keys=found.keys, side=side, mask=found.mask, scores=found.scores)
+        return refined if relevant is None else as_relevant(query, refined, relevant)
+
+    def relevant(self, found: Neighbours, side: Modality) -> Tensor | None:
+        """How far neighbours of modality `side`'s queries count, (n,) in [0, 1]; None where that isn't asked."""
+        if not self.sharpness:
+            return None
+        usual, spread = self.density.usual(side, found.ids), self.density.spread(side)
+        return relevance(found.scores, usual, spread, self.sharpness, found.mask)
+
+    @property
+    def density(self) -> Density:
+        """How near the memory's pairs lie to each other, from searches with the settings of this encoder."""
+        if self._density is None:
+            rows = self.memory.ids()[np.asarray(self.memory.has_text())]
+            self._density = Density(rows, self._own_neighbours)
+        return self._density
+
+    def _own_neighbours(self, rows: np.ndarray, side: Modality) -> tuple[Tensor, np.ndarray]:
+        queries, images = (self.memory.embeddings(rows, of=of) for of in (side, "image"))
+        found = self.others(queries, side, images=images, itself=rows)
+        return found.scores, found.ids
+
+    def others(self, queries: Tensor, side: Modality, *, images: Tensor, itself: np.ndarray | None) -> Neighbours:
+        """Neighbours of pairs that may be in the memory: without their own rows `itself` and copies of their `images`.
+
+        queries and images: (n, d), the pairs' embeddings of modality `side` and their images'.
+        """
+        k = self.k if side == "image" else self.k_text
+        if self.values == "query":
+            return as_own_neighbours(queries, k)
+        near = neighbours_of_pairs(
+            self.memory,
+            self.fusion.asking(queries, side),
+            by=looked_at(side, self.search),
+            k=k,
+            where=self.where,
+            exclude_self_ids=itself,
+            images=images,
+        )
+        return gathered(self.memory, near.ids, near.scores, side=side, values=self.values)
 
     def neighbours(
         self, queries: Tensor, side: Modality, *, k: int, exclude: Sequence[Any] | None = None
@@ -148,7 +206,8 @@ class MemoryEncoder:
 
     @property
     def _settings(self) -> dict[str, Any]:
-        return {"k": self.k, "k_text": self.k_text, "search": self.search, "values": self.values}
+        settings = {"k": self.k, "k_text": self.k_text, "search": self.search, "values": self.values}
+        return settings | {"relevance": self.sharpness}
 
     def save(self, directory: str | Path) -> Path:
         """Write the fusion, and the base encoder in `base/`; returns the folder, which `retroclip.load` opens.

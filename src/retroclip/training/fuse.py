@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from retroclip.errors import MemoryStoreError
 from retroclip.fusion import Fusion, MemoryEncoder, Neighbours, build_fusion
-from retroclip.fusion.neighbours import as_own_neighbours, gathered, looked_at
-from retroclip.retrieval import neighbours
+from retroclip.fusion.relevance import as_relevant
 from retroclip.training.loop import fit
 from retroclip.training.losses import class_aware_loss, reco_loss
 
@@ -25,14 +24,20 @@ if TYPE_CHECKING:
     from retroclip.memory.memory import Modality
 
 SIDES: tuple[Modality, ...] = ("image", "text")
+RELEVANCE = 0.5
+"""β of `fusion.relevance` for RECO's identity start, chosen on slices of `train` (docs/decisions.md)."""
 
 
 @dataclass
 class FusionExamples:
-    """Training pairs with both embeddings (m, d), their neighbours on each side, and `labels` (m,), one a text."""
+    """Training pairs with both embeddings (m, d), their neighbours on each side, and `labels` (m,), one a text.
+
+    `relevant`: how far each side's neighbours count (m,), see `MemoryEncoder.relevant`.
+    """
 
     embeddings: dict[Modality, Tensor]
     neighbours: dict[Modality, Neighbours]
+    relevant: dict[Modality, Tensor | None]
     labels: Tensor
 
     def batches(self, batch_size: int, seed: int) -> Callable[[int], Iterator[Tensor]]:
@@ -60,10 +65,11 @@ class FusionObjective(nn.Module):
         query = self._examples.embeddings[side][rows]
         if side not in self.fusion.sides:
             return query
-        near = self._examples.neighbours[side]
-        return self.fusion(
+        near, relevant = self._examples.neighbours[side], self._examples.relevant[side]
+        refined = self.fusion(
             query, near.values[rows], keys=near.keys[rows], side=side, mask=near.mask[rows], scores=near.scores[rows]
         )
+        return refined if relevant is None else as_relevant(query, refined, relevant[rows])
 
     def forward(self, rows: Tensor) -> dict[str, Tensor]:
         v, t = (self._examples.embeddings[side][rows] for side in SIDES)
@@ -87,6 +93,7 @@ def fuse(
     k_text: int | None = None,
     search: str = "uni-modal",
     values: str = "cross-modal",
+    relevance: float | None = None,
     epochs: int = 10,
     batch_size: int = 4096,
     lr: float = 1e-3,
@@ -103,18 +110,22 @@ def fuse(
     `train` is another Memory (made by the same encoder) or sources of pairs to train on; default: the memory's own
     pairs, each without itself and its near-duplicates (image cosine > 0.95) among its neighbours. `options` go to the
     fusion (`init`, `heads`, `weight`, …); `anchor` is the weight decay towards where it starts,
-    for init="identity" [D]. `search` and `values`: see `MemoryEncoder`.
+    for init="identity" [D]. `search`, `values` and `relevance`: see `MemoryEncoder`; by default `RELEVANCE` for
+    init="identity" and 0 for everything else, as published.
 
     Raises MemoryStoreError if the memory was made by another model or has no captions.
     """
     torch.manual_seed(seed)
     fusion = build_fusion(kind, dim=encoder.dim, **options)
     fusion.prepare(memory)
-    fused = MemoryEncoder(encoder, memory, fusion, k=k, k_text=k_text, search=search, values=values)
+    identity = fusion.options.get("init") == "identity"
+    settings: dict[str, Any] = {"k": k, "k_text": k_text, "search": search, "values": values}
+    settings["relevance"] = (RELEVANCE if identity else 0.0) if relevance is None else relevance
+    fused = MemoryEncoder(encoder, memory, fusion, **settings)
     if not fused.trained_parameters:
         return fused
     examples = fusion_examples(fused, encoder, memory, train)
-    pulled = anchor if fusion.options.get("init") == "identity" else 0.0
+    pulled = anchor if identity else 0.0
     steps = epochs * -(-len(examples.labels) // batch_size)
     fused.history = fit(
         FusionObjective(fusion, examples, encoder.logit_scale, pulled),
@@ -158,26 +169,12 @@ def _examples_of(fused: MemoryEncoder, pairs: Memory, *, own: bool) -> FusionExa
     if not len(ids):
         raise MemoryStoreError("none of the pairs to train the fusion on has a caption: add captions, or name others")
     embeddings = {side: pairs.embeddings(ids, of=side) for side in SIDES}
-    near = {side: _near(fused, embeddings, side, ids if own else None) for side in fused.fusion.sides}
+    itself, images = ids if own else None, embeddings["image"]
+    near = {side: fused.others(embeddings[side], side, images=images, itself=itself) for side in fused.fusion.sides}
+    if own:
+        for side, found in near.items():
+            fused.density.remember(side, ids, found.scores, found.ids)
+    relevant = {side: fused.relevant(found, side) for side, found in near.items()}
     texts = pairs.take(ids, ["captions"])["captions"].to_pylist()
     number = {text: label for label, text in enumerate(dict.fromkeys(map(tuple, texts)))}
-    return FusionExamples(embeddings, near, torch.tensor([number[tuple(text)] for text in texts]))
-
-
-def _near(
-    fused: MemoryEncoder, embeddings: dict[Modality, Tensor], side: Modality, itself: np.ndarray | None
-) -> Neighbours:
-    """What the fusion gets to see in training: no pair is its own neighbour, nor are other copies of its picture."""
-    k = fused.k if side == "image" else fused.k_text
-    if fused.values == "query":
-        return as_own_neighbours(embeddings[side], k)
-    found = neighbours(
-        fused.memory,
-        fused.fusion.asking(embeddings[side], side),
-        by=looked_at(side, fused.search),
-        k=k,
-        where=fused.where,
-        exclude_self_ids=itself,
-        images=embeddings["image"],
-    )
-    return gathered(fused.memory, found.ids, found.scores, side=side, values=fused.values)
+    return FusionExamples(embeddings, near, relevant, torch.tensor([number[tuple(text)] for text in texts]))
