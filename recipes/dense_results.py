@@ -68,7 +68,7 @@ def measure(data: Path, name: str, encoder: Any, work: Path) -> Result:
 
 def line(name: str, result: Result) -> str:
     """A row of the table: every metric with its interval, and the baselines."""
-    intervals = {result.metric: result.interval, "top1": result.top1_interval, **result.intervals}
+    intervals = {"top1": result.top1_interval, result.metric: result.interval, **result.intervals}
     shown = [
         f"{metric} {percent(value)}" + (f" ({interval_of(intervals[metric])})" if intervals.get(metric) else "")
         for metric, value in result.metrics.items()

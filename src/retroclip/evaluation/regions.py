@@ -6,7 +6,7 @@ section 5; RA-CLIP's supplementary).
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ def evaluate_regions(
     own = ~data.crowd
     outcome = Outcome.from_logits(logits[own], data.labels[own], keep_scores=False)
     truth = Boxes(data.image_of, data.labels, data.boxes, crowd=data.crowd)
-    shape = {"n_images": len(data), "n_classes": len(task.classes)}
+    shape: dict[str, Any] = {"n_images": len(data), "n_classes": len(task.classes)}
     # Log-probabilities: the same order as probabilities, without their ties at 0.
     detections = verified_only(data, every_class(data, own, log_softmax(logits[own])))
     ap = coco_average_precision(truth, detections, **shape)
