@@ -12,10 +12,10 @@ STAMP := $(VENV)/.installed-$(shell cksum < pyproject.toml | tr ' ' '-')
 RUN := PYTHONPATH=src $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench results clean
+.PHONY: help setup demo test lint bench bench-memory results clean
 
 help:
-	@echo "make setup | demo | test | lint | bench | results | clean"
+	@echo "make setup | demo | test | lint | bench | bench-memory | results | clean"
 
 setup: $(STAMP)
 
@@ -40,6 +40,9 @@ lint: setup
 
 bench: setup
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(RUN) $$script; done
+
+bench-memory: setup
+	@set -e; for name in import embed index; do script=benchmarks/bench_$$name.py; test ! -f $$script || { echo "== $$script"; $(RUN) $$script; }; done
 
 results: setup
 	@$(RUN) recipes/results.py $(DATA)

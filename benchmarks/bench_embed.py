@@ -24,7 +24,7 @@ COUNT, SIZE, MODEL = 1024, (500, 375), "ViT-B-32"
 KINDS = {"image": "img_emb", "text": "text_emb"}
 PEER = ("clip-retrieval==2.45.0", "setuptools<80")
 PEER_SCRIPT = """
-import sys, time
+import os, sys, time
 from clip_retrieval.clip_inference import worker
 from clip_retrieval.clip_inference.main import main
 from clip_retrieval.clip_inference.runner import Runner
@@ -35,24 +35,24 @@ class Timed(Runner):
     def __call__(self, i):
         build, began = self.logger_builder, []
         def logger(i):  # built when the models are loaded
-            began.append(time.perf_counter())
+            began.extend([time.perf_counter(), sum(os.times()[:4])])
             return build(i)
         self.logger_builder = logger
         super().__call__(i)
-        seconds.append(time.perf_counter() - began[0])
+        seconds.extend([time.perf_counter() - began[0], sum(os.times()[:4]) - began[1]])
 
 worker.Runner = Timed
 main(sys.argv[1], sys.argv[2], input_format="webdataset", clip_model=sys.argv[3], wds_number_file_per_input_file=1024)
-print("SECONDS", sum(seconds))
+print("SECONDS", *seconds)
 """
 OWN_SCRIPT = """
-import sys, time
+import os, sys, time
 import retroclip
 
 encoder = retroclip.load(sys.argv[3])
-start = time.perf_counter()
+start, used = time.perf_counter(), sum(os.times()[:4])
 retroclip.Memory.create(sys.argv[2], encoder, sys.argv[1])
-print("SECONDS", time.perf_counter() - start, encoder.precision)
+print("SECONDS", time.perf_counter() - start, sum(os.times()[:4]) - used, encoder.precision)
 """
 
 
@@ -80,13 +80,14 @@ def peer_python(folder: Path) -> Path:
     return python
 
 
-def seconds_of(python: str | Path, script: str, *arguments: object) -> tuple[float, str]:
+def seconds_of(python: str | Path, script: str, *arguments: object) -> tuple[float, float, str]:
+    """Seconds, seconds of processor time (of all processes), and what else the script said."""
     command = [str(python), "-c", script, *map(str, arguments)]
     ran = subprocess.run(command, check=False, capture_output=True, text=True)
     told = [line.split() for line in ran.stdout.splitlines() if line.startswith("SECONDS")]
     if ran.returncode or not told:
         raise SystemExit(f"{python} failed:\n{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}")
-    return float(told[0][1]), " ".join(told[0][2:])
+    return float(told[0][1]), float(told[0][2]), " ".join(told[0][3:])
 
 
 def smallest_cosine(peer: Path, memory: Path, kind: str) -> float:
@@ -115,15 +116,15 @@ def main() -> None:
         torch.save(open_clip.create_model(MODEL).state_dict(), folder / "random.pt")
         make_tar(folder / "pairs.tar")
         python = peer_python(chosen or folder / "venv")
-        own, precision = seconds_of(
+        own, own_used, precision = seconds_of(
             sys.executable, OWN_SCRIPT, folder / "pairs.tar", folder / "memory", f"{MODEL}@{folder / 'random.pt'}"
         )
         model = f"open_clip:{MODEL}/{folder / 'random.pt'}"
-        peer, _ = seconds_of(python, PEER_SCRIPT, folder / "pairs.tar", folder / "peer", model)
+        peer, peer_used, _ = seconds_of(python, PEER_SCRIPT, folder / "pairs.tar", folder / "peer", model)
         cosines = {kind: smallest_cosine(folder / "peer", folder / "memory", kind) for kind in ("image", "text")}
     print(
         f"{COUNT} pairs, {MODEL} in {precision}: retroclip {COUNT / own:.1f} pairs/s, "
-        f"clip-retrieval {COUNT / peer:.1f}, ratio {peer / own:.2f}; "
+        f"clip-retrieval {COUNT / peer:.1f}, ratio {peer / own:.2f} (of processor time {peer_used / own_used:.2f}); "
         f"smallest cosine: images {cosines['image']:.5f}, texts {cosines['text']:.5f}"
     )
 
