@@ -12,10 +12,12 @@ from typing import TextIO
 
 import torch
 
-from retroclip.classifiers import Classifier
+from retroclip.classifiers import CalibratedClassifier, Classifier, fit_temperature, threshold_for
 from retroclip.encoders import Encoder
-from retroclip.errors import BadImageError, SourceError
+from retroclip.errors import BadImageError, ModelError, SourceError
+from retroclip.evaluation import Samples
 from retroclip.evaluation.classification import head
+from retroclip.evaluation.metrics import expected_calibration_error
 from retroclip.memory import Memory
 from retroclip.methods import MethodContext, get_method
 from retroclip.pairs import decode_image
@@ -23,6 +25,7 @@ from retroclip.pairs.image import IMAGE_SUFFIXES
 from retroclip.tasks import Task
 
 NONE = "none"
+LEAST_LABELLED = 20
 COLUMNS = ("file", "class", "probability")
 
 
@@ -68,6 +71,60 @@ def default_method(memory: Memory | None) -> str:
     return "zero-shot" if memory is None else "primed"
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What was fitted on n labelled images: their accuracy, calibration error before and after, and the threshold.
+
+    The error after is that on the half of the images which the temperature it is measured with was not fitted on, both
+    ways round. `answered` is the share of the images at or above the threshold.
+    """
+
+    temperature: float
+    n: int
+    accuracy: float
+    error_before: float
+    error_after: float
+    threshold: float = 0.0
+    answered: float = 1.0
+
+
+def calibrate(
+    classifier: Classifier, labelled: Samples, *, max_error: float | None = None
+) -> tuple[CalibratedClassifier, Calibration]:
+    """A classifier whose probabilities fit labelled images, which should not be among those to be judged later.
+
+    With `max_error` a threshold is chosen at which at most that share of its answers on these images is wrong. Raises
+    SourceError for fewer than `LEAST_LABELLED` images, or images with several labels.
+    """
+    if labelled.several or len(labelled) < LEAST_LABELLED:
+        what = "has several labels an image" if labelled.several else f"has {len(labelled)} images"
+        raise SourceError(
+            f"{labelled.dataset} {what}: calibration needs {LEAST_LABELLED} and more, with one label each"
+        )
+    with torch.no_grad():
+        logits = classifier(labelled.embed(classifier.encoder)).float()
+    labels = torch.from_numpy(labelled.labels)
+    # Drawn, since data often comes in an order.
+    halves = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)) % 2 == 0
+    crossed = torch.empty_like(logits)
+    for half in (halves, ~halves):
+        crossed[~half] = logits[~half] / fit_temperature(logits[half], labels[half])
+    temperature = fit_temperature(logits, labels)
+    correct = logits.argmax(dim=1) == labels
+    unseen, confidence = (each.softmax(dim=1).amax(dim=1) for each in (crossed, logits / temperature))
+    threshold = 0.0 if max_error is None else threshold_for(confidence, correct, max_error)
+    found = Calibration(
+        temperature=temperature,
+        n=len(labels),
+        accuracy=float(correct.float().mean()),
+        error_before=expected_calibration_error(logits.softmax(dim=1).amax(dim=1).numpy(), correct.numpy()),
+        error_after=expected_calibration_error(unseen.numpy(), correct.numpy()),
+        threshold=threshold,
+        answered=float((confidence >= threshold).float().mean()),
+    )
+    return CalibratedClassifier(classifier, temperature), found
+
+
 def predict_files(
     classifier: Classifier, files: Sequence[Path], *, min_confidence: float = 0.0, batch_size: int = 64
 ) -> Iterator[Prediction]:
@@ -93,6 +150,8 @@ def predict_files(
                     yield Prediction(file, error=str(item))
                     continue
                 probability, index = next(rows).max(dim=0)
+                if not torch.isfinite(probability):
+                    raise ModelError(f"the model gave no finite score for {file}: check its weights")
                 sure = float(probability) >= min_confidence
                 yield Prediction(file, classifier.classes[int(index)] if sure else NONE, float(probability))
 

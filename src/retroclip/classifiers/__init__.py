@@ -1,6 +1,7 @@
 """Classifiers over a frozen encoder: zero-shot, primed, cache adapters, linear heads, probes: all `Classifier`s."""
 
 from retroclip.classifiers.cache import CacheClassifier, tip_adapter, tip_x
+from retroclip.classifiers.calibration import CalibratedClassifier, fit_temperature, threshold_for
 from retroclip.classifiers.classifier import Classifier, LinearClassifier
 from retroclip.classifiers.linear import real_linear
 from retroclip.classifiers.naming import memory_captions, most_frequent_names, real_prompt
@@ -10,9 +11,11 @@ from retroclip.classifiers.zero_shot import class_texts, zero_shot
 
 __all__ = [
     "CacheClassifier",
+    "CalibratedClassifier",
     "Classifier",
     "LinearClassifier",
     "class_texts",
+    "fit_temperature",
     "linear_probe",
     "memory_captions",
     "most_frequent_names",
@@ -20,6 +23,7 @@ __all__ = [
     "real_linear",
     "real_prompt",
     "sgd_probe",
+    "threshold_for",
     "tip_adapter",
     "tip_x",
     "zero_shot",

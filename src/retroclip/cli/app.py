@@ -13,6 +13,7 @@ from retroclip.cli import (
     customize,
     demo,
     evaluate,
+    export,
     fuse,
     memory,
     models,
@@ -42,6 +43,7 @@ app.command(train.train)
 app.command(evaluate.evaluate)
 app.command(compare.compare)
 app.command(predict.predict)
+app.command(export.export)
 app.command(report.report)
 
 

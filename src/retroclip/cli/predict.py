@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
+from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.options import Method, ModelReference
 from retroclip.cli.terminal import say
 
@@ -18,7 +19,9 @@ def predict(
     *,
     memory: Path | None = None,
     method: Method = None,
-    min_confidence: Annotated[float, Parameter(help="Below this probability the class is `none`.")] = 0.0,
+    min_confidence: Annotated[float | None, Parameter(help="Below this probability the class is `none`.")] = None,
+    calibrate: str | None = None,
+    max_error: Annotated[float | None, Parameter(validator=validators.Number(gte=0, lt=1))] = None,
     out: Annotated[Path | None, Parameter(help="A file instead of stdout.")] = None,
 ) -> int:
     """Classify images into a CSV: file, class, probability.
@@ -33,16 +36,35 @@ def predict(
         Image files and folders of them.
     memory
         The memory to use, for methods that need one.
+    calibrate
+        Labelled images (`photos.parquet#train`, a folder of class folders) to which the probabilities are fitted.
+    max_error
+        Instead of --min-confidence: the class is `none` where, by those labelled images, more than this share of the
+        answers would be wrong.
     """
+    if max_error is not None and (calibrate is None or min_confidence is not None):
+        raise WrongUsageError("predict: --max-error needs --calibrate, and goes without --min-confidence")
     from retroclip.encoders import load
+    from retroclip.evaluation import load_samples
     from retroclip.memory import Memory
     from retroclip.prediction import build_classifier, find_images, predict_files, write_csv
+    from retroclip.prediction import calibrate as calibrated
     from retroclip.tasks import Task
 
     files, loaded = find_images(images), Task.load(task)
     opened = Memory.open(memory) if memory else None
     classifier = build_classifier(load(model), loaded, method=method, memory=opened)
-    predictions = predict_files(classifier, files, min_confidence=min_confidence)
+    threshold = min_confidence or 0.0
+    if calibrate is not None:
+        classifier, found = calibrated(classifier, load_samples(loaded, calibrate), max_error=max_error)
+        say(
+            f"calibrated on {found.n} images: accuracy {100 * found.accuracy:.1f} %, calibration error"
+            f" {100 * found.error_before:.1f} to {100 * found.error_after:.1f} %, temperature {found.temperature:.3g}"
+        )
+        if max_error is not None:
+            threshold = found.threshold
+            say(f"answers from a probability of {threshold:.3f} on: {100 * found.answered:.1f} % of those images")
+    predictions = predict_files(classifier, files, min_confidence=threshold)
     unreadable = write_csv(predictions, sys.stdout if out is None else out, tell=say)
     if unreadable:
         say(f"{unreadable} of {len(files)} images could not be read")

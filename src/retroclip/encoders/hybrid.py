@@ -54,7 +54,8 @@ class ConvFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
-        if images.device.type != "cpu" or len(images) <= CPU_CHUNK:
+        # Traced for export, batches of any size must take one way.
+        if images.device.type != "cpu" or torch.compiler.is_compiling() or len(images) <= CPU_CHUNK:
             return self.net.forward_features(images)
         return torch.cat([self.net.forward_features(part) for part in images.split(CPU_CHUNK)])
 

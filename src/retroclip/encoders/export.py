@@ -1,0 +1,132 @@
+"""An image tower as ONNX, alone or with the classes of a task, checked against the model it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from retroclip.encoders.saving import appearing_whole
+from retroclip.errors import ModelError
+
+if TYPE_CHECKING:
+    from retroclip.encoders.encoder import Encoder
+
+MODEL_FILE, CARD_FILE = "model.onnx", "card.json"
+TOLERANCE = 1e-4
+"""Largest difference of any number to the model's own in fp32."""
+OPSET = 18
+CHECKED = (1, 3)  # batch sizes
+
+
+class ImageToProbabilities(nn.Module):
+    """Preprocessed pixels (B, 3, H, W) → unit-norm embeddings (B, d), and probabilities (B, K) where there are classes.
+
+    `weights` (K, d) and `bias` (K,) give the logits of embeddings.
+    """
+
+    def __init__(self, model: Any, weights: Tensor | None, bias: Tensor | None) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("weights", weights)
+        self.register_buffer("bias", bias)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        embedding = nn.functional.normalize(self.model.encode_image(pixels), dim=-1)
+        if self.weights is None:
+            return (embedding,)
+        logits = embedding @ self.weights.T
+        return embedding, (logits if self.bias is None else logits + self.bias).softmax(dim=-1)
+
+
+def export_onnx(
+    encoder: Encoder,
+    directory: str | Path,
+    *,
+    weights: Tensor | None = None,
+    bias: Tensor | None = None,
+    classes: Sequence[str] = (),
+) -> float:
+    """Write `model.onnx` and `card.json` (preprocessing, classes) to a directory that appears whole.
+
+    Returns the largest difference to the model in fp32, over random images in batches of 1 and 3. Raises ModelError for
+    a model that consults a memory, one that can't be traced, a difference over `TOLERANCE`, and without onnxruntime.
+    """
+    if getattr(encoder, "memory", None) is not None:
+        raise ModelError(f"{encoder.name} consults a memory, which ONNX can't hold: export the model beneath it")
+    _required()
+    exact = encoder.copy(precision="fp32")
+    module = ImageToProbabilities(exact.model, weights, bias).eval().cpu()
+    height, width = _size(encoder)
+    names = ["embedding"] + (["probability"] if weights is not None else [])
+    card = {
+        "inputs": {"pixels": ["batch", 3, height, width]},
+        "outputs": names,
+        "preprocessing": encoder.preprocess_cfg,
+        "classes": list(classes),
+        "model": encoder.name,
+        "fingerprint": encoder.fingerprint,
+    }
+    with appearing_whole(directory) as scratch:
+        _write(module, (height, width), names, scratch / MODEL_FILE)
+        difference = largest_difference(module, scratch / MODEL_FILE, (height, width))
+        if not difference <= TOLERANCE:
+            raise ModelError(f"the exported model differs by {difference:.1e} (allowed: {TOLERANCE:.0e}): not written")
+        # Marks the directory as ours, so that a second export may replace it.
+        (scratch / "retroclip.json").write_text(json.dumps({"format": 1, "kind": "onnx"}) + "\n", encoding="utf-8")
+        card["largest_difference"] = difference
+        (scratch / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return difference
+
+
+def largest_difference(module: nn.Module, file: Path, size: tuple[int, int]) -> float:
+    """The largest absolute difference between a module's outputs and those of its ONNX file, on random pixels."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    found = 0.0
+    generator = torch.Generator().manual_seed(0)
+    for batch in CHECKED:
+        pixels = torch.randn(batch, 3, *size, generator=generator)
+        with torch.no_grad():
+            expected = module(pixels)
+        for ours, theirs in zip(expected, session.run(None, {"pixels": pixels.numpy()}), strict=True):
+            found = max(found, float((ours - torch.from_numpy(theirs)).abs().max()))
+    return found
+
+
+def _write(module: nn.Module, size: tuple[int, int], names: list[str], file: Path) -> None:
+    try:
+        torch.onnx.export(
+            module,
+            (torch.zeros(2, 3, *size),),
+            str(file),
+            input_names=["pixels"],
+            output_names=names,
+            dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1, max=4096)}},
+            opset_version=OPSET,
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+    except Exception as error:  # the exporter raises whatever it meets
+        first = " ".join(str(error).split())[:160] or type(error).__name__
+        raise ModelError(f"this model can't be exported as ONNX ({type(error).__name__}: {first})") from error
+
+
+def _required() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ModelError(f"ONNX needs the package {error.name}: pip install 'retroclip[onnx]'") from None
+
+
+def _size(encoder: Encoder) -> tuple[int, int]:
+    size = encoder.preprocess_cfg["size"]
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
