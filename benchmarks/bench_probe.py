@@ -43,9 +43,8 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(given.classes, DIM, generator=generator)
     (features, labels), held, test = (draw(n, centres, generator) for n in (given.rows, HELD_OUT, TEST))
-    print(
-        f"{given.rows} x {DIM}, {given.classes} classes, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
-    )
+    size = f"{given.rows} x {DIM}, {given.classes} classes"
+    print(f"{size}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
 
     def accuracy(weights: Tensor, bias: Tensor) -> float:
         return float(((test[0] @ weights.T + bias).argmax(1) == test[1]).double().mean())

@@ -8,7 +8,7 @@ import pytest
 import retroclip
 
 VERBS = ["demo", "models", "tasks", "memory", "retrieve", "customize", "fuse", "train"]
-VERBS += ["evaluate", "compare", "predict", "report"]
+VERBS += ["evaluate", "compare", "predict", "export", "report"]
 
 
 def test_help_lists_every_verb(run):

@@ -1,4 +1,4 @@
-"""Probabilities that can be believed, and when to answer: both fitted on labelled images that are not the evaluated ones."""
+"""Probabilities that can be believed, and when to answer: fitted on labelled images that are not the evaluated ones."""
 
 from __future__ import annotations
 

@@ -29,6 +29,9 @@ class ImageToProbabilities(nn.Module):
     `weights` (K, d) and `bias` (K,) give the logits of embeddings.
     """
 
+    weights: Tensor | None
+    bias: Tensor | None
+
     def __init__(self, model: Any, weights: Tensor | None, bias: Tensor | None) -> None:
         super().__init__()
         self.model = model
@@ -63,7 +66,7 @@ def export_onnx(
     module = ImageToProbabilities(exact.model, weights, bias).eval().cpu()
     height, width = _size(encoder)
     names = ["embedding"] + (["probability"] if weights is not None else [])
-    card = {
+    card: dict[str, Any] = {
         "inputs": {"pixels": ["batch", 3, height, width]},
         "outputs": names,
         "preprocessing": encoder.preprocess_cfg,
