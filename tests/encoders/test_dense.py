@@ -184,3 +184,10 @@ def test_towers_of_another_kind_are_refused(fresh):
     encoder.model.visual = torch.nn.Identity()
     with pytest.raises(ModelError, match="no dense features from a Identity"):
         dense_map(encoder, pixels())
+
+
+def test_numbers_that_are_not_finite_stop(fresh):
+    encoder = fresh("vit")
+    encoder.model.visual.proj.data[0, 0] = float("nan")
+    with pytest.raises(ModelError, match="aren't finite"):
+        dense_map(encoder, pixels())

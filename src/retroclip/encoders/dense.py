@@ -43,7 +43,8 @@ def dense_map(encoder: Encoder, pixels: Tensor, *, residual: bool = True) -> Den
     """Patch embeddings of preprocessed pixels (B, 3, H, W), float32 on the CPU.
 
     `residual`: whether a ViT's last block adds its value to its input (the authors' code) or replaces it (the text of
-    the paper, section 3.2). Raises ModelError for towers that end in some other way than those above.
+    the paper, section 3.2). Raises ModelError for towers that end in some other way than those above, and for
+    numbers that aren't finite.
     """
     tower: Any = getattr(encoder.model, "visual", None)
     pixels = pixels.to(encoder.device, DTYPES[encoder.precision])
@@ -58,6 +59,8 @@ def dense_map(encoder: Encoder, pixels: Tensor, *, residual: bool = True) -> Den
             features, keys = _timm_map(tower, pixels), None
         else:
             raise ModelError(f"{encoder.name}: no dense features from a {type(tower).__name__} image tower")
+    if not bool(torch.isfinite(features).all()):
+        raise ModelError(f"{encoder.name} gave dense features that aren't finite: its weights are damaged")
     return DenseMap(F.normalize(features.float(), dim=-1).cpu(), None if keys is None else keys.float().cpu())
 
 
