@@ -42,7 +42,8 @@ def write_figures(recipe: Any, history: History, folder: Path, name: str) -> Non
     plot_training(history.rows, folder / f"{name}.png")
     if recipe.figure is not None:
         encoder = load(recipe.out, precision="fp32")
-        pairs = sample_pairs(f"{recipe.data / recipe.figure.file}", recipe.figure.count)
+        source = Path(recipe.figure.file)
+        pairs = sample_pairs(str(source if source.exists() else recipe.data / source), recipe.figure.count)
         images = encoder.encode_images([pair.image for pair in pairs if pair.image])
         texts = encoder.encode_texts([str(pair.caption) for pair in pairs])
         plot_similarities(pairs, texts @ images.T, folder / f"{name}-pairs.png")

@@ -34,7 +34,10 @@ class Watched(BaseModel):
 
 
 class Figure(BaseModel):
-    """A matrix of cosines between sample pairs, drawn at the end: `count` captioned rows of `file`."""
+    """A matrix of cosines between sample pairs, drawn at the end: `count` captioned rows of `file`, here or in `data`.
+
+    The figure shows the pictures: for one that is published, name openly licensed ones.
+    """
 
     model_config = ConfigDict(extra="forbid")
     file: str
