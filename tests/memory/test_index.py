@@ -89,6 +89,8 @@ def test_a_wrong_description_is_told(memory, content, message):
         fresh.search(torch.ones(16))
     assert "\n" not in str(raised.value)
     assert len(fresh.verify()) == 1
+    fresh.index("flat")
+    assert fresh.verify() == []
 
 
 def test_an_index_of_the_first_layout_counts_as_none(memory):

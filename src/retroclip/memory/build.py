@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from retroclip.errors import MemoryStoreError
 from retroclip.memory.arrays import new_arrays
 from retroclip.memory.index import IndexFolder, KeyIndex, OpenIndex, Searchable, stored_rows
 from retroclip.memory.kinds import FaissIndex, add_rows, build_faiss, faiss
@@ -73,7 +74,7 @@ def _extensible(folder: IndexFolder, name: str, version: int, plan: Plan, live: 
         if entry is None or entry.kind != plan.kind or folder.problem(entry):
             return None
         present = folder.open(name, version)
-    except (RuntimeError, ValueError):
+    except MemoryStoreError:
         return None
     if present is None or (plan.kind == "factory" and entry.factory != plan.factory):
         return None

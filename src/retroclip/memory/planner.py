@@ -11,7 +11,7 @@ from retroclip.memory.exact import fast_bf16
 from retroclip.memory.lists import default_lists
 
 EXACT_ROWS = 100_000
-"""Up to here one matrix product is as fast as any index, and exact."""
+"""Up to here exact search takes a few milliseconds a query and no index has to be kept up to date."""
 NAMES = ("auto", "exact", "flat", "hnsw", "ivf", "ivfpq")
 # Seconds a row and dimension on two cores of the machine of docs/decisions.md; an estimate, shown before a build.
 SECONDS = {"exact": 0.0, "flat": 4e-9, "hnsw": 3e-7, "ivf": 4e-8, "ivfpq": 2e-7}
