@@ -23,6 +23,7 @@ def test_resampled_values_equal_the_metric_on_drawn_samples(metric):
         "top1": metrics.top1,
         "mean-per-class": metrics.mean_per_class,
         "map11": metrics.map11,
+        "map": metrics.mean_average_precision,
         "roc-auc": metrics.roc_auc,
     }[metric]
     draws = [np.repeat(np.arange(150), row) for row in counts]
