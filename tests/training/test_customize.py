@@ -5,12 +5,13 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from retroclip.classifiers import class_texts, zero_shot
 from retroclip.encoders import gate_parameters, load
 from retroclip.errors import RetroclipError
 from retroclip.training import customize
-from retroclip.training.customize import Contrast, Terms
+from retroclip.training.customize import Contrast, Terms, named_classification
 from retroclip.training.examples import prepare
 from retroclip.training.losses import class_aware_loss
 from retroclip.training.pseudo import pseudo_labelled
@@ -241,3 +242,20 @@ def test_an_unknown_tuning_names_the_known_ones(encoder, retrieved):
         customize(encoder, retrieved, tuning="gated")
     with pytest.raises(RetroclipError, match="choose one of class, named, caption"):
         customize(encoder, retrieved, positives="labels")
+
+
+def test_named_classification_weighs_classes_not_pairs():
+    generator = torch.Generator().manual_seed(0)
+    u, prompts = (F.normalize(torch.randn(n, 8, generator=generator), dim=-1) for n in (5, 3))
+    named, trust, scale = torch.tensor([0, 0, 1, -1, 0]), torch.tensor([1.0, 0.5, 1.0, 0.0, 1.0]), torch.tensor(7.0)
+    counts = torch.tensor([6, 2, 0])
+    shares = {0: 4 / 6 * 6 / 7, 1: 2 / 3}  # the mean of 6 and 2 is 4; class 2 has no pair and is no candidate
+    expected = 0.0
+    for row, label in enumerate(named.tolist()):
+        if label >= 0:
+            loss = -(scale * prompts[:2] @ u[row]).log_softmax(0)[label]
+            expected += float(loss * trust[row]) * shares[label]
+    found = named_classification(u, prompts, named, trust, scale, counts)
+    assert float(found) == pytest.approx(expected / 5, rel=1e-5)
+    nobody = named_classification(u, prompts, torch.full((5,), -1), torch.zeros(5), scale, torch.zeros(3).long())
+    assert float(nobody) == 0

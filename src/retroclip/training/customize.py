@@ -74,11 +74,13 @@ class Terms:
 class Contrast(nn.Module):
     """The loss of a batch of `Examples`. Only what is trained is registered, and so optimised and checkpointed."""
 
-    def __init__(self, towers: Towers, prompts: Tensor, terms: Terms) -> None:
+    def __init__(self, towers: Towers, prompts: Tensor, terms: Terms, counts: Tensor | None = None) -> None:
+        """`counts` (K,): how many of all pairs name each class alone, for the `class_texts` term."""
         super().__init__()
         self.trained = nn.ParameterList(towers.trained())
         self.bias = nn.Parameter(torch.zeros((), device=towers.encoder.device)) if terms.loss == "sigmoid" else None
         self._towers, self._prompts, self._terms = (towers,), prompts, terms
+        self._counts = torch.ones(len(prompts)) if counts is None else counts
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         (towers,), terms = self._towers, self._terms
@@ -95,7 +97,7 @@ class Contrast(nn.Module):
         if terms.class_texts or terms.distillation:
             prompts = towers.text(self._prompts)
         if terms.class_texts:
-            values["classes"] = trusted_classification(u, prompts, named, trust, scale)
+            values["classes"] = named_classification(u, prompts, named, trust, scale, self._counts.to(u.device))
             loss = loss + terms.class_texts * values["classes"]
         if terms.distillation:
             rest = 1 - trust
@@ -122,10 +124,20 @@ class Contrast(nn.Module):
             self.bias.fill_(balanced_bias(towers.scale() * u @ v.T, self._positive(batch, v)))
 
 
-def trusted_classification(u: Tensor, prompts: Tensor, named: Tensor, trust: Tensor, scale: Tensor) -> Tensor:
-    """iCAR's Eq. 4 over the pairs that name a class (`named` ≥ 0), each counting `trust`; mean over the whole batch."""
-    losses = F.cross_entropy(scale * u @ prompts.T, named.clamp_min(0), reduction="none")
-    return (losses * trust * (named >= 0)).sum() / len(u)
+def named_classification(
+    u: Tensor, prompts: Tensor, named: Tensor, trust: Tensor, scale: Tensor, counts: Tensor
+) -> Tensor:
+    """iCAR's Eq. 4 over the pairs that name a class (`named` ≥ 0), each counting `trust`; mean over the whole batch.
+
+    u (B, d), prompts (K, d), named and trust (B,). Of the n = `counts` (K,) pairs of a class each counts n̄/n at most 1,
+    n̄ the mean over the classes that have any, times n/(n + 1); a class without pairs is nobody's negative [D].
+    """
+    present = counts > 0
+    share = (counts[present].float().mean() / counts.clamp_min(1)).clamp_max(1) * counts / (counts + 1)
+    logits = (scale * u @ prompts.T).masked_fill(~present, -torch.inf)
+    is_named = named >= 0
+    losses = F.cross_entropy(logits[is_named], named[is_named], reduction="none")
+    return (losses * (trust * share[named.clamp_min(0)])[is_named]).sum() / len(u)
 
 
 def customize(
@@ -190,7 +202,7 @@ def customize(
     )
     steps = epochs * -(-len(examples) // batch_size)
     terms = Terms(chosen["positives"], loss, chosen["class_texts"], chosen["distillation"])
-    objective, batches = Contrast(towers, examples.prompts, terms), examples.batches(batch_size, seed)
+    objective, batches = Contrast(towers, examples.prompts, terms, examples.counts), examples.batches(batch_size, seed)
     objective.start_bias(next(iter(batches(0))))
     with flat_attention(towers.model):
         history = fit(

@@ -42,6 +42,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def counts(self) -> Tensor:
+        """How many pairs name each class and no other (K,)."""
+        return torch.bincount(self.named[self.named >= 0], minlength=len(self.prompts))
+
     def batches(self, batch_size: int, seed: int) -> Callable[[int], Iterator[dict[str, Tensor]]]:
         """The batches of an epoch: shuffled, of nearly equal size, a random view and caption of each pair."""
         count = -(-len(self) // batch_size)
