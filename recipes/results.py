@@ -59,7 +59,7 @@ def main() -> None:
     given = parser.parse_args()
     for condition in given.condition or CONDITIONS:
         measure(given.data, condition, given.work, given.model, given.methods)
-    for file in sorted(RESULTS.glob("*.json")):
+    for file in sorted(RESULTS.glob(f"{TASK}-*.json")):
         print(f"\n{file.stem}\n{markdown_table(load_results(file))}")
 
 
