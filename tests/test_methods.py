@@ -9,7 +9,7 @@ from retroclip.methods import MethodContext, get_method, list_methods, register_
 
 @pytest.fixture
 def registry(monkeypatch):
-    monkeypatch.setattr(methods, "_REGISTRY", dict(methods._REGISTRY))
+    monkeypatch.setattr(methods.registry, "_REGISTRY", dict(methods.registry._REGISTRY))
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_retrieval_is_lazy_done_once_and_shared(monkeypatch, context):
 
 def test_what_is_shared_is_charged_to_each_run_once(monkeypatch, context):
     now = iter([0.0, 1.0, 4.0, 6.0])  # the inner product takes 3 seconds, the outer one 6 with it
-    monkeypatch.setattr("retroclip.methods.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr("retroclip.methods.context.time.perf_counter", lambda: next(now))
     first, second, third = (context.for_run(seed) for seed in range(3))
     outer = first.share("outer", lambda: first.share("inner", lambda: "product") + "!")
     assert (outer, first.borrowed_seconds) == ("product!", 0.0)

@@ -29,7 +29,7 @@ def calls():
 @pytest.fixture
 def toy_methods(monkeypatch, calls, make_encoder):
     """A registry of toys: a fixed head, a trained one, one that customizes the encoder, two that fail."""
-    monkeypatch.setattr(registry, "_REGISTRY", {"zero-shot": registry.get_method("zero-shot")})
+    monkeypatch.setattr(registry.registry, "_REGISTRY", {"zero-shot": registry.get_method("zero-shot")})
 
     @registry.register_method("noisy", trained=True)
     def _noisy(context):

@@ -1,0 +1,113 @@
+"""Methods that are trained on the memory: heads, fusions and customizations."""
+
+from typing import TYPE_CHECKING, Any, cast
+
+from retroclip.methods.context import MethodContext
+from retroclip.methods.fused import fused
+from retroclip.methods.registry import register_method
+
+if TYPE_CHECKING:
+    from retroclip.classifiers import Classifier
+    from retroclip.encoders import Encoder
+
+
+@register_method("real-linear", trained=True)
+def _real_linear(context: MethodContext) -> "Classifier":
+    """A linear head on the pairs whose caption names a class, averaged with the zero-shot head (REAL-Linear)."""
+    from retroclip.classifiers import real_linear
+
+    options = {"seed": context.seed} | context.options_for("real-linear")
+    return real_linear(context.encoder, context.task, context.retrieved, **options)
+
+
+@register_method("reco", trained=True)
+def _reco(context: MethodContext) -> "Encoder":
+    """A transformer layer that attends to the neighbours, trained on the memory's own pairs (RECO)."""
+    return fused(context, "reco", "reco", seed=context.seed)
+
+
+@register_method("reco-plain", trained=True, default=False)
+def _reco_plain(context: MethodContext) -> "Encoder":
+    """RECO with the paper's freely initialised layer, behind a gate that starts closed."""
+    return fused(context, "reco", "reco-plain", seed=context.seed, init="plain")
+
+
+@register_method("ra-clip", trained=True)
+def _ra_clip(context: MethodContext) -> "Encoder":
+    """RA-CLIP's augmentation module over a frozen encoder, trained on the memory's own pairs."""
+    return fused(context, "ra-clip", "ra-clip", seed=context.seed)
+
+
+@register_method("locked-text", trained=True)
+def _locked_text(context: MethodContext) -> "Encoder":
+    """The image tower tuned on the retrieved pairs, the text tower locked (REACT, with our terms)."""
+    return _customized(context, "locked-text")
+
+
+@register_method("gated-image", trained=True)
+def _gated_image(context: MethodContext) -> "Encoder":
+    """Gated blocks in a frozen image tower, tuned on the retrieved pairs (REACT, with our terms)."""
+    return _customized(context, "gated-image")
+
+
+@register_method("locked-text-react", trained=True, default=False)
+def _locked_text_react(context: MethodContext) -> "Encoder":
+    """The image tower tuned on the retrieved pairs with REACT's own loss."""
+    return _customized(context, "locked-text", "react", recipe="react")
+
+
+@register_method("gated-image-react", trained=True, default=False)
+def _gated_image_react(context: MethodContext) -> "Encoder":
+    """Gated blocks in a frozen image tower, tuned on the retrieved pairs with REACT's own loss."""
+    return _customized(context, "gated-image", "react", recipe="react")
+
+
+@register_method("gated-image-siglip", trained=True, default=False)
+def _gated_image_siglip(context: MethodContext) -> "Encoder":
+    """Gated blocks in a frozen image tower, tuned with SigLIP's pairwise loss instead of the contrastive one."""
+    return _customized(context, "gated-image", "siglip", loss="sigmoid")
+
+
+@register_method("self-training", trained=True, default=False)
+def _self_training(context: MethodContext) -> "Encoder":
+    """Gated blocks tuned on the retrieved images with the untuned model's answers as labels (REACT's baseline)."""
+    from retroclip.training import customize
+    from retroclip.training.pseudo import pseudo_labelled
+
+    options: dict[str, Any] = {"seed": context.seed, "recipe": "react"} | context.options_for("self-training")
+    found = context.share("pseudo-labelled", lambda: pseudo_labelled(context.encoder, context.retrieved))
+    return cast("Encoder", customize(context.encoder, found, **options))
+
+
+@register_method("locked-text-averaged", trained=True, default=False)
+def _locked_text_averaged(context: MethodContext) -> "Encoder":
+    """Halfway in weight space between the model and its locked-text tuning, to forget less (WiSE-FT)."""
+    return _averaged(context, "locked-text")
+
+
+@register_method("gated-image-averaged", trained=True, default=False)
+def _gated_image_averaged(context: MethodContext) -> "Encoder":
+    """The gates of the gated-image tuning half open, to forget less (WiSE-FT)."""
+    return _averaged(context, "gated-image")
+
+
+def _customized(context: MethodContext, tuning: str, variant: str = "", **fixed: Any) -> "Encoder":
+    from retroclip.training import customize
+
+    name = f"{tuning}-{variant}" if variant else tuning
+    options = {"seed": context.seed} | context.options_for(name) | fixed
+
+    def tune() -> "Encoder":
+        return customize(context.encoder, context.retrieved, tuning=tuning, **options)
+
+    return cast("Encoder", context.share((name, context.seed), tune))
+
+
+def _averaged(context: MethodContext, tuning: str) -> "Encoder":
+    from retroclip.encoders import average
+
+    options = {"weight": 0.5} | context.options_for(f"{tuning}-averaged")
+    tuned = _customized(context, tuning)
+    model = average(context.encoder, tuned, **options)
+    model.history, model.trained_parameters = tuned.history, tuned.trained_parameters
+    return model
