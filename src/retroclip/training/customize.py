@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from retroclip.encoders.attention import flat_attention
 from retroclip.errors import RetroclipError
+from retroclip.training.chunks import refuse_batch_norms
 from retroclip.training.examples import prepare
 from retroclip.training.loop import fit
 from retroclip.training.losses import (
@@ -161,6 +162,7 @@ def customize(
     borrow: float | None = None,
     token_drop: float | None = None,
     cleaned: bool = False,
+    micro_batch: int | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
     on_log: Callable[[dict[str, float]], None] | None = None,
@@ -176,7 +178,8 @@ def customize(
     (`borrow_captions`) [D];
     `token_drop` hides that share of an image's tokens from what is trained, for speed, where the layers below are
     computed beforehand (FLIP, Li et al. 2023). `cleaned` trusts a pair only as far as its neighbours' captions agree
-    with its own (`evidence`).
+    with its own (`evidence`). `micro_batch` encodes so many pairs of a batch at a time, twice each, and keeps nothing
+    else of them (GradCache): for large batches in small memory, with the same loss and gradients.
     Pairs without caption are left out.
 
     The result has `history` and `trained_parameters`; `encoder` isn't touched. With `checkpoint` a killed run goes on.
@@ -193,10 +196,13 @@ def customize(
     chosen = RECIPES[recipe] | {name: value for name, value in given.items() if value is not None}
     if chosen["positives"] not in POSITIVES:
         raise RetroclipError(f"positives can't be {positives!r}: choose one of {', '.join(POSITIVES)}")
+    if micro_batch is not None and micro_batch < 1:
+        raise RetroclipError(f"micro_batch is {micro_batch}: it is a number of pairs, such as 32")
     if loss not in LOSSES:
         raise RetroclipError(f"a loss can't be {loss!r}: choose one of {', '.join(LOSSES)}")
     torch.manual_seed(seed)
-    towers = Towers(encoder, TUNINGS[tuning], gates=gates, token_drop=chosen["token_drop"])
+    towers = Towers(encoder, TUNINGS[tuning], gates=gates, token_drop=chosen["token_drop"], micro_batch=micro_batch)
+    refuse_batch_norms(towers.model, micro_batch)
     examples = prepare(
         towers, retrieved, views=views, cleaned=cleaned, others=chosen["others"], borrow=chosen["borrow"], seed=seed
     )

@@ -14,6 +14,7 @@ from retroclip.encoders import add_gates, gate_parameters, image_blocks, image_s
 from retroclip.encoders.blocks import image_prefix
 from retroclip.encoders.texts import encode_tokens, text_lengths
 from retroclip.errors import ModelError
+from retroclip.training.chunks import in_chunks
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -49,11 +50,20 @@ class Towers:
 
     `stage` and `start` say how far images are computed beforehand (`views.cache_views`); `texts_locked` whether
     captions are. `image` and `text` compute the rest. `token_drop` hides that share of each image's cached tokens,
-    drawn anew at every call, from the blocks that follow. Raises ModelError where a tower can't be gated.
+    drawn anew at every call, from the blocks that follow. `micro_batch`: so many rows are computed at a time, see
+    `in_chunks`. Raises ModelError where a tower can't be gated.
     """
 
-    def __init__(self, encoder: Encoder, tuning: Tuning, *, gates: int | None = None, token_drop: float = 0.0) -> None:
-        self.encoder, self.tuning = encoder, tuning
+    def __init__(
+        self,
+        encoder: Encoder,
+        tuning: Tuning,
+        *,
+        gates: int | None = None,
+        token_drop: float = 0.0,
+        micro_batch: int | None = None,
+    ) -> None:
+        self.encoder, self.tuning, self.micro_batch = encoder, tuning, micro_batch
         self.model: Any = encoder.copy(precision="fp32").model
         self.model.requires_grad_(False)
         self.texts_locked = tuning.text == "locked"
@@ -102,6 +112,9 @@ class Towers:
         values = cached.to(self.encoder.device, torch.float32)
         if self.stage == "embedding":
             return F.normalize(values, dim=-1)
+        return in_chunks(self._image_rows, values, self.micro_batch)
+
+    def _image_rows(self, values: Tensor) -> Tensor:
         with torch.autocast(self.encoder.device.type, torch.bfloat16, enabled=self.low_precision):
             if self.stage == "tokens":
                 features = image_suffix(self.model, self.drop(values), self.start)
@@ -114,8 +127,11 @@ class Towers:
         if self.texts_locked:
             return given.to(self.encoder.device)
         longest = int(text_lengths(self.model, given).max())
+        return in_chunks(self._text_rows, given[:, :longest].to(self.encoder.device), self.micro_batch)
+
+    def _text_rows(self, tokens: Tensor) -> Tensor:
         with torch.autocast(self.encoder.device.type, torch.bfloat16, enabled=self.low_precision):
-            features = encode_tokens(self.model, given[:, :longest].to(self.encoder.device))
+            features = encode_tokens(self.model, tokens)
         return F.normalize(features.float(), dim=-1)
 
     def scale(self) -> Tensor:

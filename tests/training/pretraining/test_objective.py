@@ -86,3 +86,14 @@ def test_the_temperature_is_learnt_and_stays_in_its_range(made):
         model.logit_scale.data.fill_(value)
         objective.clamp()
         assert math.isclose(float(model.logit_scale.detach()), expected, rel_tol=1e-6)
+
+
+def test_chunks_give_the_gradients_of_the_whole_batch(made):
+    found = []
+    for size in (None, 2):
+        objective, batch, model = made(micro_batch=size, ancestors=0.5)
+        values = objective(batch)
+        values["loss"].backward()
+        found.append([values["loss"].detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1]) > 10
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=5e-6)  # float32: logits are cosines times 14

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retroclip.encoders.texts import encode_tokens
+from retroclip.training.chunks import in_chunks, refuse_batch_norms
 from retroclip.training.distributed import gathered
 from retroclip.training.losses import unified_loss
 from retroclip.training.pretraining.recipe import PretrainRecipe
@@ -28,7 +31,8 @@ class PretrainObjective(nn.Module):
         super().__init__()
         self.model, self.bf16 = model, bf16
         self.symmetric, self.cut_weight, self.classifier = recipe.symmetric, recipe.ancestors, recipe.classifier
-        self.top = math.log(recipe.max_scale)
+        self.top, self.micro_batch = math.log(recipe.max_scale), recipe.micro_batch
+        refuse_batch_norms(model, recipe.micro_batch)
         if recipe.init_scale is not None:
             nn.init.constant_(model.logit_scale, math.log(recipe.init_scale))
         self.head = None
@@ -37,15 +41,15 @@ class PretrainObjective(nn.Module):
 
     def encode_images(self, batch: dict[str, Any]) -> Tensor:
         """Raw image features (B, d) of the whole batch, float32."""
-        with self._mixed(batch["pixels"]):
-            own = self.model.encode_image(batch["pixels"])
-        return gathered(own.float(), batch["counts"]["pixels"])
+        own = in_chunks(lambda part: self._mixed(self.model.encode_image, part), batch["pixels"], self.micro_batch)
+        return gathered(own, batch["counts"]["pixels"])
 
     def encode_texts(self, batch: dict[str, Any], name: str) -> Tensor:
         """Unit-norm embeddings (C, d) of the whole batch's texts called `name`, float32."""
-        with self._mixed(batch["pixels"]):
-            own = encode_tokens(self.model, batch[name])
-        return gathered(F.normalize(own.float(), dim=-1), batch["counts"][name])
+        own = in_chunks(
+            lambda part: self._mixed(partial(encode_tokens, self.model), part), batch[name], self.micro_batch
+        )
+        return gathered(F.normalize(own, dim=-1), batch["counts"][name])
 
     def placed(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch on the model's device."""
@@ -86,8 +90,9 @@ class PretrainObjective(nn.Module):
             return F.cross_entropy(features @ self.head.T, classes)
         return F.cross_entropy(scale * F.normalize(features, dim=-1) @ F.normalize(self.head, dim=-1).T, classes)
 
-    def _mixed(self, pixels: Tensor) -> Any:
-        return torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bf16)
+    def _mixed(self, encode: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.bf16):
+            return encode(rows).float()
 
     @torch.no_grad()
     def clamp(self) -> None:

@@ -50,7 +50,8 @@ class PretrainRecipe(BaseModel):
     `model` is an architecture's name, one of open_clip's or ours, or an open_clip configuration written out.
     `text_tower` is a folder with a Hugging Face tower's config.json and tokenizer, in place of a hub name.
     `cache_size`: shorter side at which the images are kept in `work`. `crop`, `jitter`, `coarse`, `rand_augment`: see
-    `views`. `classifier`: iCAR's text encoder as meta classifier ("text"), or split heads of their own.
+    `views`. `micro_batch`: rows encoded at a time (`in_chunks`), for large batches in small memory. `classifier`:
+    iCAR's text encoder as meta classifier ("text"), or split heads of their own.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -72,6 +73,7 @@ class PretrainRecipe(BaseModel):
     max_scale: float = 100.0
     init_scale: float | None = None
     drop_path: float | None = None
+    micro_batch: int | None = Field(default=None, gt=0)
 
     cache_size: int = 128
     crop: tuple[float, float] = (0.5, 1.0)
