@@ -1,0 +1,71 @@
+"""The recipes' own code: memories made from sets that were embedded once."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import retroclip
+from retroclip.tasks import Task
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+@pytest.fixture(scope="module")
+def memories():
+    sys.path.insert(0, str(RECIPES))
+    yield importlib.import_module("memories")
+    sys.path.remove(str(RECIPES))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, make_encoded, memories):
+    """All sets that conditions draw from, a dozen or two photos each."""
+    folder = tmp_path_factory.mktemp("data")
+    for number, name in enumerate(("flickr8k", "tiny_imagenet", "imagenet1k_samples", "flower_photos", "intel_scenes")):
+        rows, labelled = range(24 if number < 2 else 9), number > 0
+        labels = [Task.load("flower-photos").classes[row % 5] if number == 3 else f"thing {row}" for row in rows]
+        captions = [[f"two dogs and {row} cats", f"{row} cats"] for row in rows]
+        columns = {
+            "key": [f"{name}/{row}" for row in rows],
+            "image": [make_encoded(1000 * number + row) for row in rows],
+            "label": labels if labelled else [None] * len(rows),
+            "captions": [None] * len(rows) if labelled else captions,
+            "split": ["train"] * len(rows),
+        }
+        pq.write_table(pa.table(columns), folder / f"{name}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("condition", ["in-domain", "half-wrong", "general"])
+def test_a_memory_from_embedded_sets_is_the_one_that_embeds_all(memories, data, tiny_model, tmp_path, condition):
+    encoder, task = retroclip.load(str(tiny_model(0)), precision="fp32"), Task.load("flower-photos")
+    sources = memories.Sources(data, encoder, tmp_path / "work")
+    quick = sources.memory(task, condition)
+    pairs = memories.memory_pairs(data, task, "flower_photos", condition)
+    plain = retroclip.Memory.create(tmp_path / "plain", encoder, [pairs])
+    columns = ["key", "image", "caption", "captions", "source"]
+    assert quick.take(quick.ids(), columns).to_pylist() == plain.take(plain.ids(), columns).to_pylist()
+    for of in ("image", "text"):
+        torch.testing.assert_close(quick.embeddings(of=of), plain.embeddings(of=of), rtol=0, atol=2e-3)  # fp16
+    assert sources.seconds["embedding"] > 0
+
+
+def test_nothing_is_embedded_twice(memories, data, tiny_model, tmp_path, monkeypatch):
+    encoder, task = retroclip.load(str(tiny_model(0)), precision="fp32"), Task.load("flower-photos")
+    memories.Sources(data, encoder, tmp_path).memory(task, "in-domain")
+    monkeypatch.setattr(encoder, "encode_images", lambda *args, **given: pytest.fail("embedded again"))
+    sources = memories.Sources(data, encoder, tmp_path)
+    assert len(sources.memory(task, "in-domain")) == len(sources.memory(task, "half-wrong")) == 18
+
+
+def test_half_of_the_captions_are_wrong_and_half_of_the_pairs_unrelated(memories, data):
+    task = Task.load("flower-photos")
+    names = memories.ClassNames(task)
+    for condition, named in (("in-domain", 9), ("half-wrong", 5), ("general", 0)):
+        pairs = memories.memory_pairs(data, task, "flower_photos", condition)
+        assert sum(bool(names.found_in(pair.captions)) for pair in pairs) == named
