@@ -45,8 +45,11 @@ bench-memory: setup
 	@set -e; for name in import embed index; do script=benchmarks/bench_$$name.py; test ! -f $$script || { echo "== $$script"; $(RUN) $$script; }; done
 
 results: setup
-	@$(RUN) recipes/results.py $(DATA)
+	@$(RUN) recipes/systems.py $(DATA)
 	@$(RUN) recipes/ablations.py $(DATA)
+	@$(RUN) recipes/dense_results.py $(DATA)
+	@$(RUN) recipes/icar.py $(DATA)
+	@$(RUN) recipes/page.py
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,8 +1,9 @@
 """Measure the protocols beside classification: python recipes/dense_results.py ../shared/data [ROW ...]
 
 Each row of `ROWS` is one evaluation on a split `val`, stored as docs/results/protocols/ROW.json and printed as a line
-of a table: the figure, its 95 % interval, and the baseline. Rows that are there already are only printed; --again
-measures them anew. The same figure comes from `retroclip evaluate builtin TASK DATA --protocol P --set.NAME VALUE`.
+of a table: the figure, its 95 % interval, and the baseline. Rows that are there already, of the same model, are only
+printed; --again measures them anew. The same figure comes from
+`retroclip evaluate builtin TASK DATA --protocol P --set.NAME VALUE`.
 """
 
 from __future__ import annotations
@@ -46,24 +47,41 @@ ROWS: dict[str, tuple[str, str, str, dict[str, Any], str]] = {
     "video-ucf101": ("ucf101", "ucf101_clips.parquet#", "video", {}, "zero-shot"),
     "corrupted-flowers": ("flower-photos", FLOWERS, "corrupted-neighbours", {"share": 0.5}, "mean-neighbours"),
 }  # fmt: skip
+SEEDS = {"detection-coco-trained": (0, 1, 2)}
+"""Rows that are measured once a seed; a row of the table is the first."""
 RESULTS = Path("docs/results/protocols")
 
 
-def measure(data: Path, name: str, encoder: Any, work: Path) -> Result:
-    """One row; a memory of the `train` split is made in `work` where its method needs one."""
+def measure(data: Path, name: str, encoder: Any, work: Path, seed: int | None = None) -> Result:
+    """One row, with a seed where it has several; a memory of `train` is made in `work` where its method needs one."""
     task_name, file, protocol, options, method = ROWS[name]
     task, dataset = Task.load(task_name), f"{data / file}val"
     if "train" in options:
         options = options | {"train": str(data / options["train"])}
+    if seed is not None:
+        options = options | {"seed": seed}
     memory = None
     if method != "zero-shot":
-        place = work / name
+        place = work / made_by(name, encoder)
         if not place.exists():
             source = f"{data / file}train"
             retroclip.Memory.create(place, encoder, [source], labels_as_captions=True)
         memory = retroclip.Memory.open(place)
     model = model_for(encoder, task, dataset, memory, method=method)
     return run_protocol(protocol, model, task, dataset, method=method, options=options)
+
+
+def made_by(name: str, encoder: Any) -> str:
+    """A row's memory: another one for another model."""
+    return f"{name}-{encoder.fingerprint[:8]}"
+
+
+def stands(name: str, path: Path, encoder: Any) -> bool:
+    """Whether the row is stored, measured with this model; with a memory that is told by the memory's name."""
+    if not path.exists():
+        return False
+    result = load_results(path)[0]
+    return encoder.fingerprint == result.fingerprint or result.memory == made_by(name, encoder)
 
 
 def line(name: str, result: Result) -> str:
@@ -92,8 +110,9 @@ def main() -> None:
     print("| row | images | figures (95 % intervals) | baseline |\n| --- | ---: | --- | --- |")
     for name in given.rows or ROWS:
         path = RESULTS / f"{name}.json"
-        if given.again or not path.exists():
-            save_results([measure(given.data, name, encoder, given.work)], path)
+        if given.again or not stands(name, path, encoder):
+            seeds = SEEDS.get(name, (None,))
+            save_results([measure(given.data, name, encoder, given.work, seed) for seed in seeds], path)
         print(line(name, load_results(path)[0]), flush=True)
 
 

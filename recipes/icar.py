@@ -194,8 +194,9 @@ def measure(towers: Towers, data: dict[str, Any], seed: int) -> dict[str, float]
 
 def prepare(data: Path, wordnet: Path, work: Path) -> dict[str, Any]:
     """Every feature that training and tests need."""
-    work.mkdir(parents=True, exist_ok=True)
     encoder = retroclip.load("builtin", precision="fp32")
+    work = work / encoder.fingerprint[:8]
+    work.mkdir(parents=True, exist_ok=True)
     tiny = Task.load("tiny-imagenet")
     train_set = Features(encoder, data / "tiny_imagenet.parquet", "train", work, 30)
     test_set = Features(encoder, data / "tiny_imagenet.parquet", "val", work, 10)
@@ -226,6 +227,7 @@ def prepare(data: Path, wordnet: Path, work: Path) -> dict[str, Any]:
     sentences = class_sentences(tiny.classes, [tiny.display_name(c) for c in tiny.classes], wordnet, ids)
     number = tiny.label_index
     return {
+        "fingerprint": encoder.fingerprint,
         "x": train_set.x,
         "y": torch.tensor([number[label] for label in train_set.labels]),
         "test_x": test_set.x,
@@ -243,28 +245,38 @@ def main() -> None:
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
     parser.add_argument("--work", type=Path, default=Path("runs/icar"))
     parser.add_argument("--out", type=Path, default=Path("docs/results/icar.json"))
+    parser.add_argument("--again", action="store_true", help="also what is stored for this model")
     parser.add_argument("--variants", nargs="+", default=VARIANTS, choices=VARIANTS)
     given = parser.parse_args()
     data = prepare(given.data, given.wordnet, given.work)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     for variant in given.variants:
+        if variant in kept(given.out, data["fingerprint"]) and not given.again:
+            continue
         runs = [measure(train(variant, data, seed), data, seed) for seed in SEEDS]
         values = {name: [run[name] for run in runs] for name in runs[0]}
         summary = {name: [round(mean(each), 1), round(stdev(each), 1)] for name, each in values.items()}
         print(variant, *(f"{name} {m:.1f} ± {sd:.1f}" for name, (m, sd) in summary.items()), sep=" | ", flush=True)
-        store(given.out, variant, summary)
+        store(given.out, variant, summary, data["fingerprint"])
 
 
-def store(file: Path, variant: str, summary: dict[str, list[float]]) -> None:
+def kept(file: Path, fingerprint: str) -> dict[str, Any]:
+    """The variants in the file, if the same model made them."""
+    stored = json.loads(file.read_text()) if file.exists() else {}
+    return stored["results"] if stored.get("fingerprint") == fingerprint else {}
+
+
+def store(file: Path, variant: str, summary: dict[str, list[float]], fingerprint: str) -> None:
     """Mean and standard deviation of one variant's figures, beside those of the others already in the file."""
     head = {
+        "fingerprint": fingerprint,
         "metric": "top-1, %: mean and standard deviation over the seeds",
         "seeds": list(SEEDS),
         "trained on": "tiny_imagenet#train (30 a class), flickr8k#train (3,000 photos)",
         "tested on": ["tiny-imagenet (direct)", *TASKS],
     }
-    kept = json.loads(file.read_text())["results"] if file.exists() else {}
-    file.write_text(json.dumps({**head, "results": {**kept, variant: summary}}, indent=1) + "\n")
+    results = {**kept(file, fingerprint), variant: summary}
+    file.write_text(json.dumps({**head, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -60,22 +60,27 @@ def fine_tune(
     lr: float | None = None,
     weight_decay: float = 0.05,
     views: int = 2,
+    init: str = "text",
     seed: int = 0,
 ) -> LinearClassifier:
     """A copy of `encoder` tuned on labelled images, with class weights that start from the class texts (ELEVATER).
 
-    `tuning` is one of `TUNINGS` whose texts are locked; `lr` its own by default; `views` augmented views of each image
-    are drawn from beside the plain one. Raises RetroclipError for another tuning or a model that consults a memory.
+    With `init` "random" they start at random directions instead, ELEVATER's other initialisation. `tuning` is one of
+    `TUNINGS` whose texts are locked; `lr` its own by default; `views` augmented views of each image are drawn from
+    beside the plain one. Raises RetroclipError for another tuning or a model that consults a memory.
     """
     if tuning not in TUNINGS or TUNINGS[tuning].text != "locked":
         allowed = ", ".join(name for name, each in TUNINGS.items() if each.text == "locked")
         raise RetroclipError(f"fine-tuning on labelled images takes one of {allowed}, not {tuning!r}")
     if getattr(encoder, "memory", None) is not None:
         raise RetroclipError(f"{encoder.name} consults a memory: fine-tune the model beneath it")
+    if init not in ("text", "random"):
+        raise RetroclipError(f"class weights start from 'text' or 'random', not from {init!r}")
     torch.manual_seed(seed)
     towers = Towers(encoder, TUNINGS[tuning])
     cached = cache_views(encoder, images, stage=towers.stage, start=towers.start, views=views, seed=seed)
-    objective = _Labelled(towers, class_texts(encoder, task))
+    texts = class_texts(encoder, task)
+    objective = _Labelled(towers, texts if init == "text" else F.normalize(torch.randn(texts.shape), dim=-1))
     steps = epochs * -(-len(labels) // batch_size)
     history = fit(
         objective,

@@ -1,0 +1,260 @@
+"""The variants that `ablations.py` measures, by groups, and the orderings of the papers that they are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from retroclip.classifiers import primed, real_linear, sgd_probe, tip_adapter
+from retroclip.evaluation.leakage import without
+from retroclip.evaluation.robustness import with_noise
+from retroclip.evaluation.shots import draw_shots
+from retroclip.methods import MethodContext
+from retroclip.retrieval import named_classes, retrieve
+from retroclip.training import customize, fine_tune, fuse
+from retroclip.training.pseudo import pseudo_labelled
+from retroclip.training.tuning import TUNINGS
+
+NOISE = (0.0, 0.25, 0.5, 0.75, 1.0)
+SHOTS = (5, 20, 50, None)
+LOW_SHOT_TASKS = ("intel-scenes", "flower-photos")
+"""Tasks whose training sets are small enough to be fine-tuned on 48 times."""
+Build = Callable[[int], Any]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a table: how to build the model for a seed; untrained ones are built once."""
+
+    group: str
+    name: str
+    build: Build
+    trained: bool = True
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """What a paper found: of one group `better` came before `worse`."""
+
+    group: str
+    better: str
+    worse: str
+    paper: str
+
+
+UNI, CROSS = "reco: uni-modal search, cross-modal values", "reco: {} search, {} values"
+ORDERINGS = [
+    *(
+        Ordering("search and values", UNI, CROSS.format(*other), "RECO: uni-modal search with cross-modal fusion first")
+        for other in (("uni-modal", "uni-modal"), ("cross-modal", "cross-modal"), ("cross-modal", "uni-modal"))
+    ),
+    Ordering("fusion", "RECO, plain start", "mean", "RECO: a trained transformer over the mean"),
+    Ordering("fusion", "RECO, identity start", "mean", "the same, from our identity start"),
+    Ordering("fusion", "RECO, plain start", "RECO, the same capacity without retrieval", "RECO: not capacity"),
+    Ordering("fusion", "RA-CLIP, 1 block", "RA-CLIP, the same capacity without retrieval", "RA-CLIP: the same"),
+    Ordering("neighbours", "RECO, k = 10", "RECO, k = 1", "RECO: several neighbours over one"),
+    Ordering("memory size", "RECO, whole memory", "RECO, a tenth", "RECO and REACT: more pairs are better"),
+    Ordering("random neighbours", "ra-clip, 0 % random", "ra-clip, 100 % random", "RA-CLIP: good neighbours matter"),
+    Ordering("retrieval, gated-image", "t2t", "t2i", "REACT, ImageNet: T2T 68.6, T2I 65.8"),
+    Ordering("tuning", "gated-image", "locked-text", "REACT, ImageNet: 68.6 over 66.9"),
+    Ordering("tuning", "locked-text", "full", "REACT, ImageNet: 66.9 over 64.3"),
+    Ordering("tuning", "full", "locked-image", "REACT, ImageNet: 64.3 over 63.7"),
+    Ordering("tuning", "gated-image", "gated-text", "REACT, ImageNet: 68.6 over 63.0"),
+    Ordering("loss", "gated-image, REACT's loss", "self-training", "REACT, ImageNet: 68.6 over 66.2"),
+    *(
+        Ordering(f"low-shot, {how}", f"customized, {shots}", f"base, {shots}", "REACT: over base")
+        for how in ("linear probe", "fine-tuning")
+        for shots in ("text start, 5 shots", "text start, 20 shots", "text start, 50 shots", "text start, all")
+    ),
+    *(
+        Ordering(f"low-shot, {how}", f"base, text start, {shots}", f"base, random start, {shots}", "REACT: over random")
+        for how in ("linear probe", "fine-tuning")
+        for shots in ("5 shots", "all")
+    ),
+]  # fmt: skip
+
+
+def fused(context: MethodContext, **options: Any) -> Build:
+    """A fusion trained on the memory; two variants that are the same one train it once."""
+
+    def build(seed: int) -> Any:
+        chosen = {"kind": "reco", "k": 10, "search": "uni-modal", "values": "cross-modal"} | options
+        key = ("fused", seed, *sorted(chosen.items()))
+        return context.share(key, lambda: fuse(context.encoder, context.known_memory, seed=seed, **chosen))
+
+    return build
+
+
+def fusions(context: MethodContext) -> Iterator[Variant]:
+    """RECO's and RA-CLIP's ablations."""
+    for search in ("uni-modal", "cross-modal"):
+        for values in ("cross-modal", "uni-modal"):
+            for kind in ("reco", "mean"):
+                build = fused(context, search=search, values=values, kind=kind)
+                yield Variant("search and values", f"{kind}: {search} search, {values} values", build, kind == "reco")
+    yield Variant("fusion", "mean", fused(context, kind="mean"), False)
+    yield Variant("fusion", "mean, modality means taken out", fused(context, kind="centred-mean"), False)
+    yield Variant("fusion", "RECO, identity start", fused(context))
+    yield Variant("fusion", "RECO, plain start", fused(context, init="plain"))
+    yield Variant("fusion", "RECO, the same capacity without retrieval", fused(context, values="query"))
+    yield Variant("fusion", "RA-CLIP, 1 block", fused(context, kind="ra-clip", blocks=1))
+    for blocks in (2, 3):
+        yield Variant("fusion", f"RA-CLIP, {blocks} blocks", fused(context, kind="ra-clip", blocks=blocks))
+    yield Variant(
+        "fusion", "RA-CLIP, the same capacity without retrieval", fused(context, kind="ra-clip", values="query")
+    )
+    for k in (1, 3, 10, 30):
+        yield Variant("neighbours", f"RECO, k = {k}", fused(context, k=k))
+
+
+def memory_sizes(context: MethodContext) -> Iterator[Variant]:
+    """How much memory there is, another one at test time, random neighbours."""
+    encoder, memory = context.encoder, context.known_memory
+    ids = memory.ids()
+    order = np.random.default_rng(0).permutation(ids)
+
+    def part(share: float) -> Any:
+        return without(memory, np.sort(order[round(share * len(ids)) :]))
+
+    def on(own: Any) -> Build:
+        return lambda seed: fuse(encoder, own, seed=seed)
+
+    yield Variant("memory size", "RECO, whole memory", fused(context))
+    for name, share in (("a half", 0.5), ("a quarter", 0.25), ("a tenth", 0.1)):
+        yield Variant("memory size", f"RECO, {name}", on(part(share)))
+    captions = [tuple(own or ()) for own in memory.take(ids, ["captions"])["captions"].to_pylist()]
+    known = ids[[bool(own) for own in named_classes(captions, context.task)]]
+    half, rest = part(0.5), without(memory, np.sort(order[: round(0.5 * len(ids))]))
+    group = "another memory at test time"
+    yield Variant(group, "RECO, one half, the same", on(half))
+    yield Variant(
+        group, "RECO, trained on the other half", lambda seed: fuse(encoder, rest, seed=seed).with_memory(half)
+    )
+    yield Variant(
+        group,
+        "RECO, trained on the pairs that name no class, tested with all",
+        lambda seed: fuse(encoder, without(memory, known), seed=seed).with_memory(memory),
+    )
+
+
+def random_neighbours(context: MethodContext) -> Iterator[Variant]:
+    """RA-CLIP's test of robustness: a share of the neighbours is random at test time."""
+    for kind in ("ra-clip", "reco", "mean"):
+        trained = fused(context, kind=kind, **({"blocks": 1} if kind == "ra-clip" else {}))
+        for share in NOISE:
+
+            def build(seed: int, trained: Build = trained, share: float = share) -> Any:
+                return trained(seed).with_memory(with_noise(context.known_memory, share, seed))
+
+            drawn = kind != "mean" or share > 0
+            yield Variant("random neighbours", f"{kind}, {100 * share:.0f} % random", build, drawn)
+
+
+def found_by(context: MethodContext, what: str, **options: Any) -> Any:
+    """What retrieval finds under some settings, once for all variants."""
+    memory, task, encoder = context.known_memory, context.task, context.encoder
+    return context.share(("found", what), lambda: retrieve(memory, task, encoder=encoder, **options))
+
+
+def retrievals(context: MethodContext) -> Iterator[Variant]:
+    """What retrieval finds, as gated-image, primed, Tip-Adapter and REAL-Linear use it."""
+    encoder, task = context.encoder, context.task
+    settings: dict[str, dict[str, Any]] = {
+        "t2t": {"search": ("t2t",)},
+        "t2i": {"search": ("t2i",)},
+        "both": {},
+        "both, k = 10": {"k": 10},
+        "both, k = 200": {"k": 200},
+        "both, CLIP score: lowest 6.5 % dropped": {"min_clip_score": "quantile"},
+        "both, near-duplicates dropped": {"drop_repeats": True},
+        "both, 16 a class by rank": {"max_per_class": 16},
+        "both, 16 a class that cover the others": {"max_per_class": 16, "selection": "cover"},
+    }
+    users: dict[str, Callable[[Any, int], Any]] = {
+        "primed": lambda found, seed: primed(encoder, task, found),
+        "Tip-Adapter": lambda found, seed: tip_adapter(encoder, task, found),
+        "REAL-Linear": lambda found, seed: real_linear(encoder, task, found, seed=seed),
+        "gated-image": lambda found, seed: customize(encoder, found, seed=seed),
+    }
+    for name, use in users.items():
+        for what, options in settings.items():
+            if name == "gated-image" and what not in ("t2t", "t2i", "both"):
+                continue
+
+            def build(seed: int, what: str = what, options: Any = options, use: Any = use) -> Any:
+                return use(found_by(context, what, **options), seed)
+
+            yield Variant(f"retrieval, {name}", what, build, name in ("REAL-Linear", "gated-image"))
+
+
+def tunings(context: MethodContext) -> Iterator[Variant]:
+    """REACT's tuning modes on the same retrieved pairs, and what the loss is made of."""
+
+    def tuned(**options: Any) -> Build:
+        return lambda seed: customize(context.encoder, found_by(context, "both"), seed=seed, **options)
+
+    for tuning in TUNINGS:
+        yield Variant("tuning", tuning, tuned(tuning=tuning))
+    yield Variant("loss", "gated-image, ours", tuned())
+    yield Variant("loss", "gated-image, REACT's loss", tuned(recipe="react"))
+    yield Variant("loss", "gated-image, SigLIP's loss", tuned(loss="sigmoid"))
+
+    def self_trained(seed: int) -> Any:
+        found = found_by(context, "both")
+        pseudo = context.share("pseudo-labelled", lambda: pseudo_labelled(context.encoder, found))
+        return customize(context.encoder, pseudo, seed=seed, recipe="react")
+
+    yield Variant("loss", "self-training", self_trained)
+
+
+def low_shot(context: MethodContext) -> Iterator[Variant]:
+    """5, 20, 50 and all labelled images: the base and what was customized on a memory that has no image of the task.
+
+    `context.memory` is the general one here: in the in-domain one stand the training images, with captions that name
+    their class.
+    """
+    if context.task.name not in LOW_SHOT_TASKS or context.train is None:
+        return
+    task, train = context.task, context.train
+
+    def model(which: str, seed: int) -> Any:
+        if which == "base":
+            return context.encoder
+        return context.share(
+            ("customized", seed), lambda: customize(context.encoder, found_by(context, "both"), seed=seed)
+        )
+
+    def taken(shots: int | None, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.from_numpy(train.labels)
+        rows = draw_shots(labels, shots, len(task.classes), seed=seed)
+        return rows, labels[rows]
+
+    def probe(which: str, start: str, shots: int | None) -> Build:
+        def build(seed: int) -> Any:
+            own = model(which, seed)
+            key = ("features", which, seed if which != "base" else None)
+            features = context.share(key, lambda: own.encode_images(train.images))
+            rows, labels = taken(shots, seed)
+            return sgd_probe(own, task, features[rows], labels, init=start, seed=seed)
+
+        return build
+
+    def tune(which: str, start: str, shots: int | None) -> Build:
+        def build(seed: int) -> Any:
+            rows, labels = taken(shots, seed)
+            images = [train.images[row] for row in rows.tolist()]
+            return fine_tune(model(which, seed), task, images, labels, init=start, seed=seed)
+
+        return build
+
+    for group, how in (("low-shot, linear probe", probe), ("low-shot, fine-tuning", tune)):
+        for which in ("base", "customized"):
+            yield Variant(group, f"{which}, none", lambda seed, which=which: model(which, seed), which != "base")
+            for start in ("text", "random"):
+                for shots in SHOTS:
+                    name = f"{which}, {start} start, {'all' if shots is None else f'{shots} shots'}"
+                    yield Variant(group, name, how(which, start, shots))
