@@ -86,10 +86,11 @@ def test_a_run_killed_with_sigkill_ends_with_the_same_weights(recipe_of, tmp_pat
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
 
 
+@pytest.mark.parametrize("shard", [False, True])
 @pytest.mark.parametrize("kind", [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
-def test_two_processes_learn_what_one_learns(recipe_of, tmp_path, kind):
+def test_two_processes_learn_what_one_learns(recipe_of, tmp_path, kind, shard):
     alone = run_recipe(recipe_of(tmp_path / "one", kind, steps=5), on_progress=lambda line: None)
-    recipe = recipe_of(tmp_path / "two", kind, steps=5)
+    recipe = recipe_of(tmp_path / "two", kind, steps=5, shard=shard)
     script = tmp_path / "run.py"
     script.write_text(RUN)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]

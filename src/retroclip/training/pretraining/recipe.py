@@ -50,8 +50,9 @@ class PretrainRecipe(BaseModel):
     `model` is an architecture's name, one of open_clip's or ours, or an open_clip configuration written out.
     `text_tower` is a folder with a Hugging Face tower's config.json and tokenizer, in place of a hub name.
     `cache_size`: shorter side at which the images are kept in `work`. `crop`, `jitter`, `coarse`, `rand_augment`: see
-    `views`. `micro_batch`: rows encoded at a time (`in_chunks`), for large batches in small memory. `classifier`:
-    iCAR's text encoder as meta classifier ("text"), or split heads of their own.
+    `views`. `micro_batch`: rows encoded at a time (`in_chunks`), for large batches in small memory. `shard`: shares of
+    weights, gradients and optimiser state on each of several processes (`sharding`). `classifier`: iCAR's text encoder
+    as meta classifier ("text"), or split heads of their own.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -74,6 +75,7 @@ class PretrainRecipe(BaseModel):
     init_scale: float | None = None
     drop_path: float | None = None
     micro_batch: int | None = Field(default=None, gt=0)
+    shard: bool = False
 
     cache_size: int = 128
     crop: tuple[float, float] = (0.5, 1.0)

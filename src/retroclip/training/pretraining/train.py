@@ -85,6 +85,7 @@ def pretrain(recipe: PretrainRecipe, on_progress: Progress = print) -> History:
         save_every=recipe.save_every,
         log_every=recipe.log_every,
         on_log=on_log,
+        shard=recipe.shard,
         seed=recipe.seed,
     )
     if is_main():
