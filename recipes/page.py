@@ -13,7 +13,7 @@ from pathlib import Path
 
 from page_pretraining import icar, icar_findings, small_clip
 from page_protocols import by_class, detector_seeds, protocols
-from page_systems import ablation_circumstances, ablation_findings, ablations, controls, systems
+from page_systems import ablation_circumstances, ablation_findings, ablations, controls, elsewhere, systems
 
 PAGE = Path("docs/results.md")
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+)(?P<arguments>[^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -32,6 +32,7 @@ def filled(page: str) -> str:
 TABLES: dict[str, Callable[..., str]] = {
     "systems": systems,
     "controls": controls,
+    "elsewhere": elsewhere,
     "ablations": ablations,
     "ablation-circumstances": ablation_circumstances,
     "ablation-findings": ablation_findings,

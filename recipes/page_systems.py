@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from memories import TASKS
+from memories import CONDITIONS, TASKS
 from page_cells import OPEN, REFUTED, RESULTS, SUPPORTED, gained, stored, table, verdict
-from systems import CONDITIONS
 from variants import ORDERINGS
 
 from retroclip.evaluation import Result
@@ -53,6 +52,16 @@ def controls() -> str:
         for method, tally in counted.items()
     ]
     return "\n".join([*summary, "", table(head, rows, words=4)])
+
+
+def elsewhere() -> str:
+    """What models made for one task do on others: the change against the base, with its interval."""
+    found = [r for t in TASKS for c in CONDITIONS for r in stored("systems", f"{t}-{c}.json") if r.forgetting]
+    if not found:
+        return table([], [])
+    head = [f"{one.task} ({one.n:,} photos, {percent(one.base)})" for one in found[0].forgetting]
+    rows = [[f"{r.method} ({r.memory})", *(gained(one.change, one.interval) for one in r.forgetting)] for r in found]
+    return table(["method (memory)", *head], rows)
 
 
 def shown(says: str) -> str:

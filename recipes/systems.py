@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memories import TASKS, Sources
+from memories import CONDITIONS, TASKS, Sources
 
 import retroclip
 from retroclip.evaluation import Result, Samples, compare, load_results, load_samples, save_results
@@ -23,7 +23,9 @@ from retroclip.report.tables import duration, markdown_table
 from retroclip.study import summary_line
 from retroclip.tasks import Task
 
-CONDITIONS = ("in-domain", "half-wrong", "general")
+MEASURED = ("in-domain", "half-wrong", "general")
+ELSEWHERE = {("caltech101", "in-domain"): ("intel-scenes", "cifar10")}
+"""On which other tasks the models of a comparison are asked what they forgot."""
 METHODS = (
     "zero-shot", "primed", "mean-neighbours", "mean-neighbours-centred", "tip-adapter", "tip-x", "real-prompt",
     "real-linear", "reco", "reco-plain", "ra-clip", "locked-text", "gated-image",
@@ -45,6 +47,7 @@ def measure(
         sources.memory(task, condition),
         methods=methods,
         seeds=list(seeds),
+        also=[elsewhere(sources.data, name) for name in ELSEWHERE.get((task.name, condition), ())],
         cache=sources.work / "runs" / f"{task.name}-{condition}",
         on_result=lambda result: print(task.name, condition, summary_line(result), flush=True),
     )
@@ -52,6 +55,12 @@ def measure(
     # Curves would be most of the file, and the page shows none.
     save_results([result.model_copy(update={"history": []}) for result in results], file)
     return results
+
+
+def elsewhere(data: Path, name: str) -> tuple[Task, Samples]:
+    """Another task with its `val` images."""
+    task = Task.load(name)
+    return task, load_samples(task, f"{data / TASKS.get(name, name)}.parquet#val")
 
 
 def stands(results: Sequence[Result], encoder: Any, methods: Sequence[str], seeds: Sequence[int]) -> bool:
@@ -74,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--task", choices=TASKS, action="append")
-    parser.add_argument("--condition", choices=CONDITIONS, action="append")
+    parser.add_argument("--condition", choices=CONDITIONS, action="append", help=f"default: {', '.join(MEASURED)}")
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--model", default="builtin")
@@ -88,7 +97,7 @@ def main() -> None:
         for name in given.task or TASKS:
             task = Task.load(name)
             samples = load_samples(task, f"{given.data / TASKS[name]}.parquet#val")
-            for condition in given.condition or CONDITIONS:
+            for condition in given.condition or MEASURED:
                 results += measure(sources, task, samples, condition, given.methods, range(given.seeds))
         print(times(results, sources.seconds), f"all: {duration(time.perf_counter() - start)}", sep="\n", flush=True)
     for file in sorted(RESULTS.glob("*.json")):

@@ -21,6 +21,10 @@ def customize(
     out: Path,
     epochs: Annotated[int | None, Parameter(help="Default: 5.", validator=validators.Number(gte=1))] = None,
     batch_size: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
+    micro_batch: Annotated[
+        int | None,
+        Parameter(help="Pairs encoded at a time: large batches in small memory.", validator=validators.Number(gte=1)),
+    ] = None,
     lr: float | None = None,
     recipe: Literal["anchored", "react"] = "anchored",
     seed: int = 0,
@@ -45,6 +49,7 @@ def customize(
 
     check_target(out)
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "recipe": recipe}
+    given["micro_batch"] = micro_batch
     options = {name: value for name, value in given.items() if value is not None}
     base, found = load(model), Retrieved.load(retrieved)
     settings = {**options, "tuning": tuning, "seed": seed, "model": base.fingerprint, "pairs": found.provenance}
