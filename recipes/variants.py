@@ -239,7 +239,7 @@ def low_shot(context: MethodContext) -> Iterator[Variant]:
             key = ("features", which, seed if which != "base" else None)
             features = context.share(key, lambda: own.encode_images(train.images))
             rows, labels = taken(shots, seed)
-            return sgd_probe(own, task, features[rows], labels, init=start, seed=seed)
+            return sgd_probe(own, task, features[None, rows], labels, init=start, seed=seed)
 
         return build
 
@@ -247,7 +247,9 @@ def low_shot(context: MethodContext) -> Iterator[Variant]:
         def build(seed: int) -> Any:
             rows, labels = taken(shots, seed)
             images = [train.images[row] for row in rows.tolist()]
-            return fine_tune(model(which, seed), task, images, labels, init=start, seed=seed)
+            # The whole image tower, as in ELEVATER; a customized one has gates already.
+            options: dict[str, Any] = {"tuning": "locked-text", "init": start, "seed": seed}
+            return fine_tune(model(which, seed), task, images, labels, **options)
 
         return build
 

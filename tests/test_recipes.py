@@ -1,6 +1,7 @@
 """The recipes' own code: memories made from sets that were embedded once."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def data(tmp_path_factory, make_encoded, memories):
     """All sets that conditions draw from, a dozen or two photos each."""
     folder = tmp_path_factory.mktemp("data")
     for number, name in enumerate(("flickr8k", "tiny_imagenet", "imagenet1k_samples", "flower_photos", "intel_scenes")):
-        rows, labelled = range(24 if number < 2 else 9), number > 0
+        rows, labelled = range(24 if number < 2 else 20 if number == 3 else 9), number > 0
         labels = [Task.load("flower-photos").classes[row % 5] if number == 3 else f"thing {row}" for row in rows]
         captions = [[f"two dogs and {row} cats", f"{row} cats"] for row in rows]
         columns = {
@@ -35,7 +36,7 @@ def data(tmp_path_factory, make_encoded, memories):
             "image": [make_encoded(1000 * number + row) for row in rows],
             "label": labels if labelled else [None] * len(rows),
             "captions": [None] * len(rows) if labelled else captions,
-            "split": ["train"] * len(rows),
+            "split": ["val" if number == 3 and row >= 9 else "train" for row in rows],
         }
         pq.write_table(pa.table(columns), folder / f"{name}.parquet")
     return folder
@@ -69,3 +70,32 @@ def test_half_of_the_captions_are_wrong_and_half_of_the_pairs_unrelated(memories
     for condition, named in (("in-domain", 9), ("half-wrong", 5), ("general", 0)):
         pairs = memories.memory_pairs(data, task, "flower_photos", condition)
         assert sum(bool(names.found_in(pair.captions)) for pair in pairs) == named
+
+
+@pytest.mark.slow
+def test_every_ablation_runs_and_its_orderings_are_stored(memories, data, tiny_model, tmp_path, monkeypatch):
+    ablations, variants = importlib.import_module("ablations"), importlib.import_module("variants")
+    monkeypatch.setattr(ablations, "RESULTS", tmp_path / "results")
+    encoder = retroclip.load(str(tiny_model(0)), precision="fp32")
+
+    def measure() -> dict:
+        sources = memories.Sources(data, encoder, tmp_path / "work")
+        ablations.measure(sources, "flower-photos", 2, list(ablations.GROUPS))
+        return json.loads((tmp_path / "results" / "flower-photos.json").read_text())
+
+    first = measure()
+    assert len(first["orderings"]) == len(variants.ORDERINGS)
+    assert all(
+        0 <= row["value"] <= 1 and row["interval"][0] <= row["gain"] <= row["interval"][1] for row in first["rows"]
+    )
+    assert {row["memory"] for row in first["rows"] if row["group"].startswith("low-shot")} == {"general"}
+    value = {(row["group"], row["variant"]): row["value"] for row in first["rows"]}
+    for order in first["orderings"]:
+        expected = 100 * (value[order["group"], order["better"]] - value[order["group"], order["worse"]])
+        assert order["difference"] == pytest.approx(expected, abs=1e-6)
+
+    answered = []
+    plain = ablations.answer
+    monkeypatch.setattr(ablations, "answer", lambda *args, **given: answered.append(1) or plain(*args, **given))
+    assert measure() == first
+    assert len(answered) == 1, "what is on the disk was measured again"  # zero-shot alone
