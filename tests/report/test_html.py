@@ -9,7 +9,7 @@ from PIL import Image
 from retroclip.evaluation.result import Forgetting
 from retroclip.report import Example, MemorySummary, Report, RetrievedClass, ShownPair, render, write_report
 from retroclip.report.evidence import SourceSummary
-from retroclip.report.html import axis_of, bar_of, make_section, thumbnail
+from retroclip.report.html import axis_of, bar_of, make_section, settings, thumbnail
 
 EVIL = "<img src=x onerror=alert(1)>"
 VOID = {"meta", "img", "br", "link", "path", "use", "rect", "line"}
@@ -123,3 +123,9 @@ def test_thumbnails_are_small_and_bad_images_leave_a_gap():
     assert len(uri) < 20_000
     assert thumbnail(b"no image") is None
     assert thumbnail(None) is None
+
+
+def test_options_are_words():
+    given = {"k": 16, "search": ["t2t", "t2i"], "chosen": [{"c": 0.316227}], "suite": {"files": ["x"]}, "size": None}
+    assert settings(given) == "k 16, search t2t and t2i, chosen (c 0.3162)"
+    assert settings({}) == ""
