@@ -13,6 +13,7 @@ def test_numbers():
     assert percent(0.8734) == "87.3"
     assert percent(None) == "–"
     assert (points(2.34), points(-2.34), points(None)) == ("+2.3", "−2.3", "–")
+    assert (points(0.0), points(-0.04), points(0.06)) == ("0.0", "0.0", "+0.1")
     assert interval_of((0.1, 0.25)) == "10.0–25.0"
     assert interval_of((-1.2, 3.4), signed=True) == "−1.2 to +3.4"
     assert [duration(s) for s in (0.44, 9.96, 59.6, 125)] == ["0.4 s", "10.0 s", "60 s", "2 min 05 s"]

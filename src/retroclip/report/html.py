@@ -35,7 +35,7 @@ class Report:
     """All that a report may show; only `results` is needed. Texts may come from anywhere: they are escaped."""
 
     results: Sequence[Result]
-    title: str = "What a memory gains"
+    title: str = ""
     introduction: str = ""
     examples: Sequence[Example] = ()
     examples_method: str = ""
@@ -97,8 +97,9 @@ def render(report: Report) -> str:
     table = overview(report.results)
     drawn = Markup(plots.plot_overview(table)) if table is not None else None
     sections = [make_section(results) for results in tables.group(report.results)]
+    title = report.title or ("What a memory gains" if any(r.memory for r in report.results) else "Results")
     return environment.get_template("report.html").render(
-        report=report, sections=sections, overview=table, overview_plot=drawn
+        title=title, report=report, sections=sections, overview=table, overview_plot=drawn
     )
 
 

@@ -29,7 +29,9 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def points(value: float | None) -> str:
     """A gain in points with its sign: 2.34 → '+2.3'."""
-    return "–" if value is None else f"{value:+.1f}".replace("-", "−")
+    if value is None:
+        return "–"
+    return "0.0" if abs(value) < 0.05 else f"{value:+.1f}".replace("-", "−")
 
 
 def interval_of(low_high: tuple[float, float] | None, *, signed: bool = False) -> str:
