@@ -6,7 +6,8 @@ made here, which borrows this one's torch and open_clip: the kernels are the sam
 
 No trained weights of a public CLIP are needed: the towers are random (seed 0), and the image projection is fitted by
 ridge regression to the class texts on the data set's `train` split, so that accuracy is well above chance and a change
-of precision has something to spoil. The figures of `val` are compared, never used. Time is processor time.
+of precision has something to spoil. The figures of `val` are compared, never used. Times are processor time of all
+processes and, between brackets, by the clock. Everything is kept in benchmarks/results/clip_benchmark-PART.json.
 
 Data: caltech101.parquet and flickr8k.parquet in a folder (first argument, default ../shared/data). About 15 minutes.
 """
@@ -18,16 +19,20 @@ import io
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import tempfile
+import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import open_clip
 import pyarrow.parquet as pq
 import torch
+from record import store
 from safetensors.torch import save_file
 
 import retroclip
@@ -39,6 +44,7 @@ UNDECLARED = ("requests", "urllib3", "idna", "certifi", "charset-normalizer")  #
 ARCHITECTURE = "ViT-B-32"
 RIDGE = 1e-3
 KS = (1, 5, 10)
+USED = ("open_clip_torch", "torchvision")
 
 
 def make_peer(folder: Path) -> Path:
@@ -52,9 +58,11 @@ def make_peer(folder: Path) -> Path:
     return python
 
 
-def write_folder(root: Path, samples: list[list[tuple[str, bytes]]], **files: str) -> Path:
+def write_folder(final: Path, samples: list[list[tuple[str, bytes]]], **files: str) -> Path:
     """Two shards (the peer wants one a worker) of a split called test, and the text files beside it."""
-    (root / "test").mkdir(parents=True, exist_ok=True)
+    root = final.with_name(f"{final.name}.partial")  # a run that was killed here leaves no half folder
+    shutil.rmtree(root, ignore_errors=True)
+    (root / "test").mkdir(parents=True)
     (root / "test" / "nshards.txt").write_text("2\n")
     for name, text in files.items():
         (root / f"{name}.txt").write_text(text)
@@ -65,7 +73,8 @@ def write_folder(root: Path, samples: list[list[tuple[str, bytes]]], **files: st
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
-    return root
+    os.replace(root, final)
+    return final
 
 
 def classification_folder(data: Path, root: Path, share: float) -> Path:
@@ -129,29 +138,38 @@ def pooled(encoder: retroclip.Encoder, images: list[bytes]) -> torch.Tensor:
     return torch.cat([encoder.model.visual(pixels) for pixels in image_batches(images, encoder.preprocess, 64)])
 
 
-def run(command: list[str | Path], environment: dict[str, str]) -> float:
-    """Processor seconds that a command took, all its processes together; its output is shown when it fails.
+class Took(NamedTuple):
+    """What a command took: processor seconds of all its processes together, and seconds by the clock."""
 
-    They stand for time on a machine that does nothing else, and are the same on one that does.
-    """
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor: float
+    clock: float
+
+    def __str__(self) -> str:
+        return f"{self.processor:.0f} processor seconds ({self.clock:.0f} s)"
+
+    def over(self, peer: Took) -> str:
+        return f"ratio {self.processor / peer.processor:.3f} ({self.clock / peer.clock:.3f})"
+
+
+def run(command: list[str | Path], environment: dict[str, str]) -> tuple[str, Took]:
+    """What a command printed, and what it took; its output is shown when it fails."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(list(map(str, command)), check=False, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-    run.out = done.stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    clock, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done.stdout, Took(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, clock)
 
 
-def ours(weights: Path, task: str | Path, folder: Path, precision: str) -> tuple[dict, float]:
+def ours(weights: Path, task: str | Path, folder: Path, precision: str) -> tuple[dict, Took]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     model = f"{ARCHITECTURE}@{weights}"
     command = [sys.executable, "-m", "retroclip", "evaluate", model, task, f"{folder}#test", "--json"]
-    seconds = run([*command, "--precision", precision], environment)
-    return json.loads(run.out), seconds
+    out, took = run([*command, "--precision", precision], environment)
+    return json.loads(out), took
 
 
-def theirs(python: Path, weights: Path, folder: Path, task: str, *, amp: bool, workers: int) -> tuple[dict, float]:
+def theirs(python: Path, weights: Path, folder: Path, task: str, *, amp: bool, workers: int) -> tuple[dict, Took]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     out = folder / "peer.json"
     command = [python, "-m", "clip_benchmark.cli", "eval", "--dataset", f"wds/{folder.name}", "--dataset_root", folder]
@@ -159,38 +177,50 @@ def theirs(python: Path, weights: Path, folder: Path, task: str, *, amp: bool, w
     command += ["--recall_k", *map(str, KS), "--num_workers", str(workers), "--quiet", *([] if amp else ["--no_amp"])]
     # The package has no __main__; its console script does just this.
     command[1:3] = ["-c", "from clip_benchmark.cli import main; main()"]
-    seconds = run(command, environment)
-    return json.loads(out.read_text())["metrics"], seconds
+    _, took = run(command, environment)
+    return json.loads(out.read_text())["metrics"], took
 
 
-def show(label: str, pairs: list[tuple[str, float, float]]) -> None:
-    print(f"{label}: " + ", ".join(f"{name} {mine:.5f} (peer {peer:.5f})" for name, mine, peer in pairs), flush=True)
+def show(part: str, pairs: list[tuple[str, float, float]], own: Took, peer: Took, **more: str) -> dict[str, Any]:
+    """Print one comparison; returns its record."""
+    difference = max(abs(mine - other) for _, mine, other in pairs)
+    shown = ", ".join(f"{name} {mine:.5f} (peer {other:.5f})" for name, mine, other in pairs)
+    print(f"{part}: {shown}; largest difference {difference:.1e}", flush=True)
+    print(f"{part}: {own}, peer {peer}, {own.over(peer)}", flush=True)
+    return {
+        "part": part, **more, "largest_difference": difference,
+        "figures": {name: {"ours": mine, "peer": other} for name, mine, other in pairs},
+        "ours": own._asdict(), "peer": peer._asdict(),
+        "ratio": {"processor": own.processor / peer.processor, "clock": own.clock / peer.clock},
+    }  # fmt: skip
 
 
-def classification(python: Path, weights: Path, folder: Path, workers: int) -> None:
-    peer, seconds = theirs(python, weights, folder, "zeroshot_classification", amp=False, workers=workers)
+def classification(python: Path, weights: Path, folder: Path, workers: int) -> list[dict[str, Any]]:
+    peer, took = theirs(python, weights, folder, "zeroshot_classification", amp=False, workers=workers)
+    records = []
     for precision in ("fp32", "auto"):
         mine, own = ours(weights, folder, folder, precision)
         named = [("top1", "acc1"), ("top5", "acc5"), ("mean-per-class", "mean_per_class_recall")]
-        show(f"{precision} ({mine['precision']})", [(a, mine["metrics"][a], peer[b]) for a, b in named])
-        print(f"{precision}: {own:.0f} processor seconds, peer {seconds:.0f}, ratio {own / seconds:.3f}", flush=True)
+        pairs = [(a, mine["metrics"][a], peer[b]) for a, b in named]
+        records.append(show(f"classification, {precision}", pairs, own, took, precision=mine["precision"]))
+    return records
 
 
-def autocast(python: Path, weights: Path, folder: Path, workers: int) -> None:
+def autocast(python: Path, weights: Path, folder: Path, workers: int) -> list[dict[str, Any]]:
     """The peer as it runs by default, beside ours as it runs by default."""
-    peer, seconds = theirs(python, weights, folder, "zeroshot_classification", amp=True, workers=workers)
+    peer, took = theirs(python, weights, folder, "zeroshot_classification", amp=True, workers=workers)
     mine, own = ours(weights, folder, folder, "auto")
-    show("auto", [("top1", mine["metrics"]["top1"], peer["acc1"])])
-    print(f"auto: {own:.0f} processor seconds, peer with autocast {seconds:.0f}, ratio {own / seconds:.3f}", flush=True)
+    pairs = [("top1", mine["metrics"]["top1"], peer["acc1"])]
+    return [show("classification, auto, peer with autocast", pairs, own, took, precision=mine["precision"])]
 
 
-def retrieval(python: Path, weights: Path, folder: Path, workers: int) -> None:
-    peer, seconds = theirs(python, weights, folder, "zeroshot_retrieval", amp=False, workers=workers)
+def retrieval(python: Path, weights: Path, folder: Path, workers: int) -> list[dict[str, Any]]:
+    peer, took = theirs(python, weights, folder, "zeroshot_retrieval", amp=False, workers=workers)
     mine, own = ours(weights, "image-text-retrieval", folder, "fp32")
     named = [(f"i2t-recall@{k}", f"text_retrieval_recall@{k}") for k in KS]
     named += [(f"t2i-recall@{k}", f"image_retrieval_recall@{k}") for k in KS]
-    show("fp32", [(a, mine["metrics"][a], peer[b]) for a, b in named])
-    print(f"fp32: {own:.0f} processor seconds, peer {seconds:.0f}, ratio {own / seconds:.3f}")
+    pairs = [(a, mine["metrics"][a], peer[b]) for a, b in named]
+    return [show("retrieval, fp32", pairs, own, took, precision=mine["precision"])]
 
 
 def main() -> None:
@@ -211,14 +241,15 @@ def main() -> None:
         classes, captions = work / f"caltech-{given.share}", work / f"flickr-{given.share}"
         if not classes.exists():
             classification_folder(given.data, classes, given.share)
+        if not captions.exists():
             retrieval_folder(given.data, captions, given.share)
         print(f"{ARCHITECTURE}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}", flush=True)
-        if given.part in ("all", "classification"):
-            classification(python, weights, classes, given.workers)
-        if given.part in ("all", "autocast"):
-            autocast(python, weights, classes, given.workers)
-        if given.part in ("all", "retrieval"):
-            retrieval(python, weights, captions, given.workers)
+        parts = {"classification": (classification, classes), "autocast": (autocast, classes)}
+        parts |= {"retrieval": (retrieval, captions)}
+        for name, (measure, folder) in parts.items():
+            if given.part in ("all", name):
+                found = measure(python, weights, folder, given.workers)
+                store(f"clip_benchmark-{name}", {"peer": PEER, "share": given.share, "measured": found}, versions=USED)
 
 
 if __name__ == "__main__":

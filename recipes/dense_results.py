@@ -15,7 +15,7 @@ from typing import Any
 import retroclip
 from retroclip.evaluation import Result, load_results, save_results
 from retroclip.evaluation.protocols import model_for, run_protocol
-from retroclip.report.tables import interval_of, percent
+from retroclip.report.tables import COMPARED, compared_text, interval_of, percent
 from retroclip.tasks import Task
 
 CAMVID, COCO = "camvid_segmentation.parquet#", "coco128.parquet#"
@@ -23,6 +23,8 @@ BCCD, SCENES, FLOWERS = "bccd_detection.parquet#", "intel_scenes.parquet#", "flo
 DENSE = {"features": "dense", "size": 224}
 PIXELS: dict[str, Any] = {"size": 288}
 SMOOTHED, DENOISED = PIXELS | {"smoothing": True}, PIXELS | {"denoising": 0.5}
+STUDENT: dict[str, Any] = {"size": 224, "epochs": 6, "train": CAMVID + "train"}
+MASKFORMER = STUDENT | {"student": "maskformer", "epochs": 8}
 # name: (task, data, protocol, options, method)
 ROWS: dict[str, tuple[str, str, str, dict[str, Any], str]] = {
     "regions-coco": ("coco", COCO, "regions", {}, "zero-shot"),
@@ -39,15 +41,19 @@ ROWS: dict[str, tuple[str, str, str, dict[str, Any], str]] = {
     "detection-coco-truth": ("coco-half", COCO, "detection", DENSE | {"proposals": "truth"}, "zero-shot"),
     "detection-bccd-grid": ("bccd", BCCD, "detection", DENSE | {"limit": 200}, "zero-shot"),
     "detection-coco-trained": ("coco-half", COCO, "detection", DENSE | {"train": COCO + "train"}, "zero-shot"),
-    "segmentation-camvid-trained": (
-        "camvid", CAMVID, "segmentation", {"size": 224, "epochs": 6, "train": CAMVID + "train"}, "zero-shot",
+    "segmentation-camvid-trained": ("camvid", CAMVID, "segmentation", STUDENT, "zero-shot"),
+    "segmentation-camvid-maskformer": ("camvid", CAMVID, "segmentation", MASKFORMER, "zero-shot"),
+    "segmentation-camvid-maskformer-base": (
+        "camvid", CAMVID, "segmentation", MASKFORMER | {"targets": "base"}, "zero-shot",
     ),
     "attack-scenes": ("intel-scenes", SCENES, "typographic-attack", {}, "zero-shot"),
     "attack-flowers": ("flower-photos", FLOWERS, "typographic-attack", {}, "zero-shot"),
     "video-ucf101": ("ucf101", "ucf101_clips.parquet#", "video", {}, "zero-shot"),
     "corrupted-flowers": ("flower-photos", FLOWERS, "corrupted-neighbours", {"share": 0.5}, "mean-neighbours"),
 }  # fmt: skip
-SEEDS = {"detection-coco-trained": (0, 1, 2)}
+SEEDS = dict.fromkeys(
+    ("detection-coco-trained", "segmentation-camvid-trained", "segmentation-camvid-maskformer"), (0, 1, 2)
+)
 """Rows that are measured once a seed; a row of the table is the first."""
 RESULTS = Path("docs/results/protocols")
 
@@ -90,7 +96,8 @@ def line(name: str, result: Result) -> str:
     shown = [
         f"{metric} {percent(value)}" + (f" ({interval_of(intervals[metric])})" if intervals.get(metric) else "")
         for metric, value in result.metrics.items()
-    ]
+        if not metric.startswith(COMPARED)
+    ] + [compared_text(result, metric) for metric in result.metrics if metric.startswith(COMPARED)]
     baselines = ", ".join(f"{metric} {percent(value)}" for metric, value in result.baselines.items())
     return f"| {name} | {result.n} | {', '.join(shown)} | {result.baseline}: {baselines} |"
 

@@ -58,11 +58,11 @@ def test_one_file_each_and_nothing_twice(data, tiny_model, tmp_path, monkeypatch
 def test_probes_in_a_suite_and_reports_of_it(data, tiny_model, tmp_path, capsys):
     out = tmp_path / "results"
     call = ["evaluate", str(tiny_model(0)), "--suite", str(data / "mine.yaml"), "--data", str(data), "--out", str(out)]
-    assert main([*call, "--method", "zero-shot,linear-probe-text", "--shots", "4", "--seeds", "2"]) == 1
+    assert main([*call, "--method", "zero-shot,linear-probe-text", "--shots", "2", "--seeds", "2"]) == 1
     err = capsys.readouterr().err
     assert "failed" in err and "food101" in err
     probes = [r for r in find_results([out]) if r.method == "linear-probe-text" and r.error is None]
-    assert [(r.task, r.seeds, r.options["shots"]) for r in probes] == [("pets", [0, 1], 4), ("shapes", [0, 1], 4)]
+    assert [(r.task, r.seeds, r.options["shots"]) for r in probes] == [("pets", [0, 1], 2), ("shapes", [0, 1], 2)]
     for name in ("all.html", "all.md", "all.csv", "all.svg"):
         assert main(["report", str(out), "--out", str(tmp_path / name)]) == 0
     assert "mean of 2" in (tmp_path / "all.md").read_text()

@@ -13,8 +13,10 @@ from retroclip.methods import MethodContext
 from retroclip.pairs import LabelledSet
 from retroclip.report import (
     Report,
+    collect_confused,
     collect_examples,
     collect_retrieved,
+    count_changes,
     spread,
     summarise_memory,
     write_report,
@@ -23,6 +25,7 @@ from retroclip.report.tables import duration, percent, points
 from retroclip.tasks import Task
 
 SHOWN_CLASSES = 6
+SHOWN_WRONG = 2
 
 Tell = Callable[[str], None]
 
@@ -98,17 +101,21 @@ def summary_line(result: Result) -> str:
 
 
 def evidence(frame: Report, results: Sequence[Result], samples: Samples, context: MethodContext) -> Report:
-    """The frame filled: examples of the best method, and retrieved pairs of some classes."""
+    """The frame filled: examples and mistakes of the best method, and retrieved pairs of some classes."""
     base, memory, task = results[0], context.memory, context.task
     assert memory is not None
     best = max((r for r in results[1:] if r.outcomes), key=lambda r: r.value or 0.0, default=None)
-    examples = []
+    examples, changes = [], None
     if base.outcomes and best is not None:
-        examples = collect_examples(base, best, samples, memory, samples.embed_base(context.encoder))
+        examples = collect_examples(base, best, samples, memory, samples.embed_base(context.encoder), wrong=SHOWN_WRONG)
+        changes = count_changes(base, best)
+    shown = best or (base if base.outcomes else None)
     return replace(
         frame,
         results=results,
         examples=examples,
+        changes=changes,
+        confused=collect_confused(shown, samples) if shown is not None else (),
         examples_method=best.method if best is not None else "",
         retrieved=collect_retrieved(context.retrieved, task, spread(task.classes, SHOWN_CLASSES)),
     )

@@ -11,7 +11,7 @@ from retroclip.errors import RetroclipError, SourceError
 from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL, Result, compare, evaluate_retrieval, load_results, save_results
 from retroclip.evaluation.protocols import model_for, run_protocol
 from retroclip.memory import Memory
-from retroclip.tasks import Task
+from retroclip.tasks import task_for
 from retroclip.tasks.suite import Entry, Suite, find_dataset
 
 Tell = Callable[[str], None]
@@ -102,7 +102,7 @@ def _circumstances(
         "retroclip": __version__,
         "entry": entry.model_dump(),
         "files": [[str(p), *_stamp(p)] for p in paths],
-        "task": _task_record(entry),
+        "task": _task_record(entry, dataset),
         "model": encoder.fingerprint,
         "precision": encoder.precision,
         "method": method,
@@ -113,8 +113,8 @@ def _circumstances(
     return json.loads(json.dumps(found))
 
 
-def _task_record(entry: Entry) -> Any:
-    return None if entry.task == IMAGE_TEXT_RETRIEVAL else Task.load(entry.task).model_dump(mode="json")
+def _task_record(entry: Entry, dataset: str) -> Any:
+    return None if entry.task == IMAGE_TEXT_RETRIEVAL else task_for(entry.task, dataset).model_dump(mode="json")
 
 
 def _stamp(path: Path) -> list[int]:
@@ -141,7 +141,7 @@ def _run(
         if entry.task == IMAGE_TEXT_RETRIEVAL:
             used = None if method == "zero-shot" else memory
             return evaluate_retrieval(encoder, dataset, where=entry.where, memory=used, method=method, seed=seeds[0])
-        task = Task.load(entry.task)
+        task = task_for(entry.task, dataset)
         if task.protocol != "classification":
             model = model_for(encoder, task, dataset, memory, method=method, where=entry.where, seed=seeds[0])
             return run_protocol(task.protocol, model, task, dataset, where=entry.where, method=method)

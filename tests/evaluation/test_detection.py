@@ -6,9 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from retroclip.errors import SourceError
+from retroclip.errors import ModelError, SourceError
+from retroclip.evaluation.average_precision import Boxes
 from retroclip.evaluation.boxes import load_boxes
-from retroclip.evaluation.detection import keep_best, with_background
+from retroclip.evaluation.detection import (
+    BASE_SHARE,
+    NOVEL_SHARE,
+    OBJECTNESS,
+    beside_untrained,
+    finite,
+    keep_best,
+    mixed,
+    summarise_detections,
+    with_background,
+)
 from retroclip.evaluation.proposals import choose_proposals, grid, read_proposals, suppressed
 from retroclip.evaluation.protocols import run_protocol
 from retroclip.tasks import Task
@@ -82,3 +93,31 @@ def test_non_maximum_suppression_is_per_class():
     assert list(zip(kept.label.tolist(), kept.scores.tolist(), strict=True)) == [(0, 0.9), (1, 0.4), (1, 0.3)]
     assert set(kept.image.tolist()) == {7}
     assert suppressed((boxes, np.array([0.5, 0.9, 0.1])), 0.5, 9)[1].tolist() == [0.9, 0.1]
+
+
+def test_mixed_scores_are_geometric_means():
+    rng = np.random.default_rng(0)
+    learnt, own, objectness = rng.random((4, 3)), rng.random((4, 3)), rng.random(4)
+    scores = mixed(learnt, own, objectness, np.array([False, False, True]))
+    for i in range(4):
+        for c, share in enumerate((BASE_SHARE, BASE_SHARE, NOVEL_SHARE)):
+            logs = (1 - share) * np.log(learnt[i, c]) + share * np.log(own[i, c]) + OBJECTNESS * np.log(objectness[i])
+            assert scores[i, c] == pytest.approx(np.exp(logs))
+
+
+def test_what_is_trained_stands_beside_what_is_not(boxed):
+    data = load_boxes(TASK, boxed, empty=True)
+    rows = [np.flatnonzero(data.image_of == i) for i in range(3)]
+    right = [Boxes(data.image_of[own], data.labels[own], data.boxes[own], np.ones(len(own))) for own in rows]
+    none = [each.select(np.zeros(len(each), bool)) for each in right]
+    result = summarise_detections(data, TASK, right, none, method="trained", resamples=20)
+    untrained = {"zero-shot": right, "grid": none}
+    found = beside_untrained(result, data, TASK, right, untrained, none, 20)
+    assert (found.metrics["zero-shot-ap50"], found.metrics["grid-ap50-novel"]) == (1.0, 0.0)
+    assert (found.metrics["gain-ap50"], found.intervals["gain-ap50"]) == (0.0, (0.0, 0.0))
+    assert (found.metrics["gain-over-grid-ap50-novel"], found.metrics["gain-over-grid-ap50"]) == (1.0, 1.0)
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    with pytest.raises(ModelError, match="the detector gave NaN or infinite scores"):
+        finite(np.array([[0.5, np.nan]]), "the detector")

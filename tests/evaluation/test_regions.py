@@ -14,7 +14,7 @@ from retroclip.encoders.regions import cut, encode_cuts
 from retroclip.errors import RetroclipError, SourceError, TaskError
 from retroclip.evaluation.boxes import check_box, load_boxes
 from retroclip.evaluation.protocols import list_protocols, run_protocol
-from retroclip.evaluation.regions import every_class, verified_only
+from retroclip.evaluation.regions import scored_boxes
 from retroclip.pairs import decode_image
 from retroclip.tasks import Task
 
@@ -121,7 +121,13 @@ def test_cuts_stay_inside_and_grow_about_the_middle():
 
 def test_classes_that_nobody_looked_for_are_left_out(boxed):
     data = load_boxes(TASK, boxed)
-    data.verified, data.not_exhaustive = {0: {0, 1}, 2: {0, 2}}, {2: {2}}
-    kept = verified_only(data, every_class(data, ~data.crowd, np.zeros((4, 3))))
-    pairs = sorted(set(zip(kept.image.tolist(), kept.label.tolist(), strict=True)))
-    assert pairs == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 0)]
+    scores = np.random.default_rng(0).random((4, 3))
+    every = scored_boxes(data, ~data.crowd, lambda rows: scores[rows])
+    assert len(every) == 12 and every.scores.tolist() == scores.ravel().tolist()
+    assert every.label.tolist() == [0, 1, 2] * 4 and every.image.tolist() == [0] * 6 + [1] * 3 + [2] * 3
+    np.testing.assert_array_equal(every.box, np.repeat(data.boxes, 3, axis=0))
+    data.verified, data.not_exhaustive = {0: {0, 1}, 2: {0, 2}}, {0: {0}, 2: {2}}
+    kept = scored_boxes(data, ~data.crowd, lambda rows: scores[rows])
+    found = sorted(zip(kept.image.tolist(), kept.box[:, 0].tolist(), kept.label.tolist(), strict=True))
+    # Image 0 has a red (0) and a green (1) box: red wasn't searched to the end, so the green box is no wrong red.
+    assert found == [(0, 2.0, 0), (0, 2.0, 1), (0, 20.0, 1), (1, 0.0, 0), (1, 0.0, 1), (1, 0.0, 2), (2, 10.0, 0)]

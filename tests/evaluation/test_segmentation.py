@@ -11,9 +11,10 @@ from sklearn.metrics import confusion_matrix, jaccard_score
 
 import retroclip
 from retroclip.errors import RetroclipError, SourceError, TaskError
+from retroclip.evaluation.bootstrap import resample_counts
 from retroclip.evaluation.confusion import class_iou, confusion, majority_matrix, mean_iou, pixel_accuracy
 from retroclip.evaluation.protocols import run_protocol
-from retroclip.evaluation.segmentation import load_masks
+from retroclip.evaluation.segmentation import MaskedImages, beside_untrained, load_masks, summarise_masks
 from retroclip.tasks import Task
 
 TASK = Task("ground", classes=["sky", "road", "tree"], novel=["tree"], ignored=["void"])
@@ -90,3 +91,52 @@ def test_masks_that_do_not_fit(tmp_path, masked, make_encoded):
     colours = png(np.zeros((32, 48, 3)))
     data = load_masks(TASK, write(tmp_path / "rgb.parquet", images[:20], [good] * 19 + [colours]))
     assert "colours" in data.rejected[0]
+
+
+def scenes(path, numbers):
+    """Skies of several heights over a road; the tree is novel, and pixels of it are there."""
+    images, masks = [], []
+    for number in numbers:
+        line = 12 + 2 * (number % 5)
+        values, mask = np.zeros((32, 48, 3), np.uint8), np.full((32, 48), 4)
+        values[:line], values[line:], values[line:, :9] = (80, 120, 250), (90, 90, 90 + number), (20, 120, 20)
+        mask[:line], mask[line:, :9] = 0, 5
+        images.append(png(values))
+        masks.append(png(mask))
+    return write(path, images, masks)
+
+
+@pytest.mark.parametrize("student", ["maskclip+", "maskformer"])
+def test_a_student_stands_beside_the_untrained_model(tmp_path, tiny_model, student):
+    encoder = retroclip.load(tiny_model(0), precision="fp32")
+    train, val = scenes(tmp_path / "train.parquet", range(6)), scenes(tmp_path / "val.parquet", range(20, 24))
+    options = {"train": train, "student": student, "size": 32, "epochs": 2, "seed": 1}
+    result = run_protocol("segmentation", encoder, TASK, val, options=options)
+    untrained = run_protocol("segmentation", encoder, TASK, val, options={"size": 32})
+    assert (result.method, result.n, result.options["seed"]) == (student, 4, 1)
+    assert ("targets" in result.options) == (student == "maskformer")
+    for part in ("miou", "miou-novel", "miou-base"):
+        assert result.metrics[f"zero-shot-{part}"] == pytest.approx(untrained.metrics[part])
+        assert result.metrics[f"gain-{part}"] == pytest.approx(result.metrics[part] - untrained.metrics[part])
+        low, high = result.intervals[f"gain-{part}"]
+        assert -1 <= low <= high <= 1
+    with pytest.raises(SourceError, match="holds images that are evaluated"):
+        run_protocol("segmentation", encoder, TASK, train, options=options)
+    with pytest.raises(RetroclipError, match="option student"):
+        run_protocol("segmentation", encoder, TASK, val, options=options | {"student": "unet"})
+
+
+def test_gains_are_resampled_together():
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.integers(0, 50, (9, 3, 3)), rng.integers(0, 50, (9, 3, 3))
+    data = MaskedImages("m", None, keys=[*"abcdefghi"], images=[b""] * 9, masks=[np.zeros((1, 1), np.uint16)] * 9)
+    result = summarise_masks(ours, TASK, data, method="student", resamples=300)
+    found = beside_untrained(result, ours, theirs, TASK, resamples=300)
+    (counts,) = resample_counts(9, 300, 0)
+    by_hand = []
+    for row in counts:
+        a, b = (sum(k * m for k, m in zip(row, each, strict=True)) for each in (ours, theirs))
+        by_hand.append(np.nanmean(class_iou(a)[:2]) - np.nanmean(class_iou(b)[:2]))
+    np.testing.assert_allclose(found.intervals["gain-miou-base"], np.percentile(by_hand, [2.5, 97.5]))
+    same = beside_untrained(result, ours, ours, TASK, resamples=300)
+    assert (same.metrics["gain-miou"], same.intervals["gain-miou"]) == (0.0, (0.0, 0.0))

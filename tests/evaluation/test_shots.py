@@ -1,18 +1,23 @@
 """Shots come from a train split, and never from what is evaluated."""
 
+import io
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from retroclip.errors import RetroclipError, SourceError
-from retroclip.evaluation import compare, load_samples
+from retroclip.evaluation import Samples, compare, load_samples
 from retroclip.evaluation.comparison import method_names
-from retroclip.evaluation.shots import draw_shots, take_shots, without_evaluated
+from retroclip.evaluation.leakage import near_samples
+from retroclip.evaluation.shots import draw_shots, left_out, take_shots, without_evaluated
 from retroclip.methods import MethodContext, get_method, list_methods
-from retroclip.pairs import LabelledSet
+from retroclip.pairs import ALIKE, LabelledSet, mirrored, thumbnail
 
 from .conftest import CLASSES, draw, vector_image
 
-PROBES = ["linear-probe", "linear-probe-text"]
+PROBES = ["linear-probe"]
 
 
 @pytest.fixture
@@ -43,6 +48,52 @@ def test_evaluated_images_are_left_out_of_the_shots(task, dataset, train):
         without_evaluated(load_samples(task, dataset), [load_samples(task, dataset)])
 
 
+def grey(values):
+    """A picture of 32 × 32 grey values, as a PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.repeat(values[..., None], 3, axis=2)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class Averages:
+    """Embeds a picture as the mean grey of its four quarters, and counts what it embeds."""
+
+    def __init__(self):
+        self.count = 0
+
+    def encode_images(self, images, **_):
+        self.count += len(images)
+        pixels = [np.asarray(Image.open(io.BytesIO(data)).convert("L"), float).reshape(2, 16, 2, 16) for data in images]
+        return torch.nn.functional.normalize(torch.tensor(np.array([p.mean((1, 3)).ravel() for p in pixels])), dim=1)
+
+
+def test_near_duplicates_leave_the_pool_and_are_counted():
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (8, 8), dtype=np.uint8).repeat(4, 0).repeat(4, 1) for _ in range(6)]
+    brighter = np.clip(pictures[0].astype(int) + 5, 0, 255).astype(np.uint8)
+    # An evaluated picture, a brighter one of it, its mirror image; like it by thumbnail alone; two others.
+    far = (pictures[0] * 0.2).astype(np.uint8) * np.repeat([0, 1], 16).astype(np.uint8)
+    pool = [pictures[0], brighter, pictures[1][:, ::-1], far, pictures[4], pictures[5]]
+    named = [f"t{i}" for i in range(6)]
+    train = Samples("p", "train", named, [grey(p) for p in pool], np.zeros(6, int), ["a"])
+    evaluated = Samples("p", "val", ["a", "b"], [grey(p) for p in pictures[:2]], np.zeros(2, int), ["a"])
+    encoder = Averages()
+    left = without_evaluated(train, [evaluated], encoder, threshold=0.95)
+    assert left.keys == ["t3", "t4", "t5"]
+    assert left.rejected == [
+        "t0: is also an evaluated image", "t1: is nearly an evaluated image", "t2: is nearly an evaluated image"
+    ]  # fmt: skip
+    assert left_out(left) == {"train_also_evaluated": 1, "train_near_duplicates": 2}
+    assert encoder.count <= 3 + 2  # only what is alike is embedded
+    # By brute force over all pairs: the cosine and the thumbnails, mirrored or not.
+    again = Samples("p", "train", named[1:], [grey(p) for p in pool[1:]], np.zeros(5, int), ["a"])
+    cosines = Averages().encode_images(again.images) @ Averages().encode_images(evaluated.images).T
+    theirs = [thumbnail(image) for image in evaluated.images]
+    alike = np.array([[max(own @ e, own @ mirrored(e)) for e in theirs] for own in map(thumbnail, again.images)])
+    both = ((cosines.numpy() > 0.95) & (alike > ALIKE)).any(axis=1)
+    assert near_samples(again, [evaluated], Averages(), threshold=0.95) == np.flatnonzero(both).tolist() == [0, 1]
+
+
 def test_unreadable_shots_are_left_out(task, dataset, train):
     train.images[9] = b"no image"
     assert len(without_evaluated(load_samples(task, train), [load_samples(task, dataset)])) == 199
@@ -58,10 +109,11 @@ def test_a_class_without_shots_is_named(task, train):
 
 def test_probes_in_a_comparison(encoder, task, dataset, train, tmp_path):
     given = {"methods": PROBES, "train": train, "shots": 8, "resamples": 50, "cache": tmp_path}
-    zero, probe, _ = compare(encoder, task, dataset, None, **given)
+    zero, probe = compare(encoder, task, dataset, None, **given)
     assert zero.method == "zero-shot" and not zero.options
     assert (probe.seeds, probe.error) == ([0, 1, 2], None) and probe.value > 0.5 and probe.sd is not None
     assert probe.options["train"] == "shapes#train" and probe.options["shots"] == 8
+    assert probe.options["train_also_evaluated"] == 0 and "train_near_duplicates" in probe.options
     assert len(probe.options["chosen"]) == 3 and probe.gain is not None
     again = compare(encoder, task, dataset, None, **given)
     assert again[1].value == probe.value and again[1].options == probe.options

@@ -9,7 +9,7 @@ from PIL import Image
 from retroclip.evaluation.result import Forgetting
 from retroclip.report import Example, MemorySummary, Report, RetrievedClass, ShownPair, render, write_report
 from retroclip.report.evidence import SourceSummary
-from retroclip.report.html import axis_of, bar_of, make_section, thumbnail
+from retroclip.report.html import axis_of, bar_of, make_section, settings, thumbnail
 
 EVIL = "<img src=x onerror=alert(1)>"
 VOID = {"meta", "img", "br", "link", "path", "use", "rect", "line"}
@@ -100,6 +100,20 @@ def test_results_alone_make_a_page(results, tmp_path):
     assert "Nothing" not in render(Report(results=[]))
 
 
+def test_columns_that_nothing_fills_are_left_out(results, make_result):
+    whole = render(Report(results=results))
+    assert "gain, points</th>" in whole and "trained<br>parameters" in whole and "What a memory gains" in whole
+    alone = render(Report(results=[make_result("zero-shot", 0.5, memory=None, memory_pairs=None)]))
+    assert "gain, points</th>" not in alone and "over control" not in alone and "trained<br>" not in alone
+    assert "<h1>Results</h1>" in alone and "dashed line" not in alone and "standard deviation" not in alone
+    # As many cells in a row as there are headings, in the failed row too.
+    for page in (whole, alone):
+        table = page[page.index('<table class="results">') :]
+        head, *rows = table[: table.index("</table>")].split("<tr")[1:]
+        cells = [row.count("<td") + sum(int(n) - 1 for n in re.findall(r'colspan="(\d+)"', row)) for row in rows]
+        assert set(cells) == {head.count("<th ") + head.count("<th>")}
+
+
 def test_axis_and_bars(make_result):
     low, high = make_result("a", 0.44), make_result("b", 0.77)
     assert axis_of([low, high]) == (0.4, 0.8)
@@ -123,3 +137,9 @@ def test_thumbnails_are_small_and_bad_images_leave_a_gap():
     assert len(uri) < 20_000
     assert thumbnail(b"no image") is None
     assert thumbnail(None) is None
+
+
+def test_options_are_words():
+    given = {"k": 16, "search": ["t2t", "t2i"], "chosen": [{"c": 0.316227}], "suite": {"files": ["x"]}, "size": None}
+    assert settings(given) == "k 16, search t2t and t2i, chosen (c 0.3162)"
+    assert settings({}) == ""

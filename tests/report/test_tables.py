@@ -6,13 +6,14 @@ import io
 from rich.console import Console
 
 from retroclip.report import csv_table, group, markdown_table, rich_table
-from retroclip.report.tables import count, duration, interval_of, percent, points
+from retroclip.report.tables import count, duration, footnotes, interval_of, percent, points, side_metrics
 
 
 def test_numbers():
     assert percent(0.8734) == "87.3"
     assert percent(None) == "–"
     assert (points(2.34), points(-2.34), points(None)) == ("+2.3", "−2.3", "–")
+    assert (points(0.0), points(-0.04), points(0.06)) == ("0.0", "0.0", "+0.1")
     assert interval_of((0.1, 0.25)) == "10.0–25.0"
     assert interval_of((-1.2, 3.4), signed=True) == "−1.2 to +3.4"
     assert [duration(s) for s in (0.44, 9.96, 59.6, 125)] == ["0.4 s", "10.0 s", "60 s", "2 min 05 s"]
@@ -74,3 +75,15 @@ def test_retrieval_shows_every_recall_and_no_gain(make_result):
     assert "| method | i2t-recall@1 | 95 % | i2t-recall@10 | t2i-recall@1 | seconds" in text
     assert "| zero-shot | 20.0 | 17.0–23.0 | 50.0 | 18.0 |" in text
     assert "gain" not in text.casefold()
+
+
+def test_what_a_trained_model_is_compared_with_stands_below_the_table(make_result):
+    result = make_result(
+        "maskformer", 0.4, metric="miou", protocol="segmentation", top1=None,
+        metrics={"miou": 0.4, "miou-novel": 0.3, "zero-shot-miou-novel": 0.25, "gain-miou-novel": 0.05},
+        intervals={"miou-novel": (0.2, 0.4), "zero-shot-miou-novel": (0.2, 0.3), "gain-miou-novel": (-0.01, 0.11)},
+    )  # fmt: skip
+    assert side_metrics([result]) == ["miou-novel"]
+    text = " ".join(footnotes([result]))
+    assert "95 % intervals of the others: miou-novel 20.0–40.0." in text
+    assert "zero-shot-miou-novel 25.0 (20.0–30.0), gain-miou-novel +5.0 (−1.0 to +11.0) points." in text

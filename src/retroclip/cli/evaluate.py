@@ -59,7 +59,8 @@ def evaluate(
     ----------
     task
         A catalogue name (`retroclip tasks`), a YAML file, a .txt of one class a line, `'cat, dog'`,
-        `image-text-retrieval`, or a folder in CLIP_benchmark's layout.
+        `image-text-retrieval`, a folder in CLIP_benchmark's layout, or a COCO or LVIS json, whose categories are the
+        classes (`lvis`: those of DATASET).
     dataset
         A parquet file with `image` and `label` columns, a folder of class folders, or one in CLIP_benchmark's layout;
         `#val` picks a split. Regions and detection take a `boxes` column, a COCO or LVIS json, or a VOC folder.
@@ -93,19 +94,20 @@ def evaluate(
     from retroclip.evaluation.protocols import model_for, run_protocol
     from retroclip.memory import Memory
     from retroclip.prediction import default_method
-    from retroclip.tasks import Task
+    from retroclip.tasks import task_for
 
     asked = parse_settings(settings, "evaluate")
+    loaded = None if task == IMAGE_TEXT_RETRIEVAL else task_for(task, dataset)
     opened = Memory.open(memory) if memory else None
-    if task == IMAGE_TEXT_RETRIEVAL:
+    if loaded is None:
         if train:
             raise WrongUsageError(f"evaluate: {task} has no classes to learn: leave out --train")
         encoder = load(model, precision=precision)
         result = evaluate_retrieval(encoder, dataset, where=where, memory=opened, method=method, seed=seed)
-    elif (chosen_protocol := protocol or Task.load(task).protocol) != "classification":
+    elif (chosen_protocol := protocol or loaded.protocol) != "classification":
         if train:
             raise WrongUsageError(f"evaluate: --train is for classification, not for {chosen_protocol}")
-        chosen, loaded = method or default_method(opened), Task.load(task)
+        chosen = method or default_method(opened)
         encoder = load(model, precision=precision)
         used = model_for(encoder, loaded, dataset, opened, method=chosen, where=where, seed=seed)
         result = run_protocol(chosen_protocol, used, loaded, dataset, where=where, method=chosen, options=asked)
@@ -114,7 +116,7 @@ def evaluate(
             raise WrongUsageError(f"evaluate: --set.{next(iter(asked))} is an option of other protocols (--protocol)")
         chosen = method or ("linear-probe" if train else default_method(opened))
         runs = range(seed, seed + (seeds or (SEEDS_OF_TRAINED if train else 1)))
-        loaded = Task.load(task).model_copy(update={"metric": metric} if metric else {})
+        loaded = loaded.model_copy(update={"metric": metric} if metric else {})
         encoder = load(model, precision=precision)
         result = compare(
             encoder, loaded, dataset, opened, methods=[chosen], seeds=runs, where=where, train=train, shots=count

@@ -47,15 +47,17 @@ def bootstrap_interval(
 
 def paired_gain(
     outcomes: Sequence[Outcome], base: Sequence[Outcome], metric: str, *, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, tuple[float, float]]:
+) -> tuple[float, tuple[float, float] | None]:
     """Gain over `base` in percentage points with its 95 % interval: both are resampled with the same draws.
 
-    Raises ValueError where the two were not evaluated on the same samples.
+    `resamples=0` leaves out the interval. Raises ValueError where the two were not evaluated on the same samples.
     """
     if any(not np.array_equal(o.labels, base[0].labels) for o in [*outcomes, *base]):
         raise ValueError("a paired gain needs two outcomes on the same evaluation set")
+    gain = 100 * float(np.mean([o.value(metric) for o in outcomes]) - np.mean([o.value(metric) for o in base]))
+    if not resamples:
+        return gain, None
     ours = resampled_means(outcomes, metric, resamples=resamples, seed=seed)
     theirs = resampled_means(base, metric, resamples=resamples, seed=seed)
-    gain = np.mean([o.value(metric) for o in outcomes]) - np.mean([o.value(metric) for o in base])
     low, high = percentile_interval(ours - theirs)
-    return 100 * float(gain), (100 * low, 100 * high)
+    return gain, (100 * low, 100 * high)

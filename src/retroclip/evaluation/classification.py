@@ -14,6 +14,7 @@ from retroclip.errors import TaskError
 from retroclip.evaluation.bootstrap import RESAMPLES, bootstrap_interval
 from retroclip.evaluation.leakage import NEAR, memory_record, shielded
 from retroclip.evaluation.metrics import MULTI_LABEL, expected_calibration_error
+from retroclip.evaluation.mistakes import count_answers, mistakes
 from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.result import Result
 from retroclip.evaluation.samples import Samples, load_samples
@@ -174,6 +175,7 @@ def summarise(
         top1_interval=intervals.get("top1"),
         metrics=side_metrics(outcomes, task.metric),
         per_class={task.classes[index]: float(per_class[index]) for index in present},
+        **mistakes(count_answers(outcomes), task.classes),
         templates=list(task.templates),
         missing_classes=samples.missing_classes,
         rejected=list(samples.rejected),

@@ -1,6 +1,5 @@
 """Every method on one problem: the same images, the same memory, one table."""
 
-import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,13 +9,14 @@ import numpy as np
 
 from retroclip.errors import RetroclipError
 from retroclip.evaluation.bootstrap import RESAMPLES, paired_gain
+from retroclip.evaluation.circumstances import circumstances
 from retroclip.evaluation.classification import answer, as_task, summarise
 from retroclip.evaluation.leakage import NEAR, memory_record, near_sets, shielded, without
 from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.result import Forgetting, Result
 from retroclip.evaluation.runs import OnModel, Run, RunCache, run_method
 from retroclip.evaluation.samples import Samples, load_samples
-from retroclip.evaluation.shots import without_evaluated
+from retroclip.evaluation.shots import left_out, without_evaluated
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -52,10 +52,11 @@ def compare(
 
     Trained methods run once for each of `seeds`. `also` names further (task, dataset) on which every model that is an
     encoder is evaluated beside its base (`Result.forgetting`). Methods that learn from labelled images (with `train`,
-    they run by default as well) get `shots` a class of it, all for None, drawn by the seed; an evaluated image among
-    them is left out. `options` are described at `MethodContext`. With a folder as `cache`, finished runs are kept there
-    and a killed comparison goes on from them. `on_result` gets each row when it is done, `on_model(method, seed,
-    model)` each model that was built (not those taken from the cache).
+    they run by default as well) get `shots` a class of it, all for None, drawn by the seed; evaluated images and their
+    near-duplicates are left out of it. `options` are described at `MethodContext`. With a folder as `cache`, finished
+    runs are kept there and a killed comparison goes on from them. `on_result` gets each row when it is done,
+    `on_model(method, seed, model)` each model that was built (not those taken from the cache). `resamples=0` leaves out
+    the intervals.
 
     A method that fails becomes a row with `error`. Raises only for what concerns all rows: labels that don't fit the
     task, an empty data set, a memory made by another model, unknown method names, no seed.
@@ -71,7 +72,8 @@ def compare(
     sets = [data for _, data in others]
     context = prepare_context(encoder, task, samples, memory, also=sets, options=options, near_threshold=near_threshold)
     if train is not None:
-        context.train, context.shots = without_evaluated(load_samples(task, train), [samples, *sets]), shots
+        pool = without_evaluated(load_samples(task, train), [samples, *sets], context.encoder, threshold=near_threshold)
+        context.train, context.shots = pool, shots
     runs = RunCache(Path(cache) if cache is not None else None, circumstances(context, samples, others))
     elsewhere = [answer(context.encoder, other, data, base=context.encoder).outcome for other, data in others]
     results: list[Result] = []
@@ -146,41 +148,6 @@ def prepare_context(
     )
 
 
-def circumstances(
-    context: "MethodContext", samples: Samples, others: Sequence[tuple["Task", Samples]]
-) -> dict[str, Any]:
-    """What a cached run depends on besides its method and seed."""
-    from retroclip.version import __version__
-
-    memory = context.memory
-    return {
-        "retroclip": __version__,
-        "fingerprint": getattr(context.encoder, "fingerprint", None),
-        "precision": getattr(context.encoder, "precision", None),
-        "memory": None if memory is None else [str(memory.path), memory.id, memory.version],
-        "visible": None if memory is None else len(memory),
-        "excluded": context.excluded_ids.tolist(),
-        "train": None if context.train is None else [context.train.hash, context.shots],
-        "options": context.options,
-        "defaults": method_defaults(),
-        "tasks": [(t.model_dump(mode="json"), s.hash) for t, s in [(context.task, samples), *others]],
-    }
-
-
-def method_defaults() -> dict[str, Any]:
-    """What the methods do where `options` say nothing: defaults of the functions and classes beneath them."""
-    from retroclip import classifiers, fusion, methods, retrieval, training
-    from retroclip.training.tuning import TUNINGS
-
-    beneath: list[Callable[..., Any]] = [classifiers.primed, classifiers.tip_adapter, classifiers.tip_x]
-    beneath += [classifiers.real_linear, classifiers.linear_probe, classifiers.sgd_probe]
-    beneath += [training.augmented_probe, training.fine_tune]
-    beneath += [retrieval.retrieve, training.customize, training.fuse, fusion.MemoryEncoder, *fusion.KINDS.values()]
-    taken = {made.__name__: inspect.signature(made).parameters.values() for made in beneath}
-    given = {name: {p.name: p.default for p in own if p.default is not p.empty} for name, own in taken.items()}
-    return {"functions": given, "retrieval": methods.RETRIEVAL, "tunings": TUNINGS}
-
-
 def _row(
     method: "Method",
     context: "MethodContext",
@@ -253,7 +220,8 @@ def _learnt_from(method: "Method", context: "MethodContext", runs: Sequence[Run]
         return {}
     chosen = [run.chosen for run in runs if run.chosen]
     shots = "full" if context.shots is None else context.shots
-    found = {"train": data_name(train), "train_hash": train.hash, "shots": shots}
+    found: dict[str, Any] = {"train": data_name(train), "train_hash": train.hash, "shots": shots}
+    found |= left_out(train)
     return found | ({"chosen": chosen} if chosen else {})
 
 

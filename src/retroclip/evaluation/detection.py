@@ -5,7 +5,7 @@ suppression (methods.md, section 3).
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torchvision.ops import batched_nms
 
 from retroclip.encoders.regions import encode_cuts
-from retroclip.errors import SourceError, TaskError
+from retroclip.errors import ModelError, SourceError, TaskError
 from retroclip.evaluation.average_precision import Boxes, coco_average_precision
 from retroclip.evaluation.boxes import BoxedImages, load_boxes
 from retroclip.evaluation.classification import head
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SCORE, NMS, PER_IMAGE, RESAMPLES = 1e-3, 0.5, 100, 200
 TRAIN_SIZE = 224
 # Shares of the untrained model in the geometric mean of both (F-VLM, Kuo et al. 2023).
-BASE_SHARE, NOVEL_SHARE = 0.35, 0.65
+BASE_SHARE, NOVEL_SHARE, OBJECTNESS = 0.35, 0.65, 0.0
 AT_50 = np.array([0.5])
 
 
@@ -60,46 +60,36 @@ def evaluate_detection(
     `proposals`: `grid`, `truth`, or a .json of boxes; `limit` of them an image. `features`: each cut out and encoded,
     or RoIAlign on the dense map at `size` pixels. Scores are multiplied with objectness as a geometric mean. With
     `train`, another set with boxes, an open-vocabulary Faster R-CNN learns its base classes (`training.detector`) and
-    is evaluated, `proposals` being its own; `metrics` then have the untrained model on the same proposals too
-    (`zero-shot-…`). Baseline: the same proposals with random class scores. Raises as `load_boxes` and `read_proposals`.
+    is evaluated, `proposals` being its own; `metrics` then have the untrained model on the same proposals
+    (`zero-shot-…`) and on the grid (`grid-…`), and the gains. Baseline: the same proposals with random class scores.
+    Raises as `load_boxes` and `read_proposals`, and ModelError for scores that aren't finite.
     """
     start = time.perf_counter()
     data = load_boxes(task, dataset, where=where, empty=True)
     classifier = head(model, task)
     logits = ProposalLogits(classifier, features=features, size=size, context=context)
     options = {"limit": limit, "features": features, "size": size, "context": context}
-    found, chance, untrained = [], [], []
+    found, chance = [], []
+    untrained: dict[str, list[Boxes]] = {"zero-shot": [], "grid": []}
     rng = np.random.default_rng(0)
-    if train is None:
-        propose = choose_proposals(proposals, data, limit=limit)
-    else:
+    windows = choose_proposals("grid" if train else proposals, data, limit=limit)
+    if train is not None:
         method, proposals, options = "open-vocabulary", "network", options | {"epochs": epochs, "seed": seed}
         detector = trained_detector(classifier, task, train, data, size=size, epochs=epochs, seed=seed)
-        share = np.where(np.isin(task.classes, task.novel), NOVEL_SHARE, BASE_SHARE)
     for i, image in enumerate(data.images):
-        if train is None:
-            boxes, objectness = propose(i)
-            learnt = None
-        else:
+        boxes, objectness = windows(i)
+        scores = with_background(logits(image, boxes)) * objectness[:, None] ** 0.5
+        if train is not None:
+            untrained["grid"].append(keep_best(boxes, scores, i))
             boxes, learnt, objectness = (part[:limit] for part in detector.detect(image))
-        own = with_background(logits(image, boxes))
-        scores = own * objectness[:, None] ** 0.5
-        if learnt is not None:
-            untrained.append(keep_best(boxes, scores, i))
-            scores = learnt ** (1 - share) * own**share
+            own = with_background(logits(image, boxes))
+            untrained["zero-shot"].append(keep_best(boxes, own * objectness[:, None] ** 0.5, i))
+            scores = mixed(finite(learnt, "the trained detector"), own, objectness, np.isin(task.classes, task.novel))
         found.append(keep_best(boxes, scores, i))
         chance.append(keep_best(boxes, rng.random(scores.shape), i))
     result = summarise_detections(data, task, found, chance, method=method or "zero-shot", resamples=resamples)
-    if untrained:
-        zero = summarise_detections(data, task, untrained, chance, method="zero-shot", resamples=resamples)
-        low_high = {} if zero.interval is None else {"ap50": zero.interval}
-        metrics = result.metrics | {f"zero-shot-{name}": value for name, value in zero.metrics.items()}
-        intervals = result.intervals | {f"zero-shot-{n}": v for n, v in {**low_high, **zero.intervals}.items()}
-        for part in ("ap50-novel", "ap50") if resamples else ():
-            if part in result.metrics:
-                metrics[f"gain-{part}"] = result.metrics[part] - zero.metrics[part]
-                intervals[f"gain-{part}"] = paired_ap50(data, task, found, untrained, part, resamples)
-        result = result.model_copy(update={"metrics": metrics, "intervals": intervals})
+    if train is not None:
+        result = beside_untrained(result, data, task, found, untrained, chance, resamples)
     encoder, seconds = classifier.encoder, time.perf_counter() - start
     return result.model_copy(
         update={
@@ -112,6 +102,46 @@ def evaluate_detection(
             "options": result.options | {"proposals": proposals} | options,
         }
     )
+
+
+def mixed(
+    learnt: NDArray[np.float64], own: NDArray[np.float64], objectness: NDArray[np.float64], novel: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Scores (n, K): geometric means of the trained detector's probabilities and the untrained model's, and objectness.
+
+    F-VLM's shares, which differ for base classes and `novel` (K,) ones; `OBJECTNESS` is the power of objectness (n,).
+    """
+    share = np.where(novel, NOVEL_SHARE, BASE_SHARE)
+    return learnt ** (1 - share) * own**share * objectness[:, None] ** OBJECTNESS
+
+
+def beside_untrained(
+    result: Result,
+    data: BoxedImages,
+    task: "Task",
+    found: Sequence[Boxes],
+    untrained: Mapping[str, Sequence[Boxes]],
+    chance: Sequence[Boxes],
+    resamples: int,
+) -> Result:
+    """The result with the untrained model's figures and the paired gains over them.
+
+    `zero-shot` sees the trained network's proposals and refined boxes, so that the gain over it is that of the scores
+    alone (`gain-…`); on the windows of `grid` nothing is trained (`gain-over-grid-…`).
+    """
+    metrics, intervals = dict(result.metrics), dict(result.intervals)
+    for name, others in untrained.items():
+        other = summarise_detections(data, task, others, chance, method=name, resamples=resamples)
+        own = {} if other.interval is None else {"ap50": other.interval}
+        metrics |= {f"{name}-{key}": value for key, value in other.metrics.items()}
+        intervals |= {f"{name}-{key}": value for key, value in {**own, **other.intervals}.items()}
+        prefix = "gain" if name == "zero-shot" else f"gain-over-{name}"
+        for part in ("ap50-novel", "ap50"):
+            if part in result.metrics:
+                metrics[f"{prefix}-{part}"] = result.metrics[part] - other.metrics[part]
+                if resamples:
+                    intervals[f"{prefix}-{part}"] = paired_ap50(data, task, found, others, part, resamples)
+    return result.model_copy(update={"metrics": metrics, "intervals": intervals})
 
 
 def trained_detector(
@@ -145,7 +175,15 @@ class ProposalLogits:
 
             embeddings = pool_boxes(encoder, image, boxes.tolist(), size=self.size)
         with torch.no_grad():
-            return self.classifier(embeddings).double().cpu().numpy()
+            logits = self.classifier(embeddings).double().cpu().numpy()
+        return finite(logits, "the model")
+
+
+def finite(scores: NDArray[np.float64], whose: str) -> NDArray[np.float64]:
+    """The scores themselves; ModelError where one isn't a number: no detection would come of it, and so an AP of 0."""
+    if not np.isfinite(scores).all():
+        raise ModelError(f"{whose} gave NaN or infinite scores for proposals: check its weights")
+    return scores
 
 
 def with_background(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from retroclip.classifiers import Classifier
 from retroclip.errors import TaskError
 from retroclip.evaluation.bootstrap import RESAMPLES, percentile_interval, resample_counts
 from retroclip.evaluation.classification import answer
+from retroclip.evaluation.mistakes import count_answers, mistakes
 from retroclip.evaluation.protocols import register_protocol
 from retroclip.evaluation.result import Result
 from retroclip.evaluation.samples import load_samples
@@ -85,5 +86,6 @@ def evaluate_entities(
         fingerprint=getattr(encoder, "fingerprint", None),
         precision=getattr(encoder, "precision", None),
         data_hash=samples.hash,
+        **mistakes(count_answers([outcome]), task.classes),
         outcomes=[outcome],
     )

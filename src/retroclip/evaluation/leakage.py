@@ -61,6 +61,37 @@ def _alike(memory: "Memory", found: dict[int, set[int]], pictures: Sequence[byte
     return alike
 
 
+def near_samples(
+    train: "Samples", evaluated: Sequence["Samples"], encoder: "Encoder", *, threshold: float = NEAR
+) -> list[int]:
+    """Rows of training samples that nearly are an evaluated image, ascending, by the two tests of `near_duplicates`.
+
+    Thumbnails come first, for they are the cheaper test: only what is alike is embedded.
+    """
+    beneath = cast("MemoryEncoder", encoder).base if hasattr(encoder, "refine_images") else encoder
+    pictures = [image for samples in evaluated for image in samples.images]
+    alike = _alike_pairs(train.images, pictures)
+    rows = sorted({row for row, _ in alike})
+    if not rows:
+        return []
+    own = beneath.encode_images([train.images[row] for row in rows])
+    theirs = torch.cat([samples.embed_base(beneath) for samples in evaluated])
+    place = {row: position for position, row in enumerate(rows)}
+    return sorted({row for row, other in alike if float(own[place[row]] @ theirs[other]) > threshold})
+
+
+def _alike_pairs(images: Sequence[bytes], others: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Positions (of `images`, of `others`) whose thumbnails correlate by `ALIKE`, mirrored or not."""
+    theirs = np.stack([thumbnail(image) for image in others])
+    flipped = np.stack([mirrored(values) for values in theirs])
+    found: list[tuple[int, int]] = []
+    for start in range(0, len(images), 1024):
+        own = np.stack([thumbnail(image) for image in images[start : start + 1024]])
+        near = np.maximum(own @ theirs.T, own @ flipped.T) > ALIKE
+        found += [(start + int(row), int(other)) for row, other in np.argwhere(near)]
+    return found
+
+
 class MemoryWithout:
     """A memory as it looks without some of its pairs: searched and read like a `Memory`, nothing is deleted."""
 

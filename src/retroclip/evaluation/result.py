@@ -42,7 +42,18 @@ class Forgetting(BaseModel):
     base: float
     value: float
     change: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None = None
+
+
+class Confusion(BaseModel):
+    """`count` of the `of` samples (images, boxes, pixels) of class `truth` that were called `predicted`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    truth: str
+    predicted: str
+    count: float
+    of: float
 
 
 class Result(BaseModel):
@@ -51,7 +62,8 @@ class Result(BaseModel):
     `value` is the mean over `seeds` for trained methods, `sd` their standard deviation. `control` is the best method
     that used the same memory without training: what training must beat, by `control_gain` points. `intervals` are
     those of other `metrics`; `baselines` are the same metrics for what `baseline` names, chance or a majority. A method
-    that failed has `error` and no value. `outcomes` (the answers themselves, one a seed) are not part of the JSON.
+    that failed has `error` and no value. `class_counts` are the samples of each class, `confusions` the most frequent
+    mistakes (means over the seeds). `outcomes` (the answers themselves, one a seed) are not part of the JSON.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
@@ -74,6 +86,8 @@ class Result(BaseModel):
     baseline: str | None = None
     baselines: dict[str, float] = {}
     per_class: dict[str, float] = {}
+    class_counts: dict[str, float] = {}
+    confusions: list[Confusion] = []
     gain: float | None = None
     gain_interval: tuple[float, float] | None = None
     top1_gain: float | None = None
@@ -112,7 +126,7 @@ class Result(BaseModel):
 
     def gain_over(
         self, base: "Result", metric: str | None = None, *, resamples: int = RESAMPLES
-    ) -> tuple[float, tuple[float, float]]:
+    ) -> tuple[float, tuple[float, float] | None]:
         """Gain over another result in points and its paired bootstrap 95 % interval.
 
         Needs both results' outcomes, so both must come from this process or from a comparison's `cache`.

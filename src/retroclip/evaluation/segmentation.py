@@ -1,18 +1,21 @@
-"""Zero-shot semantic segmentation with MaskCLIP's dense features: mIoU over the data set (methods.md, section 3)."""
+"""Segmentation by MaskCLIP's dense features, or by students of them: mIoU over the data set (methods.md, section 3)."""
 
 import hashlib
 import io
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from retroclip.classifiers.segmenting import segment
-from retroclip.errors import BadImageError, RetroclipError, SourceError, TaskError
+from retroclip.errors import BadImageError, ModelError, RetroclipError, SourceError, TaskError
 from retroclip.evaluation.bootstrap import percentile_interval, resample_counts
 from retroclip.evaluation.classification import head
 from retroclip.evaluation.confusion import (
@@ -23,6 +26,7 @@ from retroclip.evaluation.confusion import (
     mean_iou,
     pixel_accuracy,
 )
+from retroclip.evaluation.mistakes import count_matrix, mistakes
 from retroclip.evaluation.protocols import register_protocol
 from retroclip.evaluation.result import Result, hash_samples
 from retroclip.evaluation.samples import MAX_REJECTED, NAMED_LABELS
@@ -31,10 +35,13 @@ if TYPE_CHECKING:
     from retroclip.classifiers import Classifier
     from retroclip.encoders import Encoder
     from retroclip.tasks import Task
+    from retroclip.training.maskformer import MaskFormerStudent
     from retroclip.training.segmenter import SegmentationStudent
 
 RESAMPLES = 1000
 TRAIN_SIZE = 224
+Student = Literal["maskclip+", "maskformer"]
+Targets = Literal["pseudo", "base"]
 
 
 @dataclass(eq=False)
@@ -66,6 +73,8 @@ def evaluate_segmentation(
     denoising: float = 0.0,
     residual: bool = True,
     train: str | None = None,
+    student: Student = "maskclip+",
+    targets: Targets = "pseudo",
     epochs: int = 12,
     seed: int = 0,
     resamples: int = RESAMPLES,
@@ -74,8 +83,10 @@ def evaluate_segmentation(
 
     `size` is the shorter side in pixels that the tower sees; `smoothing`, `denoising` (a threshold, 0.5 in the paper)
     and `residual` are `classifiers.segmenting`'s. With `train`, another set with masks, a student is trained on
-    the labels of the classes that aren't `novel` and on pseudo-labels elsewhere (MaskCLIP+, `training.segmenter`), and
-    evaluated instead. Baseline: the most frequent class everywhere.
+    the labels of the classes that aren't `novel` and on pseudo-labels elsewhere, and evaluated instead: `student`
+    is `maskclip+` (`training.segmenter`) or `maskformer` (iCAR's form, `training.maskformer`; `targets="base"` leaves
+    out the pseudo-labels). `metrics` then have the untrained model (`zero-shot-…`) and the gain over it, with paired
+    intervals, too. Baseline: the most frequent class everywhere.
     Raises SourceError, TaskError as `load_masks`; ModelError for towers without dense features.
     """
     if not 0 <= denoising <= 1:
@@ -85,17 +96,18 @@ def evaluate_segmentation(
     options: dict[str, Any] = {"size": size, "smoothing": smoothing, "denoising": denoising, "residual": residual}
     if train is None:
         name = method or "zero-shot"
-        answers = (segment(classifier, image, **options) for image in data.images)
+        matrices = confusions(lambda image: segment(classifier, image, **options), task, data)
+        result = summarise_masks(matrices, task, data, method=name, resamples=resamples)
     else:
-        name, options = "maskclip+", {"size": size, "train": train, "epochs": epochs, "seed": seed}
-        student = trained_student(classifier, task, train, data, size=size, epochs=epochs, seed=seed)
-        answers = (student.segment(image) for image in data.images)
-    matrices = [
-        confusion(scores.argmax(0).numpy(), mask, len(task.classes))
-        for scores, mask in zip(answers, data.masks, strict=True)
-    ]
+        name, size = student, size or TRAIN_SIZE
+        options = {"train": train, "epochs": epochs, "seed": seed, "size": size}
+        options |= {"targets": targets} if student == "maskformer" else {}
+        learner = trained_student(classifier, task, data, student=student, **options)
+        untrained = confusions(lambda image: segment(classifier, image, size=size), task, data)
+        matrices = confusions(learner.segment, task, data)
+        result = summarise_masks(matrices, task, data, method=name, resamples=resamples)
+        result = beside_untrained(result, matrices, untrained, task, resamples=resamples)
     seconds = time.perf_counter() - start
-    result = summarise_masks(np.stack(matrices), task, data, method=name, resamples=resamples)
     encoder = classifier.encoder
     return result.model_copy(
         update={
@@ -109,18 +121,57 @@ def evaluate_segmentation(
     )
 
 
+def confusions(segmenter: Callable[[bytes], Tensor], task: "Task", data: MaskedImages) -> NDArray[np.int64]:
+    """A confusion matrix an image (n, K, K) of what gives scores (K, H, W); ModelError where they are NaN."""
+    matrices = []
+    for key, image, mask in zip(data.keys, data.images, data.masks, strict=True):
+        scores = segmenter(image)
+        if bool(torch.isnan(scores).any()):
+            raise ModelError(f"the model gave NaN scores for pixels of {key}: check its weights")
+        matrices.append(confusion(scores.argmax(0).numpy(), mask, len(task.classes)))
+    return np.stack(matrices)
+
+
 def trained_student(
-    classifier: "Classifier", task: "Task", train: str, data: MaskedImages, *, size: int | None, epochs: int, seed: int
-) -> "SegmentationStudent":
-    """A MaskCLIP+ student of another set; SourceError where that shares an image with the evaluated one."""
+    classifier: "Classifier", task: "Task", data: MaskedImages, *, student: Student, train: str, **options: Any
+) -> "SegmentationStudent | MaskFormerStudent":
+    """A student of another set; SourceError where that shares an image with the evaluated one."""
+    from retroclip.training.maskformer import train_maskformer
     from retroclip.training.segmenter import train_segmenter
 
     learnt = load_masks(task, train)
     if set(learnt.images) & set(data.images):
         raise SourceError(f"{train} holds images that are evaluated: train on another split")
-    return train_segmenter(
-        classifier.encoder, task, learnt.images, learnt.masks, size=size or TRAIN_SIZE, epochs=epochs, seed=seed
-    )
+    if student == "maskformer":
+        return train_maskformer(classifier.encoder, task, learnt.images, learnt.masks, **options)
+    return train_segmenter(classifier.encoder, task, learnt.images, learnt.masks, **options)
+
+
+def class_parts(task: "Task") -> dict[str, Any]:
+    """Which classes each figure is the mean of: all, and novel and base ones apart where the task has any."""
+    if not task.novel:
+        return {"miou": slice(None)}
+    novel = np.isin(task.classes, task.novel)
+    return {"miou": slice(None), "miou-novel": novel, "miou-base": ~novel}
+
+
+def beside_untrained(
+    result: Result, matrices: NDArray[np.int64], untrained: NDArray[np.int64], task: "Task", *, resamples: int
+) -> Result:
+    """The result with the untrained model's figures and the gains over them, resampled together."""
+    ours, theirs, parts = class_iou(matrices.sum(0)), class_iou(untrained.sum(0)), class_parts(task)
+    metrics, intervals = dict(result.metrics), dict(result.intervals)
+    draws = list(resample_counts(len(matrices), resamples, 0)) if resamples else []
+    drawn = [class_iou(np.tensordot(c, matrices, 1)) for c in draws]
+    drawn_untrained = [class_iou(np.tensordot(c, untrained, 1)) for c in draws]
+    for name, rows in parts.items():
+        metrics[f"zero-shot-{name}"] = float(np.nanmean(theirs[rows]))
+        metrics[f"gain-{name}"] = float(np.nanmean(ours[rows])) - metrics[f"zero-shot-{name}"]
+        if draws:
+            means, others = (np.nanmean(np.concatenate(each)[:, rows], axis=1) for each in (drawn, drawn_untrained))
+            intervals[f"zero-shot-{name}"] = percentile_interval(others)
+            intervals[f"gain-{name}"] = percentile_interval(means - others)
+    return result.model_copy(update={"metrics": metrics, "intervals": intervals})
 
 
 def summarise_masks(
@@ -128,11 +179,10 @@ def summarise_masks(
 ) -> Result:
     """The result from one confusion matrix an image (n, K, K); novel and base classes apart where the task has any."""
     total = matrices.sum(0)
+    if not total.any():
+        raise SourceError(f"{data.name} has no pixel of any class of task {task.name!r}: nothing to measure")
     by_class, base = class_iou(total), majority_matrix(total)
-    parts: dict[str, Any] = {"miou": slice(None)}
-    if task.novel:
-        novel = np.isin(task.classes, task.novel)
-        parts |= {"miou-novel": novel, "miou-base": ~novel}
+    parts = class_parts(task)
     metrics = {name: float(np.nanmean(by_class[rows])) for name, rows in parts.items()}
     baselines = {name: float(np.nanmean(class_iou(base)[rows])) for name, rows in parts.items()}
     intervals = {}
@@ -156,6 +206,7 @@ def summarise_masks(
         baseline="the most frequent class everywhere",
         baselines=baselines | {"pixel-accuracy": pixel_accuracy(base)},
         per_class={name: float(value) for name, value in zip(task.classes, by_class, strict=True)},
+        **mistakes(count_matrix(total), task.classes),
         templates=list(task.templates),
         missing_classes=[name for name, value in zip(task.classes, by_class, strict=True) if np.isnan(value)],
         rejected=data.rejected,

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from retroclip.errors import SourceError
+from retroclip.evaluation.leakage import NEAR, near_samples
 from retroclip.evaluation.samples import Samples
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
+
+SAME, NEARLY = "is also an evaluated image", "is nearly an evaluated image"
 
 
 @dataclass(eq=False)
@@ -62,18 +65,29 @@ def take_shots(train: Samples, shots: int | None, *, seed: int = 0) -> Shots:
     return Shots([train.images[row] for row in rows.tolist()], labels[rows])
 
 
-def without_evaluated(train: Samples, evaluated: Sequence[Samples]) -> Samples:
-    """The training samples that are readable and none of the evaluated images, byte for byte; the others are named.
+def without_evaluated(
+    train: Samples, evaluated: Sequence[Samples], encoder: "Encoder | None" = None, *, threshold: float = NEAR
+) -> Samples:
+    """The training samples that are readable and none of the evaluated images; the others are named.
 
-    Raises SourceError where that leaves nothing: the same split was named twice.
+    Left out are the same bytes and, with an encoder, near-duplicates (`leakage.near_samples`). Raises SourceError where
+    the same bytes leave nothing: the same split was named twice.
     """
     train.drop_unreadable()
     known = {_digest(image) for samples in evaluated for image in samples.images}
     repeated = {row for row, image in enumerate(train.images) if _digest(image) in known}
     if len(repeated) == len(train):
         raise SourceError(f"all images of {train.dataset} are evaluated: take the shots from another split (--train)")
-    train.leave_out(dict.fromkeys(repeated, "is also an evaluated image"))
+    train.leave_out(dict.fromkeys(repeated, SAME))
+    if encoder is not None:
+        train.leave_out(dict.fromkeys(near_samples(train, evaluated, encoder, threshold=threshold), NEARLY))
     return train
+
+
+def left_out(train: Samples) -> dict[str, int]:
+    """How many images `without_evaluated` took out of a pool, by reason, as options of a `Result`."""
+    reasons = [line.rpartition(": ")[2] for line in train.rejected]
+    return {"train_also_evaluated": reasons.count(SAME), "train_near_duplicates": reasons.count(NEARLY)}
 
 
 def _digest(image: bytes) -> bytes:

@@ -70,6 +70,8 @@ def evaluate_attack(
         raise RetroclipError(f"height is the letters' share of the image, from 0.02 to 1, not {height:g}")
     start = time.perf_counter()
     samples, classifier = load_samples(task, dataset, where=where), head(model, task)
+    if samples.several:
+        raise TaskError(f"{samples.dataset} has several labels an image: an attack needs one")
     samples.drop_unreadable()
     rng = np.random.default_rng(seed)
     n, k = len(samples), len(task.classes)

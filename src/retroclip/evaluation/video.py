@@ -14,6 +14,7 @@ from PIL import Image
 from retroclip.errors import BadImageError, RetroclipError, SourceError
 from retroclip.evaluation.bootstrap import RESAMPLES, bootstrap_interval
 from retroclip.evaluation.classification import head
+from retroclip.evaluation.mistakes import count_answers, mistakes
 from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.protocols import register_protocol
 from retroclip.evaluation.result import Result, hash_samples
@@ -92,7 +93,11 @@ def _from_rows(clips: Clips, dataset: str | Path, where: str | None, frames: int
         key = str(pair.metadata.get("clip", pair.key))
         if labels.setdefault(key, pair.label) != pair.label:
             raise SourceError(f"{dataset}: the frames of clip {key!r} have labels {labels[key]!r} and {pair.label!r}")
-        found.setdefault(key, []).append((int(pair.metadata.get("frame", 0)), pair.image))
+        try:
+            position = int(pair.metadata.get("frame") or 0)
+        except (TypeError, ValueError):
+            raise SourceError(f"{dataset}: `frame` of clip {key!r} is no number") from None
+        found.setdefault(key, []).append((position, pair.image))
     for key, own in found.items():
         ordered = [image for _, image in sorted(own, key=lambda row: row[0])]
         chosen = [ordered[i] for i in spread(len(ordered), frames)]
@@ -227,5 +232,6 @@ def summarise_clips(
         precision=getattr(encoder, "precision", None),
         data_hash=hash_samples(blobs, clips.labels),
         options=options,
+        **mistakes(count_answers([outcome]), task.classes),
         outcomes=[outcome],
     )

@@ -11,18 +11,23 @@ from retroclip.report.evidence import (
     summarise_memory,
 )
 from retroclip.report.html import Report, render, write_report
+from retroclip.report.mistakes import Changes, ConfusedImages, collect_confused, count_changes
 from retroclip.report.overview import Overview, overview
 from retroclip.report.tables import csv_table, group, markdown_table, overview_table, rich_table
 
 __all__ = [
+    "Changes",
+    "ConfusedImages",
     "Example",
     "MemorySummary",
     "Overview",
     "Report",
     "RetrievedClass",
     "ShownPair",
+    "collect_confused",
     "collect_examples",
     "collect_retrieved",
+    "count_changes",
     "csv_table",
     "group",
     "markdown_table",

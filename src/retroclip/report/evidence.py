@@ -102,10 +102,11 @@ def collect_examples(
     *,
     helped: int = 4,
     hurt: int = 4,
+    wrong: int = 0,
     k: int = 5,
     seed: int = 0,
 ) -> list[Example]:
-    """Images that the method put right, then images that it spoilt, drawn at random (not chosen for their looks).
+    """Images that the method put right, those that it spoilt, those wrong both times, drawn at random (not by looks).
 
     `queries` `(n, d)` are the samples' embeddings under the memory's encoder; both results need their outcomes (the
     first seed is shown).
@@ -115,6 +116,7 @@ def collect_examples(
     rows = [
         *_some(np.flatnonzero(~before.correct & after.correct), helped, rng),
         *_some(np.flatnonzero(before.correct & ~after.correct), hurt, rng),
+        *_some(np.flatnonzero(~before.correct & ~after.correct), wrong, rng),
     ]
     if not rows:
         return []

@@ -4,7 +4,7 @@ import base64
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,14 @@ from retroclip.errors import BadImageError
 from retroclip.evaluation import Result
 from retroclip.report import plots, tables
 from retroclip.report.evidence import Example, MemorySummary, RetrievedClass
+from retroclip.report.mistakes import (
+    Changes,
+    ConfusedImages,
+    ConfusionRow,
+    WorstClass,
+    confusion_rows,
+    worst_classes,
+)
 from retroclip.report.overview import overview
 
 THUMBNAIL = 128
@@ -27,10 +35,12 @@ class Report:
     """All that a report may show; only `results` is needed. Texts may come from anywhere: they are escaped."""
 
     results: Sequence[Result]
-    title: str = "What a memory gains"
+    title: str = ""
     introduction: str = ""
     examples: Sequence[Example] = ()
     examples_method: str = ""
+    changes: Changes | None = None
+    confused: Sequence[ConfusedImages] = ()
     retrieved: Sequence[RetrievedClass] = ()
     memories: Sequence[MemorySummary] = ()
     notes: Sequence[str] = ()
@@ -56,6 +66,8 @@ class Section:
     bars: dict[str, Bar] = field(default_factory=dict)
     gains: Markup | None = None
     gains_left_out: int = 0
+    confusions: list[ConfusionRow] = field(default_factory=list)
+    worst: list[WorstClass] = field(default_factory=list)
     curves: Markup | None = None
 
 
@@ -70,6 +82,7 @@ def render(report: Report) -> str:
         "interval": tables.interval_of,
         "duration": tables.duration,
         "count": tables.count,
+        "amount": tables.amount,
         "thumbnail": thumbnail,
         "deviation": tables.with_deviation,
         "data_name": tables.data_name,
@@ -84,8 +97,9 @@ def render(report: Report) -> str:
     table = overview(report.results)
     drawn = Markup(plots.plot_overview(table)) if table is not None else None
     sections = [make_section(results) for results in tables.group(report.results)]
+    title = report.title or ("What a memory gains" if any(r.memory for r in report.results) else "Results")
     return environment.get_template("report.html").render(
-        report=report, sections=sections, overview=table, overview_plot=drawn
+        title=title, report=report, sections=sections, overview=table, overview_plot=drawn
     )
 
 
@@ -114,6 +128,8 @@ def make_section(results: Sequence[Result]) -> Section:
         section.gains_left_out = len(gains) - len(plots.shown_gains(gains))
         # Markup: matplotlib has escaped the class names already.
         section.gains = Markup(plots.plot_gains(gains)) if gains else None
+    other = section.base if section.base is not section.best else None
+    section.confusions, section.worst = confusion_rows(section.best, other), worst_classes(section.best, other)
     trained = [result for result in done if any("loss" in row for row in result.history)]
     section.curves = Markup(plots.plot_curves(trained)) if trained else None
     return section
@@ -167,8 +183,22 @@ def circumstances(section: Section) -> list[tuple[str, Any]]:
         ("Classes without an image", ", ".join(first.missing_classes)),
         ("Images left out as unreadable", "; ".join(first.rejected)),
         ("Seeds of trained methods", ", ".join(map(str, seeds))),
-        ("Options", "; ".join(f"{r.method}: {r.options}" for r in section.results if r.options)),
+        ("Options", "; ".join(f"{r.method}: {text}" for r in section.results if (text := settings(r.options)))),
         ("Versions", ", ".join(f"{name} {version}" for name, version in first.versions.items())),
         ("Date", first.date),
     ]
     return [(name, value) for name, value in lines if value not in (None, "")]
+
+
+def settings(options: Mapping[str, Any]) -> str:
+    """Options as words: `k 16, search t2t, t2i`; what a suite keeps for itself is left out."""
+    shown = {name: value for name, value in options.items() if name != "suite" and value not in (None, [], {}, "")}
+    return ", ".join(f"{name} {_spelled(value)}" for name, value in shown.items())
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "(" + settings(value) + ")"
+    if isinstance(value, list | tuple):
+        return " and ".join(map(_spelled, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

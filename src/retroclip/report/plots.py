@@ -120,9 +120,9 @@ def plot_overview(table: Overview) -> str:
         axes.set_xlabel("%")
         axes.grid(axis="x", linewidth=0.6)
         axes.tick_params(left=False)
-        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+        axes.figure.legend(frameon=False, loc="outside lower center", ncols=3)
 
-    return _svg(draw, width=7.2, height=1.4 + (0.16 + 0.13 * len(table.rows)) * len(table.columns))
+    return _svg(draw, width=7.2, height=1.7 + (0.16 + 0.13 * len(table.rows)) * len(table.columns))
 
 
 def _svg(draw: Callable[[Axes], None], *, width: float, height: float) -> str:

@@ -18,6 +18,9 @@ CSV_FIELDS = (
     "templates", "versions", "date", "error",
 )  # fmt: skip
 
+# What trained detectors and segmenters are compared with: told below the table, not a column each.
+COMPARED = ("zero-shot-", "grid-", "gain-")
+
 
 def percent(value: float | None, digits: int = 1) -> str:
     """A share as a percentage without the sign: 0.873 → '87.3'."""
@@ -26,7 +29,9 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def points(value: float | None) -> str:
     """A gain in points with its sign: 2.34 → '+2.3'."""
-    return "–" if value is None else f"{value:+.1f}".replace("-", "−")
+    if value is None:
+        return "–"
+    return "0.0" if abs(value) < 0.05 else f"{value:+.1f}".replace("-", "−")
 
 
 def interval_of(low_high: tuple[float, float] | None, *, signed: bool = False) -> str:
@@ -50,6 +55,13 @@ def count(number: int | None) -> str:
     if number is None:
         return "–"
     return f"{number / 1e6:.2f} M" if number >= 1_000_000 else f"{number:,}"
+
+
+def amount(number: float | None) -> str:
+    """A count that may be a mean over seeds: '12', '12.3', '1,234'."""
+    if number is None:
+        return "–"
+    return f"{number:,.0f}" if number >= 100 or float(number).is_integer() else f"{number:,.1f}"
 
 
 def with_deviation(result: Result) -> str:
@@ -98,7 +110,7 @@ def side_metrics(results: Sequence[Result]) -> list[str]:
     """The metrics that stand beside the task's own: top-1 for classification, the other recalls for retrieval."""
     first = next((r for r in results if r.error is None), results[0])
     if first.top1 is None or first.protocol != "classification":
-        return [name for name in first.metrics if name != first.metric]
+        return [name for name in first.metrics if name != first.metric and not name.startswith(COMPARED)]
     return [] if first.metric == "top1" else ["top1"]
 
 
@@ -125,12 +137,25 @@ def footnotes(results: Sequence[Result]) -> list[str]:
     if first.baseline:
         shown = ", ".join(f"{name} {percent(value)}" for name, value in first.baselines.items())
         notes.append(f"Baseline, {first.baseline}: {shown}.")
-    if first.intervals:
-        shown = ", ".join(f"{name} {interval_of(value)}" for name, value in first.intervals.items())
+    others = {name: value for name, value in first.intervals.items() if not name.startswith(COMPARED)}
+    if others:
+        shown = ", ".join(f"{name} {interval_of(value)}" for name, value in others.items())
         notes.append(f"95 % intervals of the others: {shown}.")
+    if compared := [name for name in first.metrics if name.startswith(COMPARED)]:
+        notes.append(f"Beside it: {', '.join(compared_text(first, name) for name in compared)}.")
     if first.rejected:
         notes.append(f"{len(first.rejected)} evaluation images{_parts(first)} could not be used and were left out.")
     return notes
+
+
+def compared_text(result: Result, name: str) -> str:
+    """A figure of the untrained model, or the gain over it in points, with its interval where there is one."""
+    value, interval = result.metrics[name], result.intervals.get(name)
+    if not name.startswith("gain-"):
+        return f"{name} {percent(value)}" + (f" ({interval_of(interval)})" if interval else "")
+    low_high = (100 * interval[0], 100 * interval[1]) if interval else None
+    shown = f" ({interval_of(low_high, signed=True)})" if low_high else ""
+    return f"{name} {points(100 * value)}{shown} points"
 
 
 def _parts(result: Result) -> str:

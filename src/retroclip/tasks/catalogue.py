@@ -12,6 +12,7 @@ import yaml
 
 from retroclip.errors import TaskError
 from retroclip.pairs.clip_benchmark import CLASS_NAMES, class_names, dataset_type, read_templates
+from retroclip.tasks.annotations import LVIS, task_from_annotations
 from retroclip.tasks.task import Task
 
 # libyaml where PyYAML was built with it: several times faster.
@@ -32,7 +33,7 @@ def catalogue() -> list[str]:
 
 
 def load_task(reference: str | Path) -> Task:
-    """A task from a catalogue name, a file, or class names with commas between.
+    """A task from a catalogue name, a file (COCO and LVIS json too), or class names with commas between.
 
     Raises:
         TaskError: no such name or file, or what it holds is not a task.
@@ -41,6 +42,8 @@ def load_task(reference: str | Path) -> Task:
     path = Path(text)
     if (path / CLASS_NAMES).is_file():
         return _load_folder(path)
+    if path.suffix.lower() == ".json":
+        return task_from_annotations(path)
     if path.suffix.lower() in _SUFFIXES or path.is_file():
         return _load_file(path)
     name = text.strip().lower().replace("_", "-").replace(" ", "-")
@@ -48,6 +51,8 @@ def load_task(reference: str | Path) -> Task:
         return _parse(_files()[name].read_text(encoding="utf-8"), name)
     if "," in text:
         return Task("classes", classes=[part for part in text.split(",") if part.strip()])
+    if name == LVIS:
+        raise TaskError("the class names of lvis come with its annotations: name lvis_v1_val.json as the task")
     near = difflib.get_close_matches(name, catalogue(), n=3)
     hint = f"did you mean {' or '.join(near)}" if near else "`retroclip tasks` lists them"
     raise TaskError(f"no task {text!r}; {hint}, or give a file of class names (.yaml, .txt), or 'cat, dog'")

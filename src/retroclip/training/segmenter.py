@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 IGNORE = 255
 SCALE = 20.0  # of cosines; 1/τ of iCAR
+OnEpoch = Callable[[int, float], None]
 
 
 class SegmentationStudent(nn.Module):
@@ -96,26 +97,70 @@ def train_segmenter(
     lr: float = 2e-3,
     batch: int = 8,
     seed: int = 0,
-    on_epoch: Callable[[int, float], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> SegmentationStudent:
     """Train a student on images with masks, of which it sees the base classes only (all but `task.novel`).
 
     All images must have one size. `on_epoch(epoch, loss)` is told of progress. Deterministic for a seed and machine.
     """
-    from retroclip.pairs import decode_image
-
     torch.manual_seed(seed)
     student = SegmentationStudent(encoder, task, size=size)
+    examples = segmentation_examples(student.inputs, encoder, task, images, masks, size=size)
+
+    def loss(inputs: dict[str, Tensor], target: Tensor) -> Tensor:
+        return F.cross_entropy(student(inputs, (target.shape[1], target.shape[2])), target, ignore_index=IGNORE)
+
+    fit(student, loss, *examples, epochs=epochs, lr=lr, batch=batch, seed=seed, on_epoch=on_epoch)
+    return student.eval()
+
+
+def segmentation_examples(
+    inputs: Callable[[Any], dict[str, Tensor]],
+    encoder: Encoder,
+    task: Task,
+    images: Sequence[Any],
+    masks: Sequence[NDArray[np.integer]],
+    *,
+    size: int,
+    pseudo: bool = True,
+) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
+    """What a student is trained on: the `inputs` of each image, and its targets (H, W).
+
+    Novel classes are never looked at: their pixels get the untrained model's best novel class with `pseudo`, else
+    `IGNORE`. ModelError unless all images have one size.
+    """
+    from retroclip.pairs import decode_image
+
     novel = [i for i, name in enumerate(task.classes) if name in task.novel]
     teacher = zero_shot(encoder, task)
     cached, targets = [], []
     for image, mask in zip(images, masks, strict=True):
         decoded = decode_image(image)
-        cached.append(student.inputs(decoded))
-        targets.append(pseudo_labels(segment(teacher, decoded, size=size), mask, novel) if novel else _labels(mask))
+        cached.append(inputs(decoded))
+        target = torch.from_numpy(mask.astype(np.int64))
+        if novel and pseudo:
+            target = pseudo_labels(segment(teacher, decoded, size=size), mask, novel)
+        targets.append(target if pseudo else target.masked_fill(torch.isin(target, torch.tensor(novel)), IGNORE))
     shapes = {tuple(target.shape) for target in targets}
     if len(shapes) > 1:
         raise ModelError(f"the student trains on images of one size, and these have {len(shapes)}")
+    return cached, targets
+
+
+def fit(
+    student: nn.Module,
+    loss: Callable[[dict[str, Tensor], Tensor], Tensor],
+    cached: Sequence[dict[str, Tensor]],
+    targets: Sequence[Tensor],
+    *,
+    epochs: int,
+    lr: float,
+    batch: int,
+    seed: int,
+    clip: float | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> None:
+    """Minimise a loss of inputs and targets in batches, half of them mirrored: AdamW, one cycle."""
     optimizer = torch.optim.AdamW((p for p in student.parameters() if p.requires_grad), lr=lr, weight_decay=0.01)
     steps = epochs * (len(cached) // batch or 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.1)
@@ -132,16 +177,13 @@ def train_segmenter(
             target = torch.stack([targets[i] for i in rows])
             if flip:
                 inputs, target = {name: maps.flip(-1) for name, maps in inputs.items()}, target.flip(-1)
-            loss = F.cross_entropy(student(inputs, (target.shape[1], target.shape[2])), target, ignore_index=IGNORE)
+            value = loss(inputs, target)
             optimizer.zero_grad()
-            loss.backward()
+            value.backward()
+            if clip is not None:
+                nn.utils.clip_grad_norm_(student.parameters(), clip)
             optimizer.step()
             schedule.step()
-            losses.append(float(loss.detach()))
+            losses.append(float(value.detach()))
         if on_epoch is not None:
             on_epoch(epoch, float(np.mean(losses)))
-    return student.eval()
-
-
-def _labels(mask: NDArray[np.integer]) -> Tensor:
-    return torch.from_numpy(mask.astype(np.int64))
