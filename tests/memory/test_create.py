@@ -163,7 +163,7 @@ def test_pairs_of_two_folders_do_not_hide_each_other(tmp_path, encoder, stub, pa
 
 
 def test_without_images(tmp_path, encoder, pairs):
-    memory = Memory.create(tmp_path / "m", encoder, pairs, store_images=False)
+    memory = Memory.create(tmp_path / "m", encoder, pairs, images="none")
     assert memory.take([0], ["image"])["image"].to_pylist() == [None]
     assert memory.info()["with_image"] == 0
 

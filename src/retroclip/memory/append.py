@@ -13,6 +13,7 @@ from retroclip.memory.blocklist import REASON, Blocklist
 from retroclip.memory.imports import Chunk, EmbeddingImport, write_behind
 from retroclip.memory.ingest import Ingest, encoded_shards, numbered_on
 from retroclip.memory.keys import KeySet, key_hashes
+from retroclip.memory.pictures import is_kept_of
 from retroclip.memory.schema import pair_table
 from retroclip.memory.store import Store
 from retroclip.pairs import Pair, Rejected
@@ -37,12 +38,11 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """What is stored of a pair, the share of the first shard that may be bad, and what becomes of known keys.
+    """The share of the first shard that may be bad, and what becomes of known keys.
 
     check: compare some imported text embeddings with the encoder's. blocklist: pairs to reject; the memory keeps it.
     """
 
-    store_images: bool = True
     max_rejected: float = 0.1
     known: Known = "skip"
     check: bool = True
@@ -64,7 +64,7 @@ def ingest(directory: Path, encoder: Any, items: Items, options: Ingest, *, keep
     writer = _Writer(store, keeping)
     if isinstance(items, EmbeddingImport):
         committed = KeySet(key_hashes(list(store.keys()))) if keeping.known == "skip" else KeySet()
-        chunks = items.chunks(encoder, committed, store_images=keeping.store_images, check=keeping.check, resume=resume)
+        chunks = items.chunks(encoder, committed, images=options.images, check=keeping.check, resume=resume)
         for _ in write_behind((_screened(chunk, keeping.blocklist) for chunk in chunks), writer.write):
             if options.on_batch:
                 options.on_batch(writer.added.read, writer.added.rejected)
@@ -84,8 +84,7 @@ def _encoded(
     if not resume and keeping.known == "skip":
         items = numbered_on(items, committed, lambda pair: _holds(store, committed[pair.key], pair))
     for shard in encoded_shards(items, encoder, options, committed=committed, resume=resume):
-        table = pair_table(shard.rows, encoder.dim, store_images=keeping.store_images)
-        yield Chunk(table, shard.rejected, shard.read, shard.bad, shard.duplicates)
+        yield Chunk(pair_table(shard.rows, encoder.dim), shard.rejected, shard.read, shard.bad, shard.duplicates)
 
 
 def _screened(chunk: Chunk, blocklist: Blocklist) -> Chunk:
@@ -128,9 +127,9 @@ class _Writer:
 
 
 def _holds(store: Store, row_id: int, pair: Pair) -> bool:
-    """Whether the row is this pair: by its image, or where none was stored by the name of its source."""
+    """Whether the row is this pair: by its image, or where none is kept by the name of its source."""
     row = store.take(np.array([row_id]), ["image", "source"]).to_pylist()[0]
-    return pair.source == row["source"] if row["image"] is None else pair.image == row["image"]
+    return pair.source == row["source"] if row["image"] is None else is_kept_of(row["image"], pair.image)
 
 
 def _check_share(chunk: Chunk, max_rejected: float) -> None:

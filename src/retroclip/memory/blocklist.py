@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.disk import write_text
+from retroclip.memory.pictures import original_sha256
 from retroclip.pairs import Pair, Rejected
 
 FILE_NAME = "blocklist.txt"
@@ -70,7 +71,9 @@ class Blocklist:
             return True
         if image is None:
             return False
-        return any(kind in self.entries and self._has(kind, hashlib.new(kind, image).hexdigest()) for kind in _HASHES)
+        if any(kind in self.entries and self._has(kind, hashlib.new(kind, image).hexdigest()) for kind in _HASHES):
+            return True
+        return "sha256" in self.entries and self._has("sha256", original_sha256(image))
 
     def _has(self, kind: str, value: Any) -> bool:
         return isinstance(value, str) and value in self.entries.get(kind, ())

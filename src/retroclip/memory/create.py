@@ -38,7 +38,7 @@ def create_memory(
             creation = {
                 "sources": describe_sources(sources),
                 "where": where,
-                "store_images": keeping.store_images,
+                "images": options.images,
                 "labels_as_captions": options.labels_as_captions,
                 "shard_pairs": options.shard_pairs,
             }

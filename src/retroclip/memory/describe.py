@@ -20,7 +20,7 @@ def described(path: Path, manifest: Manifest, store: Store, entries: dict[str, K
         "path": str(path),
         "rows": rows,
         "with_text": rows - store.column("caption").null_count,
-        "with_image": rows if manifest.creation["store_images"] else 0,
+        "with_image": 0 if manifest.creation["images"] == "none" else rows,
         "with_label": rows - unlabelled,
         "labels": len(labels),
         "sources": dict(Counter(store.column("source").to_pylist()).most_common()),

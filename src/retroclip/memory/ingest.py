@@ -9,11 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain, count, groupby, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
+from retroclip.errors import MemoryStoreError
+from retroclip.memory.pictures import Images, kept_image
 from retroclip.memory.schema import EncodedPair
 from retroclip.pairs import Pair, Rejected, dataset_pairs, decode_image, parse_where, read_pairs
 
@@ -24,12 +26,20 @@ NO_CAPTION = "empty caption; the image is kept without it"
 
 @dataclass(frozen=True, slots=True)
 class Ingest:
-    """How pairs become rows. `labels_as_captions`: a labelled pair without caption gets "a photo of a {label}."."""
+    """How pairs become rows. `labels_as_captions`: a labelled pair without caption gets "a photo of a {label}.".
+
+    images: what is kept of an image. on_batch: called with the numbers of pairs read and rejected so far.
+    """
 
     batch_size: int = 64
     labels_as_captions: bool = False
     shard_pairs: int = SHARD_PAIRS
+    images: Images = "store"
     on_batch: Callable[[int, int], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.images not in get_args(Images):
+            raise MemoryStoreError(f"images is {self.images!r}: choose one of {', '.join(get_args(Images))}")
 
 
 @dataclass(slots=True)
@@ -51,6 +61,7 @@ class Shard:
 class _Item:
     pair: Pair
     image: torch.Tensor | Exception
+    size: int = 0  # of the image as it was read: where shards end depends on it
 
 
 def read_sources(sources: Any, where: str | None = None) -> Iterator[Pair | Rejected]:
@@ -124,7 +135,7 @@ def encoded_shards(
     as done by the interrupted run, else as duplicates.
     """
     cutter = _Cutter(encoder, options, committed, resume)
-    for item in _decoded_ahead(items, encoder, cutter.is_new, options.batch_size):
+    for item in _decoded_ahead(items, encoder, cutter.is_new, options):
         cutter.feed(item)
         if cutter.shard.read >= options.shard_pairs or cutter.bytes >= SHARD_BYTES:
             yield cutter.cut()
@@ -156,7 +167,7 @@ class _Cutter:
         if isinstance(item, Rejected):
             self._reject(item)
         else:
-            self.bytes += len(item.pair.image or b"")
+            self.bytes += item.size
             self._sort_in(item)
         if len(self._batch) >= self.options.batch_size:
             self._encode_batch()
@@ -202,7 +213,7 @@ class _Cutter:
 
 
 def _decoded_ahead(
-    items: Iterable[Pair | Rejected], encoder: Any, is_new: Callable[[Pair], bool], batch_size: int
+    items: Iterable[Pair | Rejected], encoder: Any, is_new: Callable[[Pair], bool], options: Ingest
 ) -> Iterator[_Item | Rejected]:
     """The stream with its new images decoded and preprocessed, up to two batches ahead of whoever reads it."""
 
@@ -210,9 +221,11 @@ def _decoded_ahead(
         try:
             if pair.image is None:
                 raise ValueError("no image")
-            return _Item(pair, encoder.preprocess(decode_image(pair.image)))
+            decoded = decode_image(pair.image)
+            kept = replace(pair, image=kept_image(pair.image, options.images, decoded))
+            return _Item(kept, encoder.preprocess(decoded), len(pair.image))
         except Exception as error:  # whatever a broken file makes a decoder raise, the pair is named and skipped
-            return _Item(pair, error)
+            return _Item(pair, error, len(pair.image or b""))
 
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode")
     waiting: deque[_Item | Rejected | Future[_Item]] = deque()
@@ -224,8 +237,8 @@ def _decoded_ahead(
             elif is_new(item):
                 waiting.append(pool.submit(prepare, item))
             else:
-                waiting.append(_Item(item, skipped))
-            if len(waiting) > 2 * batch_size:
+                waiting.append(_Item(item, skipped, len(item.image or b"")))
+            if len(waiting) > 2 * options.batch_size:
                 yield _result(waiting.popleft())
         while waiting:
             yield _result(waiting.popleft())

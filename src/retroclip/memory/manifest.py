@@ -50,6 +50,9 @@ class Manifest:
                 f"({FORMAT_VERSION}): update retroclip"
             )
         content.setdefault("id", content.get("created"))
+        creation = content.get("creation", {})
+        if "store_images" in creation:  # before there were thumbnails
+            creation["images"] = "store" if creation.pop("store_images") else "none"
         known = {item.name for item in fields(cls)}
         try:
             return cls(**{name: value for name, value in content.items() if name in known})

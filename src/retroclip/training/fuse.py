@@ -159,9 +159,7 @@ def fusion_examples(fused: MemoryEncoder, encoder: Encoder, memory: Memory, trai
 
     sources = [train] if isinstance(train, str | Path) else train
     with tempfile.TemporaryDirectory(prefix="retroclip-fuse-") as folder:
-        return _examples_of(
-            fused, Memory.create(Path(folder) / "train", encoder, sources, store_images=False), own=False
-        )
+        return _examples_of(fused, Memory.create(Path(folder) / "train", encoder, sources, images="none"), own=False)
 
 
 def _examples_of(fused: MemoryEncoder, pairs: Memory, *, own: bool) -> FusionExamples:

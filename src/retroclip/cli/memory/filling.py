@@ -1,0 +1,162 @@
+"""`retroclip memory create`, `add` and `migrate`: what encodes."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from retroclip.cli.memory.app import BatchSize, BlocklistFile, app, read_blocklist
+from retroclip.cli.options import Json, ModelReference, Precision, Where
+from retroclip.cli.terminal import is_interactive, print_facts, print_json, say
+
+DryRun = Annotated[bool, Parameter(negative=(), help="Only tell rows, seconds, disk and RAM, from a sample.")]
+Check = Annotated[bool, Parameter(help="Compare some imported text embeddings with the model's.")]
+MaxRejected = Annotated[float, Parameter(help="Share of bad pairs in the first shard above which to stop.")]
+Images = Annotated[
+    Literal["store", "thumbnail", "none"],
+    Parameter(
+        help="Keep them, JPEGs of at most 320 pixels a side, or only their source; customization and migrate need some."
+    ),
+]
+
+
+@app.command
+def create(
+    memory: Path,
+    sources: list[str],
+    /,
+    *,
+    model: ModelReference = "builtin",
+    precision: Precision = "auto",
+    where: Where = None,
+    labels_as_captions: Annotated[bool, Parameter(negative=())] = False,
+    images: Images = "store",
+    check: Check = True,
+    blocklist: BlocklistFile = None,
+    build_index: Annotated[bool, Parameter(name="--index")] = True,
+    max_rejected: MaxRejected = 0.1,
+    batch_size: BatchSize = 64,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Embed pairs into a new memory. Interrupted and repeated, it goes on where it stopped.
+
+    Parameters
+    ----------
+    memory
+        Folder to make.
+    sources
+        Folders (image and same-named .txt or .json, or class sub-folders), tar shards (`{000..012}.tar`), parquet, csv;
+        or folders of embeddings in clip-retrieval's layout (img_emb/, text_emb/, metadata/), which are imported as the
+        work of the named model.
+    labels_as_captions
+        Give labelled pairs without caption the caption "a photo of a {label}.".
+    build_index
+        Build a search index at the end where the memory is large enough to need one.
+    """
+    from retroclip.encoders import load
+    from retroclip.memory import Ingest, Keeping, Memory
+
+    encoder = load(model, precision=precision)
+    if dry_run:
+        _print_estimate(
+            memory,
+            encoder,
+            sources,
+            where,
+            Ingest(batch_size, labels_as_captions, images=images),
+            Keeping(check=check),
+            json,
+        )
+        return
+    made = Memory.create(
+        memory,
+        encoder,
+        sources,
+        where=where,
+        images=images,
+        labels_as_captions=labels_as_captions,
+        check=check,
+        blocklist=read_blocklist(blocklist),
+        index=build_index,
+        max_rejected=max_rejected,
+        batch_size=batch_size,
+        progress=is_interactive(),
+    )
+    say(f"{memory}: {len(made)} pairs, {len(made.rejected())} rejected")
+
+
+@app.command
+def add(
+    memory: Path,
+    sources: list[str],
+    /,
+    *,
+    precision: Precision = "auto",
+    where: Where = None,
+    known: Literal["skip", "replace"] = "skip",
+    images: Images | None = None,
+    check: Check = True,
+    blocklist: BlocklistFile = None,
+    max_rejected: MaxRejected = 0.1,
+    batch_size: BatchSize = 64,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Embed more pairs into a memory, with the model that made it. Pairs that are there already are skipped.
+
+    Parameters
+    ----------
+    known
+        What becomes of the pairs with a key that is there: skipped (another picture of the same name gets a new key),
+        or put in the place of the old ones.
+    """
+    from retroclip.encoders import load
+    from retroclip.memory import Ingest, Keeping, Memory
+
+    opened = Memory.open(memory)
+    encoder = load(opened.model, precision=precision)
+    if dry_run:
+        creation = opened.manifest.creation
+        options = Ingest(batch_size, creation["labels_as_captions"], images=images or creation["images"])
+        _print_estimate(memory, encoder, sources, where, options, Keeping(check=check), json)
+        return
+    added = opened.add(
+        sources,
+        encoder,
+        where=where,
+        known=known,
+        images=images,
+        check=check,
+        blocklist=read_blocklist(blocklist),
+        max_rejected=max_rejected,
+        batch_size=batch_size,
+        progress=is_interactive(),
+    )
+    replaced = f"{added.replaced} of them in place of old ones, " if known == "replace" else ""
+    say(f"{memory}: {added.rows} pairs added, {replaced}{added.duplicates} were there, {added.rejected} rejected")
+
+
+def _print_estimate(
+    memory: Path, encoder: Any, sources: list[str], where: str | None, options: Any, keeping: Any, json: bool
+) -> None:
+    from retroclip.memory import estimated
+
+    told = estimated(memory, encoder, sources, where, options, keeping)
+    if json:
+        print_json(told)
+    else:
+        print_facts(f"{memory}: nothing was written", told)
+
+
+@app.command
+def migrate(
+    memory: Path, /, *, model: ModelReference, precision: Precision = "auto", batch_size: BatchSize = 64
+) -> None:
+    """Embed all pairs anew with another model. The old memory answers meanwhile, and is kept beside as MEM.old."""
+    from retroclip.encoders import load
+    from retroclip.memory import Memory
+
+    opened = Memory.open(memory)
+    old = opened.migrate(load(model, precision=precision), batch_size=batch_size)
+    say(f"{memory}: {len(opened)} pairs, now of {model}; delete {old} when you don't need it any more")
