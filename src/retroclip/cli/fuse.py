@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter, validators
 
 from retroclip.cli.checkpoints import resumable
-from retroclip.cli.options import ModelReference
+from retroclip.cli.options import MemoryName, ModelReference
 from retroclip.cli.terminal import say, training_shown
 
 
 def fuse(
-    memory: Path,
+    memory: MemoryName,
     /,
     *,
     model: ModelReference = "builtin",

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,11 +10,14 @@ import pyarrow as pa
 from retroclip.errors import SourceError
 from retroclip.memory.blocklist import REASON, Blocklist
 from retroclip.memory.imports import Chunk, EmbeddingImport, write_behind
-from retroclip.memory.ingest import Ingest, encoded_shards, numbered_on
+from retroclip.memory.ingest import Ingest, encoded_shards
 from retroclip.memory.keys import KeySet, key_hashes
+from retroclip.memory.location import Location
 from retroclip.memory.pictures import is_kept_of
 from retroclip.memory.schema import pair_table
+from retroclip.memory.sources import numbered_on
 from retroclip.memory.store import Store
+from retroclip.memory.workers import encoded_on_ray
 from retroclip.pairs import Pair, Rejected
 
 Known = Literal["skip", "replace"]
@@ -49,7 +51,9 @@ class Keeping:
     blocklist: Blocklist = field(default_factory=Blocklist)
 
 
-def ingest(directory: Path, encoder: Any, items: Items, options: Ingest, *, keeping: Keeping, resume: bool) -> Added:
+def ingest(
+    directory: Location, encoder: Any, items: Items, options: Ingest, *, keeping: Keeping, resume: bool
+) -> Added:
     """Append pairs, or the rows of embedding folders, to the tables in `directory`, a commit for each run of them.
 
     The caller holds the lock. resume: the rows that are there come from the same stream. Otherwise one of them makes a
@@ -63,7 +67,11 @@ def ingest(directory: Path, encoder: Any, items: Items, options: Ingest, *, keep
     keeping = replace(keeping, blocklist=blocklist)
     writer = _Writer(store, keeping)
     if isinstance(items, EmbeddingImport):
-        committed = KeySet(key_hashes(list(store.keys()))) if keeping.known == "skip" else KeySet()
+        if options.ray is not None:
+            raise SourceError("embeddings are imported without encoding: leave --ray out")
+        committed = KeySet()
+        for keys in store.key_batches() if keeping.known == "skip" else ():
+            committed.add(key_hashes(keys))
         chunks = items.chunks(encoder, committed, images=options.images, check=keeping.check, resume=resume)
         for _ in write_behind((_screened(chunk, keeping.blocklist) for chunk in chunks), writer.write):
             if options.on_batch:
@@ -83,6 +91,9 @@ def _encoded(
     items = keeping.blocklist.screened(items) if keeping.blocklist else items
     if not resume and keeping.known == "skip":
         items = numbered_on(items, committed, lambda pair: _holds(store, committed[pair.key], pair))
+    if options.ray is not None:
+        yield from encoded_on_ray(items, encoder, options, committed=committed, resume=resume)
+        return
     for shard in encoded_shards(items, encoder, options, committed=committed, resume=resume):
         yield Chunk(pair_table(shard.rows, encoder.dim), shard.rejected, shard.read, shard.bad, shard.duplicates)
 

@@ -1,14 +1,10 @@
 """From sources to encoded shards: read, decode in threads while the encoder works, encode, in bounded memory."""
 
-import hashlib
 import os
-import re
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import chain, count, groupby, takewhile
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -17,7 +13,7 @@ import torch
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.pictures import Images, kept_image
 from retroclip.memory.schema import EncodedPair
-from retroclip.pairs import Pair, Rejected, dataset_pairs, decode_image, parse_where, read_pairs
+from retroclip.pairs import Pair, Rejected, decode_image
 
 SHARD_PAIRS = 2048
 SHARD_BYTES = 256 * 2**20
@@ -28,7 +24,8 @@ NO_CAPTION = "empty caption; the image is kept without it"
 class Ingest:
     """How pairs become rows. `labels_as_captions`: a labelled pair without caption gets "a photo of a {label}.".
 
-    images: what is kept of an image. on_batch: called with the numbers of pairs read and rejected so far.
+    images: what is kept of an image. on_batch: called with the numbers of pairs read and rejected so far. ray: address
+    of the Ray that encodes, "local" for one that is started here; workers: how many, by default as many as fit.
     """
 
     batch_size: int = 64
@@ -36,6 +33,8 @@ class Ingest:
     shard_pairs: int = SHARD_PAIRS
     images: Images = "store"
     on_batch: Callable[[int, int], None] | None = None
+    ray: str | None = None
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         if self.images not in get_args(Images):
@@ -64,68 +63,6 @@ class _Item:
     size: int = 0  # of the image as it was read: where shards end depends on it
 
 
-def read_sources(sources: Any, where: str | None = None) -> Iterator[Pair | Rejected]:
-    """All pairs of the sources in order: a path, an iterable of pairs, or a sequence of such things, mixed at will.
-
-    Paths that follow each other are read together, so that pairs of two folders get different keys.
-    """
-    if isinstance(sources, (str, Path)):
-        yield from read_pairs(sources, where=where)
-    elif isinstance(sources, (Pair, Rejected)):
-        yield sources
-    elif hasattr(sources, "with_format") and hasattr(sources, "features"):  # of Hugging Face datasets
-        yield from dataset_pairs(sources, parse_where(where) if where else None)
-    else:
-        for are_paths, group in groupby(sources, lambda source: isinstance(source, (str, Path))):
-            if are_paths:
-                yield from read_pairs(list(group), where=where)
-            else:
-                for source in group:
-                    yield from read_sources(source, where)
-
-
-def describe_sources(sources: Any) -> list[str]:
-    """Names of the sources for the manifest; pairs given from Python have none and are told by their number."""
-    if isinstance(sources, (str, Path)):
-        return [str(sources)]
-    if isinstance(sources, Sequence):
-        pairs = sum(isinstance(source, (Pair, Rejected)) for source in sources)
-        named = [name for s in sources if not isinstance(s, (Pair, Rejected)) for name in describe_sources(s)]
-        return named + ([f"<{pairs} pairs>"] if pairs else [])
-    return [getattr(sources, "description", f"<{type(sources).__name__}>")]
-
-
-def numbered_on(
-    items: Iterable[Pair | Rejected], committed: Container[str], is_stored: Callable[[Pair], bool]
-) -> Iterator[Pair | Rejected]:
-    """The stream with every key that another picture has already numbered on, as `read_pairs` does: `cat`, `cat~2`.
-
-    is_stored: whether the committed row of a pair's key is that pair. A pair that is there under any number of its key
-    gets that row's key, so that it counts as a duplicate, however its source was named this time.
-    """
-    given: dict[str, bytes] = {}
-
-    def is_taken(key: str) -> bool:
-        return key in given or key in committed
-
-    for item in items:
-        if isinstance(item, Rejected):
-            yield item
-            continue
-        content = hashlib.blake2b(item.image or b"", digest_size=16).digest()
-        stem = re.sub(r"(~\d+)+$", "", item.key)
-        taken = list(takewhile(is_taken, chain([stem], (f"{stem}~{number}" for number in count(2)))))
-        key = f"{stem}~{len(taken) + 1}" if taken else stem
-        if not is_taken(item.key):
-            key = item.key
-        for other in filter(is_taken, dict.fromkeys([item.key, *taken])):
-            if given[other] == content if other in given else is_stored(replace(item, key=other)):
-                key = other
-                break
-        given[key] = content
-        yield replace(item, key=key)
-
-
 def encoded_shards(
     items: Iterable[Pair | Rejected], encoder: Any, options: Ingest, *, committed: Container[str], resume: bool
 ) -> Iterator[Shard]:
@@ -143,13 +80,45 @@ def encoded_shards(
         yield cutter.cut()
 
 
+def blocks(items: Iterable[Pair | Rejected], options: Ingest) -> Iterator[list[Pair | Rejected]]:
+    """The stream in the runs that become shards."""
+    block: list[Pair | Rejected] = []
+    size = 0
+    for item in items:
+        block.append(item)
+        size += len(item.image or b"") if isinstance(item, Pair) else 0
+        if len(block) >= options.shard_pairs or size >= SHARD_BYTES:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def encode_block(
+    block: Iterable[Pair | Rejected],
+    encoder: Any,
+    options: Ingest,
+    *,
+    committed: Container[str],
+    seen: set[str],
+    resume: bool,
+) -> tuple[Shard, set[str]]:
+    """One of `blocks` encoded by itself, as `encoded_shards` would after the keys `seen`; these and its own."""
+    cutter = _Cutter(encoder, options, committed, resume, seen)
+    for item in _decoded_ahead(block, encoder, cutter.is_new, options):
+        cutter.feed(item)
+    return cutter.cut(), cutter.seen
+
+
 class _Cutter:
     """Collects the shard that is under way, encoding its images batch by batch."""
 
-    def __init__(self, encoder: Any, options: Ingest, committed: Container[str], resume: bool) -> None:
+    def __init__(
+        self, encoder: Any, options: Ingest, committed: Container[str], resume: bool, seen: set[str] | None = None
+    ) -> None:
         self.encoder, self.options = encoder, options
         self.committed, self.resume = committed, resume
-        self.seen: set[str] = set()
+        self.seen: set[str] = set() if seen is None else seen
         self.read = self.bad = 0
         self._restart()
 

@@ -12,6 +12,7 @@ from retroclip.memory.create import create_memory, source_items
 from retroclip.memory.disk import full_disk_told
 from retroclip.memory.export import ExportFormat, export_rows
 from retroclip.memory.ingest import Ingest
+from retroclip.memory.location import Url, local, located
 from retroclip.memory.lock import writer_lock
 from retroclip.memory.maintain import compact_store, purge_rows
 from retroclip.memory.migrate import migrate_memory
@@ -32,7 +33,7 @@ class Memory(OpenMemory):
     @classmethod
     def create(
         cls,
-        path: str | Path,
+        path: str | Path | Url,
         encoder: Any,
         sources: Any,
         *,
@@ -42,6 +43,8 @@ class Memory(OpenMemory):
         max_rejected: float = 0.1,
         batch_size: int = 64,
         shard_pairs: int = 2048,
+        ray: str | None = None,
+        workers: int | None = None,
         check: bool = True,
         blocklist: Blocklist | None = None,
         index: bool = True,
@@ -56,13 +59,14 @@ class Memory(OpenMemory):
         side, "none" nothing (customization and `migrate` need one of the others). blocklist: pairs to reject, now and
         whenever pairs are added. index: build one where `index("auto")` would. Bad pairs go to `rejected()`; duplicate
         keys are skipped and counted. Killed at any moment and called again it goes on after the last committed shard of
-        `shard_pairs` pairs. on_batch: called with the numbers of pairs read and rejected so far. Raises SourceError
-        when there is nothing, or more than the share `max_rejected` of the first shard is bad; MemoryStoreError when
-        `path` is taken or in use, or the disk is full.
+        `shard_pairs` pairs. ray: let `workers` processes of the Ray at that address encode ("auto", "host:6379";
+        "local" starts one here); the rows are the same, and written by this process. on_batch: called with the numbers
+        of pairs read and rejected so far. Raises SourceError when there is nothing, or more than the share
+        `max_rejected` of the first shard is bad; MemoryStoreError when `path` is taken or in use, or the disk is full.
         """
-        path = Path(path)
+        path = located(path)
         with reporter(sources, progress, on_batch) as report:
-            options = Ingest(batch_size, labels_as_captions, shard_pairs, images, report)
+            options = Ingest(batch_size, labels_as_captions, shard_pairs, images, report, ray, workers)
             keeping = Keeping(max_rejected, check=check, blocklist=blocklist or Blocklist())
             create_memory(path, encoder, sources, where, options=options, keeping=keeping)
         memory = cls(path)
@@ -71,7 +75,7 @@ class Memory(OpenMemory):
         return memory
 
     @classmethod
-    def open(cls, path: str | Path) -> "Memory":
+    def open(cls, path: str | Path | Url) -> "Memory":
         """The memory at `path`. Raises MemoryStoreError where there is none, or one that can't be read."""
         return cls(path)
 
@@ -87,6 +91,8 @@ class Memory(OpenMemory):
         blocklist: Blocklist | None = None,
         max_rejected: float = 0.1,
         batch_size: int = 64,
+        ray: str | None = None,
+        workers: int | None = None,
         on_batch: Callable[[int, int], None] | None = None,
         progress: bool = False,
     ) -> Added:
@@ -95,7 +101,7 @@ class Memory(OpenMemory):
         A pair is there when key and image agree (key and source where images aren't kept); one whose key belongs to
         another image gets a number after it: `cat~2`. known="replace": it takes the place of the row with its key
         instead, in the same commit. Rows of embedding folders are there when their key is. images: as for `create`;
-        default: as it was created.
+        default: as it was created. ray, workers: as for `create`.
         """
         self.check_encoder(encoder)
         creation = self.manifest.creation
@@ -104,8 +110,8 @@ class Memory(OpenMemory):
             writer_lock(self.path),
             reporter(sources, progress, on_batch) as report,
         ):
-            kept = images or creation["images"]
-            options = Ingest(batch_size, creation["labels_as_captions"], creation["shard_pairs"], kept, report)
+            labels, shards = creation["labels_as_captions"], creation["shard_pairs"]
+            options = Ingest(batch_size, labels, shards, images or creation["images"], report, ray, workers)
             keeping = Keeping(max_rejected, known, check, blocklist or Blocklist())
             items = source_items(sources, where, encoder)
             try:
@@ -129,7 +135,7 @@ class Memory(OpenMemory):
         with full_disk_told(self.path, "free some space and try again"), writer_lock(self.path):
             self._store.refresh()
             with self._reading.alone() as alone:
-                told = compact_store(self.path, self._store, alone=alone)
+                told = compact_store(self._store, alone=alone)
         self.refresh()
         return told
 
@@ -140,12 +146,13 @@ class Memory(OpenMemory):
         anybody else has the memory open. Killed at any moment it can be repeated.
         """
         advice = "free some space and run the same command again: rows may be left in old versions"
-        with full_disk_told(self.path, advice), writer_lock(self.path), self._reading.alone() as alone:
+        path = local(self.path, "purge")
+        with full_disk_told(path, advice), writer_lock(path), self._reading.alone() as alone:
             if not alone:
                 raise MemoryStoreError(f"{self.path} is open elsewhere: close it there, nothing was purged")
             self._store.refresh()
             kind = self.info()["index"]["kind"]
-            count = purge_rows(self.path, self._store, self._indexes, where)
+            count = purge_rows(path, self._store, self._indexes, where)
         self.refresh()
         if kind != "exact":
             self.index(kind)
@@ -208,12 +215,13 @@ class Memory(OpenMemory):
         be repeated. Raises MemoryStoreError where no images are stored, or somebody else has it open at the end.
         """
         advice = "free some space and run the same command again; the old memory is still in use"
-        with full_disk_told(self.path, advice), writer_lock(self.path):
+        path = local(self.path, "migrate")
+        with full_disk_told(path, advice), writer_lock(path):
             self.refresh()
             creation = self.manifest.creation
             labels, shards, images = (creation[name] for name in ("labels_as_captions", "shard_pairs", "images"))
             options = Ingest(batch_size, labels, shards, images, on_batch)
-            old = migrate_memory(self.path, self.manifest, self._store, encoder, options, self._reading)
+            old = migrate_memory(path, self.manifest, self._store, encoder, options, self._reading)
         self.__init__(self.path)  # type: ignore[misc]
         if planned(self.count(), self.dim).kind != "exact":
             self.index("auto")

@@ -12,9 +12,11 @@ import torch
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.check import find_problems
 from retroclip.memory.describe import described
-from retroclip.memory.index import IndexFolder, OpenIndex
+from retroclip.memory.index import OpenIndex
+from retroclip.memory.location import Url, located
 from retroclip.memory.lock import Reading
 from retroclip.memory.manifest import Manifest
+from retroclip.memory.remote import open_indexes
 from retroclip.memory.rows import HeldRows
 from retroclip.memory.schema import DATA_COLUMNS, IdArray
 from retroclip.memory.search import Hits, Keys, as_queries, search_keys
@@ -28,11 +30,11 @@ Modality = Literal["image", "text"]
 class OpenMemory:
     """An open memory as readers see it; `Memory` adds what changes it."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path | Url) -> None:
+        self.path = located(path)
         self.manifest = Manifest.load(self.path)
         self._store = Store(self.path, self.manifest.dim)
-        self._indexes = IndexFolder(self.path)
+        self._indexes = open_indexes(self.path)
         self._reading = Reading(self.path)
         self._forget()
 

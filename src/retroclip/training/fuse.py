@@ -21,7 +21,7 @@ from retroclip.training.losses import class_aware_loss, reco_loss
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
     from retroclip.memory import Memory
-    from retroclip.memory.memory import Modality
+    from retroclip.memory.opened import Modality
 
 SIDES: tuple[Modality, ...] = ("image", "text")
 RELEVANCE = 0.5

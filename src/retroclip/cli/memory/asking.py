@@ -7,12 +7,12 @@ from cyclopts import Parameter, validators
 
 from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.memory.app import app
-from retroclip.cli.options import Json, Where
+from retroclip.cli.options import Json, MemoryName, Where
 from retroclip.cli.terminal import print_facts, print_json, print_table, say
 
 
 @app.command
-def info(memory: Path, /, *, json: Json = False) -> None:
+def info(memory: MemoryName, /, *, json: Json = False) -> None:
     """Tell what a memory holds: pairs, sources, size, model, index."""
     from retroclip.memory import Memory
 
@@ -24,7 +24,7 @@ def info(memory: Path, /, *, json: Json = False) -> None:
 
 
 @app.command
-def verify(memory: Path, /, *, json: Json = False) -> int:
+def verify(memory: MemoryName, /, *, json: Json = False) -> int:
     """Read everything and name what is broken. Exit status 1 if anything is."""
     from retroclip.memory import Memory
 
@@ -40,7 +40,7 @@ def verify(memory: Path, /, *, json: Json = False) -> int:
 
 @app.command
 def search(
-    memory: Path,
+    memory: MemoryName,
     /,
     *,
     text: str | None = None,

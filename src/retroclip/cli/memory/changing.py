@@ -7,12 +7,12 @@ from cyclopts import Parameter, validators
 
 from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.memory.app import BlocklistFile, Predicate, app, read_blocklist
-from retroclip.cli.options import Json, Where
+from retroclip.cli.options import Json, MemoryName, Where
 from retroclip.cli.terminal import print_facts, print_json, say
 
 
 @app.command
-def delete(memory: Path, /, *, where: Predicate) -> None:
+def delete(memory: MemoryName, /, *, where: Predicate) -> None:
     """Delete the pairs for which a SQL predicate holds, such as "source = 'flickr'"."""
     from retroclip.memory import Memory
 
@@ -21,7 +21,7 @@ def delete(memory: Path, /, *, where: Predicate) -> None:
 
 @app.command
 def clean(
-    memory: Path,
+    memory: MemoryName,
     /,
     *,
     near: Annotated[float | None, Parameter(help="Pairs whose image nearly is another's (cosine above this).")] = None,
@@ -55,7 +55,7 @@ def clean(
 
 
 @app.command
-def compact(memory: Path, /, *, json: Json = False) -> None:
+def compact(memory: MemoryName, /, *, json: Json = False) -> None:
     """Merge small files and free the room of deleted pairs."""
     from retroclip.memory import Memory
 
@@ -68,7 +68,7 @@ def compact(memory: Path, /, *, json: Json = False) -> None:
 
 
 @app.command
-def purge(memory: Path, /, *, where: Predicate) -> None:
+def purge(memory: MemoryName, /, *, where: Predicate) -> None:
     """Delete pairs and remove their bytes from every file: old versions, indexes and rejected rows included."""
     from retroclip.memory import Memory
 
@@ -77,7 +77,7 @@ def purge(memory: Path, /, *, where: Predicate) -> None:
 
 @app.command
 def index(
-    memory: Path,
+    memory: MemoryName,
     /,
     *,
     kind: str = "auto",
@@ -109,7 +109,7 @@ def index(
 
 @app.command
 def export(
-    memory: Path,
+    memory: MemoryName,
     directory: Path,
     /,
     *,

@@ -1,12 +1,12 @@
 """`retroclip memory create`, `add` and `migrate`: what encodes."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
+from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.memory.app import BatchSize, BlocklistFile, app, read_blocklist
-from retroclip.cli.options import Json, ModelReference, Precision, Where
+from retroclip.cli.options import Json, MemoryName, ModelReference, Precision, Where
 from retroclip.cli.terminal import is_interactive, print_facts, print_json, say
 
 DryRun = Annotated[bool, Parameter(negative=(), help="Only tell rows, seconds, disk and RAM, from a sample.")]
@@ -18,11 +18,23 @@ Images = Annotated[
         help="Keep them, JPEGs of at most 320 pixels a side, or only their source; customization and migrate need some."
     ),
 ]
+Ray = Annotated[
+    tuple[str, ...] | None,
+    Parameter(
+        name="--ray",
+        consume_multiple=True,
+        negative=(),
+        help="Encode on the Ray at this address (`auto`, `host:6379`), or on one started here; give it last.",
+    ),
+]
+Workers = Annotated[
+    int | None, Parameter(validator=validators.Number(gte=1), help="How many processes encode on Ray; default: as fit.")
+]
 
 
 @app.command
 def create(
-    memory: Path,
+    memory: MemoryName,
     sources: list[str],
     /,
     *,
@@ -36,6 +48,8 @@ def create(
     build_index: Annotated[bool, Parameter(name="--index")] = True,
     max_rejected: MaxRejected = 0.1,
     batch_size: BatchSize = 64,
+    ray: Ray = None,
+    workers: Workers = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -44,7 +58,7 @@ def create(
     Parameters
     ----------
     memory
-        Folder to make.
+        Folder or URL to make.
     sources
         Folders (image and same-named .txt or .json, or class sub-folders), tar shards (`{000..012}.tar`), parquet, csv;
         or folders of embeddings in clip-retrieval's layout (img_emb/, text_emb/, metadata/), which are imported as the
@@ -57,6 +71,7 @@ def create(
     from retroclip.encoders import load
     from retroclip.memory import Ingest, Keeping, Memory
 
+    address = _ray_address(ray, workers)
     encoder = load(model, precision=precision)
     if dry_run:
         _print_estimate(
@@ -81,6 +96,8 @@ def create(
         index=build_index,
         max_rejected=max_rejected,
         batch_size=batch_size,
+        ray=address,
+        workers=workers,
         progress=is_interactive(),
     )
     say(f"{memory}: {len(made)} pairs, {len(made.rejected())} rejected")
@@ -88,7 +105,7 @@ def create(
 
 @app.command
 def add(
-    memory: Path,
+    memory: MemoryName,
     sources: list[str],
     /,
     *,
@@ -100,6 +117,8 @@ def add(
     blocklist: BlocklistFile = None,
     max_rejected: MaxRejected = 0.1,
     batch_size: BatchSize = 64,
+    ray: Ray = None,
+    workers: Workers = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -114,6 +133,7 @@ def add(
     from retroclip.encoders import load
     from retroclip.memory import Ingest, Keeping, Memory
 
+    address = _ray_address(ray, workers)
     opened = Memory.open(memory)
     encoder = load(opened.model, precision=precision)
     if dry_run:
@@ -131,14 +151,27 @@ def add(
         blocklist=read_blocklist(blocklist),
         max_rejected=max_rejected,
         batch_size=batch_size,
+        ray=address,
+        workers=workers,
         progress=is_interactive(),
     )
     replaced = f"{added.replaced} of them in place of old ones, " if known == "replace" else ""
     say(f"{memory}: {added.rows} pairs added, {replaced}{added.duplicates} were there, {added.rejected} rejected")
 
 
+def _ray_address(named: tuple[str, ...] | None, workers: int | None) -> str | None:
+    """None without --ray, its address, or "local" where it names none."""
+    if named is None:
+        if workers is not None:
+            raise WrongUsageError("memory: --workers is for --ray")
+        return None
+    if len(named) > 1:
+        raise WrongUsageError(f"memory: --ray takes one address, not {' '.join(named)}: give it after the sources")
+    return named[0] if named else "local"
+
+
 def _print_estimate(
-    memory: Path, encoder: Any, sources: list[str], where: str | None, options: Any, keeping: Any, json: bool
+    memory: MemoryName, encoder: Any, sources: list[str], where: str | None, options: Any, keeping: Any, json: bool
 ) -> None:
     from retroclip.memory import estimated
 
@@ -151,7 +184,7 @@ def _print_estimate(
 
 @app.command
 def migrate(
-    memory: Path, /, *, model: ModelReference, precision: Precision = "auto", batch_size: BatchSize = 64
+    memory: MemoryName, /, *, model: ModelReference, precision: Precision = "auto", batch_size: BatchSize = 64
 ) -> None:
     """Embed all pairs anew with another model. The old memory answers meanwhile, and is kept beside as MEM.old."""
     from retroclip.encoders import load
