@@ -215,14 +215,15 @@ class MemoryEncoder:
         The memory isn't copied: its path is written down, and `load_memory_encoder` takes another one if it moved. The
         folder appears whole; a model already saved there is replaced, anything else there raises ModelError.
         """
-        path = self.memory.path
+        from retroclip.memory import absolute
+
         card = {
             "format": 1,
             "kind": LOADER,
             "fusion": self.kind,
             "options": self.fusion.options,
             "settings": self._settings,
-            "memory": str(path.resolve() if isinstance(path, Path) else path),
+            "memory": absolute(self.memory.path),
         }
         tensors = {name: value.contiguous() for name, value in self.fusion.state_dict().items()}
         with appearing_whole(directory) as scratch:

@@ -118,6 +118,11 @@ def located(path: str | Path | Url) -> Location:
     return Url(str(path)) if isinstance(path, str) and _SCHEME.match(path) else Path(path)
 
 
+def absolute(path: Location) -> str:
+    """The path as text that is right from every folder; a URL as it is."""
+    return str(path.resolve() if isinstance(path, Path) else path)
+
+
 def local(path: Location, verb: str) -> Path:
     """The path. Raises MemoryStoreError for a URL: nobody can tell there who reads, nor exchange anything at once."""
     if isinstance(path, Url):
