@@ -214,7 +214,7 @@ def test_killed_and_repeated_equals_undisturbed(tmp_path, encoder, folder):
     source = str(Path(importlib.util.find_spec("retroclip").origin).parents[1])
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"})
     data = tmp_path / "m.partial" / "pairs.lance" / "data"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while process.poll() is None and len(list(data.glob("*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     with pytest.raises(MemoryStoreError, match=f"being written by process {process.pid}"):
