@@ -19,6 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+from stored import store
 
 COUNT, SIZE, MODEL = 1024, (500, 375), "ViT-B-32"
 KINDS = {"image": "img_emb", "text": "text_emb"}
@@ -103,6 +104,17 @@ def smallest_cosine(peer: Path, memory: Path, kind: str) -> float:
     return float(((theirs * own).sum(1) / np.linalg.norm(theirs, axis=1)).min())
 
 
+def image_sizes(memory: Path) -> dict[str, float]:
+    """Mean bytes of an image, and of the thumbnail that `--images thumbnail` would keep of it."""
+    from retroclip import Memory
+    from retroclip.memory.pictures import kept_image
+
+    opened = Memory.open(memory)
+    images = opened.take(opened.ids()[:128], ["image"])["image"].to_pylist()
+    kept = {"image_bytes": images, "thumbnail_bytes": [kept_image(image, "thumbnail") for image in images]}
+    return {name: float(np.mean([len(image or b"") for image in own])) for name, own in kept.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--venv", type=Path, help="where the peer is, or will be, installed")
@@ -122,6 +134,12 @@ def main() -> None:
         model = f"open_clip:{MODEL}/{folder / 'random.pt'}"
         peer, peer_used, _ = seconds_of(python, PEER_SCRIPT, folder / "pairs.tar", folder / "peer", model)
         cosines = {kind: smallest_cosine(folder / "peer", folder / "memory", kind) for kind in ("image", "text")}
+        sizes = image_sizes(folder / "memory")
+    store("embed", {
+        "model": MODEL, "precision": precision, "pairs": COUNT, "pairs_per_second": COUNT / own,
+        "pairs_per_cpu_second": COUNT / own_used, "clip_retrieval_pairs_per_second": COUNT / peer,
+        "smallest_cosines": cosines, **sizes,
+    })  # fmt: skip
     print(
         f"{COUNT} pairs, {MODEL} in {precision}: retroclip {COUNT / own:.1f} pairs/s, "
         f"clip-retrieval {COUNT / peer:.1f}, ratio {peer / own:.2f} (of processor time {peer_used / own_used:.2f}); "

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from stored import store
 
 ROWS, DIM, PART = (250_000, 1_000_000, 2_000_000), 512, 250_000
 WORDS = ("photo", "red", "bus", "street", "old", "house", "water", "dog", "runs", "green", "grass", "of", "a")
@@ -64,6 +65,7 @@ def imported(folder: str, memory: str) -> None:
 
 
 def main() -> None:
+    measured = []
     with tempfile.TemporaryDirectory(prefix="bench-import-") as name:
         root = Path(name)
         for rows in ROWS:
@@ -76,13 +78,19 @@ def main() -> None:
             command = [sys.executable, __file__, str(root / "embeddings"), str(root / "memory")]
             told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
             count, (seconds, used, peak) = int(told[0]), map(float, told[1:])
+            size = sum(path.stat().st_size for path in (root / "memory").rglob("*") if path.is_file())
             shutil.rmtree(root / "memory")
+            measured.append({
+                "rows": count, "dim": DIM, "rows_per_second": count / seconds, "rows_per_cpu_second": count / used,
+                "peak_gb": peak, "bytes_per_row": size / count, "copied_rows_per_second": rows / copying,
+            })  # fmt: skip
             print(
                 f"{count:,} rows of {DIM} dimensions, image and text: {count / seconds:,.0f} rows/s, "
                 f"{count / used:,.0f} a second of processor time, peak {peak:.2f} GB; "
                 f"copying the files: {rows / copying:,.0f} rows/s",
                 flush=True,
             )
+    store("import", {**measured[-1], "all": measured})
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from stored import store
 
 DIM, QUERIES, K = 512, 1000, 10
 SETS = ("flickr8k", "caltech101", "imagenet1k_samples", "cifar100", "intel_scenes", "flower_photos")
@@ -61,6 +62,7 @@ def main() -> None:
         return
     options.work.mkdir(parents=True, exist_ok=True)
     python = None if options.no_peer else peer_environment(options.work)
+    best: dict[str, Any] = {}
     try:
         base, queries = features(options)
         for count in map(int, options.rows.split(",")):
@@ -72,6 +74,9 @@ def main() -> None:
                 for kind in options.kinds.split(",") if number == 0 else ["auto"]:
                     command = [sys.executable, __file__, "--work", str(options.work), "--one", str(count), kind, ram]
                     mine[kind] = told(f"{kind} within {ram}", command, options.work, exact)
+                    if kind == "auto" and mine[kind]:
+                        best = {"rows": count, "dim": DIM, "ram": ram, **mine[kind]}
+                        best["rows_per_second"] = count / max(best["build_s"], 1e-9)
                 if python:
                     command = [str(python), "-c", PEER, str(options.work), ram.replace("GB", "G")]
                     peer = told(f"autofaiss within {ram}", command, options.work, exact)
@@ -80,6 +85,8 @@ def main() -> None:
                         print(
                             "   autofaiss / auto: " + ", ".join(f"{n} {r:.1f}" for n, r in ratios.items()), flush=True
                         )
+        if best:
+            store("index", best)
     finally:
         shutil.rmtree(options.work / "venv", ignore_errors=True)
 

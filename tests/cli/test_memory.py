@@ -2,6 +2,7 @@
 
 import json
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -220,3 +221,22 @@ def test_clean_and_blocklist(run, memory, photos, model):
     assert json.loads(run("memory info mem --json").out)["rows"] == 0
     (photos.parent / "block.txt").write_text("nonsense\n")
     assert "line 1" in run("memory clean mem --blocklist block.txt").line
+
+
+def test_images_as_chosen(run, model, photos):
+    assert run(f"memory create small photos --model {model} --images none").status == 0
+    assert json.loads(run("memory info small --json").out)["with_image"] == 0
+    assert run(f"memory create other photos --model {model} --images tiny").status == 2
+
+
+def test_ray_takes_an_address_or_none(run, model, photos, monkeypatch):
+    create = f"memory create other photos --model {model}"
+    assert "--workers is for --ray" in run(f"{create} --workers 2").line
+    failed = run(f"{create} --ray host:1 mem")
+    assert (failed.status, "takes one address" in failed.line) == (2, True)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for given in ("--ray", "--ray auto", "--ray --workers 2"):
+        failed = run(f"{create} {given}")
+        assert failed.status == 1
+        assert "pip install 'retroclip[ray]'" in failed.line
+    assert not (photos.parent / "other").exists()

@@ -55,7 +55,7 @@ def test_a_file_whose_own_name_ends_with_a_number_is_added_once(tmp_path, encode
 def test_without_stored_images_a_source_is_told_by_its_name(tmp_path, encoder, stub):
     first = folder_of(tmp_path / "2023", {"IMG_1": stub.photo(1)})
     second = folder_of(tmp_path / "2024", {"IMG_1": stub.photo(2)})
-    memory = Memory.create(tmp_path / "m", encoder, [first], store_images=False)
+    memory = Memory.create(tmp_path / "m", encoder, [first], images="none")
     assert memory.add([second], encoder).rows == 1
     assert memory.add([second, first], encoder).rows == 0
     assert memory.take(memory.ids(), ["key"])["key"].to_pylist() == ["IMG_1", "IMG_1~2"]

@@ -69,12 +69,12 @@ def test_members_stay_inside_and_keep_their_type(tmp_path, memory):
 
 
 def test_without_images(tmp_path, encoder, pairs):
-    memory = Memory.create(tmp_path / "m", encoder, pairs[:9], store_images=False)
+    memory = Memory.create(tmp_path / "m", encoder, pairs[:9], images="none")
     with pytest.raises(MemoryStoreError, match="keeps no image of 9"):
         memory.export(tmp_path / "out", "webdataset")
     assert not any(path.name.startswith("out") for path in tmp_path.iterdir())
     memory.export(tmp_path / "out", "clip-retrieval")
-    again = Memory.create(tmp_path / "again", encoder, tmp_path / "out", store_images=False)
+    again = Memory.create(tmp_path / "again", encoder, tmp_path / "out", images="none")
     assert contents(again) == contents(memory)
     with pytest.raises(MemoryStoreError, match="exists already"):
         memory.export(tmp_path / "out", "clip-retrieval")

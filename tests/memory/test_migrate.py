@@ -3,7 +3,7 @@
 import pytest
 
 from retroclip.errors import MemoryStoreError
-from retroclip.memory import Memory
+from retroclip.memory import Blocklist, Memory
 from retroclip.memory.append import Keeping
 from retroclip.memory.estimate import estimated
 from retroclip.memory.ingest import Ingest
@@ -83,7 +83,7 @@ def test_what_stands_in_the_way(tmp_path, memory, encoder, other, pairs):
         memory.migrate(other)
     del reader
     memory.migrate(other)
-    bare = Memory.create(tmp_path / "bare", encoder, pairs, store_images=False)
+    bare = Memory.create(tmp_path / "bare", encoder, pairs, images="none")
     with pytest.raises(MemoryStoreError, match="keeps no image of 60 pairs"):
         bare.migrate(other)
 
@@ -107,3 +107,12 @@ def test_a_dry_run_counts_rows_and_leaves_nothing(tmp_path, encoder, pairs, stub
     memory.export(tmp_path / "embeddings", "clip-retrieval")
     told = estimated(tmp_path / "n", encoder, tmp_path / "embeddings", None, Ingest(), Keeping())
     assert (told["rows"], told["rows_exact"]) == (285, True)
+
+
+def test_the_blocklist_moves_along(memory, other, pairs):
+    memory.block(Blocklist({"key": frozenset(["p001", "p003"])}))
+    memory.migrate(other)
+    assert Blocklist.of(memory.path) == Blocklist({"key": frozenset(["p001", "p003"])})
+    assert len(memory) == 58  # what was there stays
+    added = memory.add(pairs, other)
+    assert (added.rows, added.rejected) == (1, 2)

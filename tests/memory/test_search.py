@@ -22,7 +22,9 @@ FILTERS = {
 }
 STEPS = st.one_of(
     st.tuples(st.just("add"), st.integers(0, 59), st.integers(1, 30)),
+    st.tuples(st.just("replace"), st.integers(0, 59), st.integers(1, 5)),
     st.tuples(st.just("delete"), st.sampled_from([f for f in FILTERS if f])),
+    st.tuples(st.just("compact")),
     st.tuples(st.just("index"), st.sampled_from(["flat", "exact", "hnsw", "ivf", "auto"])),
     st.tuples(
         st.just("search"), st.sampled_from(["image", "text"]), st.integers(1, 30), st.sampled_from(list(FILTERS))
@@ -82,6 +84,13 @@ def test_any_sequence_equals_brute_force(steps, tmp_path_factory, base, encoder,
             chosen = pairs[step[1] : step[1] + step[2]]
             assert memory.add(chosen, encoder).rows == len({pair.key for pair in chosen} - live)
             live |= {pair.key for pair in chosen}
+        elif step[0] == "replace":
+            chosen = pairs[step[1] : step[1] + step[2]]
+            known = {pair.key for pair in chosen} & live
+            assert memory.add(chosen, encoder, known="replace").replaced == len(known)
+            live |= {pair.key for pair in chosen}
+        elif step[0] == "compact":
+            memory.compact()
         elif step[0] == "delete":
             gone = {pair.key for pair in pairs if pair.key in live and FILTERS[step[1]](pair)}
             assert memory.delete(step[1]) == len(gone)

@@ -7,6 +7,7 @@ from cyclopts import Parameter, validators
 
 from retroclip.cli.options import (
     Json,
+    MemoryName,
     ModelReference,
     Shots,
     Train,
@@ -24,7 +25,7 @@ def compare(
     dataset: str,
     /,
     *,
-    memory: Path,
+    memory: MemoryName,
     methods: Annotated[str | None, Parameter(help="Names or patterns with commas between; default: all.")] = None,
     seeds: Annotated[int, Parameter(help="Runs of each trained method.", validator=validators.Number(gte=1))] = 3,
     also: Annotated[list[str] | None, Parameter(negative=())] = None,

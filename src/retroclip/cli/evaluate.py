@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.options import (
     Json,
+    MemoryName,
     Method,
     MetricName,
     ModelReference,
@@ -34,7 +35,7 @@ def evaluate(
     /,
     *settings: Annotated[str, Parameter(allow_leading_hyphen=True, help="Options of a protocol: `--set.size 320`.")],
     protocol: str | None = None,
-    memory: Path | None = None,
+    memory: MemoryName | None = None,
     method: Method = None,
     train: Train = None,
     shots: Shots = None,
@@ -142,7 +143,7 @@ def evaluate_suite(
     name: str,
     data: Path,
     out: Path,
-    memory: Path | None,
+    memory: MemoryName | None,
     method: str | None,
     shots: str | None,
     seed: int,

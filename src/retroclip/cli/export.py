@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from retroclip.cli.failures import WrongUsageError
-from retroclip.cli.options import Method, ModelReference
+from retroclip.cli.options import MemoryName, Method, ModelReference
 from retroclip.cli.terminal import say
 
 
@@ -17,7 +17,7 @@ def export(
     out: Path,
     format: Annotated[Literal["onnx", "open_clip"], Parameter(help="What to write.")] = "onnx",
     task: str | None = None,
-    memory: Path | None = None,
+    memory: MemoryName | None = None,
     method: Method = None,
 ) -> None:
     """Write a model so that it runs without retroclip.

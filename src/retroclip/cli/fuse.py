@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter, validators
 
 from retroclip.cli.checkpoints import resumable
-from retroclip.cli.options import ModelReference
+from retroclip.cli.options import MemoryName, ModelReference
 from retroclip.cli.terminal import say, training_shown
 
 
 def fuse(
-    memory: Path,
+    memory: MemoryName,
     /,
     *,
     model: ModelReference = "builtin",
@@ -36,13 +36,13 @@ def fuse(
     """
     from retroclip.encoders import load
     from retroclip.encoders.saving import check_target
-    from retroclip.memory import Memory
+    from retroclip.memory import Memory, absolute
     from retroclip.training import fuse as train_fusion
 
     check_target(out)
     base, consulted = load(model), Memory.open(memory)
     options: dict[str, Any] = {"kind": kind, "k": k, "seed": seed, "train": train or None}
-    consulting = [str(memory.resolve()), consulted.id, consulted.version]
+    consulting = [absolute(consulted.path), consulted.id, consulted.version]
     checkpoints = resumable(out, **options, model=base.fingerprint, memory=consulting)
     with checkpoints as checkpoint, training_shown(f"{kind}: {memory}") as on_log:
         encoder = train_fusion(base, consulted, checkpoint=checkpoint, on_log=on_log, **options)

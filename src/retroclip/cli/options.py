@@ -10,6 +10,7 @@ ModelReference = Annotated[
     str,
     Parameter(help="`builtin`, `ViT-B-32/laion2b_s34b_b79k`, `hf-hub:org/name`, a directory, or `ViT-B-32@file.pt`."),
 ]
+MemoryName = Annotated[str, Parameter(help="A folder, or a URL on object storage such as s3://bucket/mem.")]
 Precision = Annotated[
     Literal["auto", "fp32", "bf16"], Parameter(help="auto: bf16 where the processor is faster with it, else fp32.")
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 from retroclip.cli.failures import WrongUsageError
-from retroclip.cli.options import Method, ModelReference
+from retroclip.cli.options import MemoryName, Method, ModelReference
 from retroclip.cli.terminal import say
 
 
@@ -17,7 +17,7 @@ def predict(
     images: list[Path],
     /,
     *,
-    memory: Path | None = None,
+    memory: MemoryName | None = None,
     method: Method = None,
     min_confidence: Annotated[float | None, Parameter(help="Below this probability the class is `none`.")] = None,
     calibrate: str | None = None,

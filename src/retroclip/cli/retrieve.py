@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 from cyclopts import Parameter, validators
 
 from retroclip.cli.failures import WrongUsageError
-from retroclip.cli.options import Where, split_words
+from retroclip.cli.options import MemoryName, Where, split_words
 from retroclip.cli.terminal import print_facts
 
 
 def retrieve(
-    memory: Path,
+    memory: MemoryName,
     task: str,
     /,
     *,

@@ -1,7 +1,6 @@
 """Near-duplicates of evaluation images in a memory: found, counted, and kept out of every method's sight."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -164,7 +163,7 @@ def memory_record(memory: "Memory | None", excluded: NDArray[np.int64], threshol
     if memory is None:
         return {}
     return {
-        "memory": Path(memory.path).name,
+        "memory": memory.path.name,
         "memory_pairs": len(memory) + len(excluded),
         "excluded_near_duplicates": len(excluded),
         "near_threshold": threshold,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from retroclip.memory import Memory
-    from retroclip.memory.memory import Modality
+    from retroclip.memory.opened import Modality
 
 
 class Fusion(nn.Module):

@@ -14,7 +14,7 @@ from retroclip.fusion.neighbours import OTHER
 
 if TYPE_CHECKING:
     from retroclip.memory import Memory
-    from retroclip.memory.memory import Modality
+    from retroclip.memory.opened import Modality
 
 CHUNK = 1 << 16
 

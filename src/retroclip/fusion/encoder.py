@@ -36,7 +36,7 @@ from retroclip.retrieval import neighbours as neighbours_of_pairs
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
     from retroclip.memory import Memory
-    from retroclip.memory.memory import Modality
+    from retroclip.memory.opened import Modality
 
 LOADER, BASE, WEIGHTS, CARD = "memory-encoder", "base", "fusion.safetensors", "retroclip.json"
 KINDS: dict[str, type[Fusion]] = {
@@ -215,13 +215,15 @@ class MemoryEncoder:
         The memory isn't copied: its path is written down, and `load_memory_encoder` takes another one if it moved. The
         folder appears whole; a model already saved there is replaced, anything else there raises ModelError.
         """
+        from retroclip.memory import absolute
+
         card = {
             "format": 1,
             "kind": LOADER,
             "fusion": self.kind,
             "options": self.fusion.options,
             "settings": self._settings,
-            "memory": str(Path(self.memory.path).resolve()),
+            "memory": absolute(self.memory.path),
         }
         tensors = {name: value.contiguous() for name, value in self.fusion.state_dict().items()}
         with appearing_whole(directory) as scratch:

@@ -11,7 +11,7 @@ from torch import Tensor
 from retroclip.fusion.base import Fusion
 
 if TYPE_CHECKING:
-    from retroclip.memory.memory import Modality
+    from retroclip.memory.opened import Modality
 
 
 def masked_mean(neighbours: Tensor, mask: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from retroclip.errors import MemoryStoreError
 
 if TYPE_CHECKING:
     from retroclip.memory import Memory
-    from retroclip.memory.memory import Modality
+    from retroclip.memory.opened import Modality
 
 OTHER: dict[str, Modality] = {"image": "text", "text": "image"}
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from retroclip.fusion.base import Fusion
 
 if TYPE_CHECKING:
-    from retroclip.memory.memory import Modality
+    from retroclip.memory.opened import Modality
 
 
 class RamBlock(nn.Module):

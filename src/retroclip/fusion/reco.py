@@ -13,7 +13,7 @@ from retroclip.fusion.base import Fusion
 from retroclip.fusion.mean import attend, masked_mean
 
 if TYPE_CHECKING:
-    from retroclip.memory.memory import Modality
+    from retroclip.memory.opened import Modality
 
 SIDES: tuple[Modality, ...] = ("image", "text")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from retroclip.fusion.mean import masked_mean
 
 if TYPE_CHECKING:
-    from retroclip.memory.memory import Modality
+    from retroclip.memory.opened import Modality
 
 SAMPLE = 500  # rows that the usual spread is estimated on
 

@@ -4,7 +4,8 @@ from retroclip.memory.append import Added, Keeping
 from retroclip.memory.blocklist import Blocklist
 from retroclip.memory.estimate import estimated
 from retroclip.memory.ingest import Ingest
+from retroclip.memory.location import absolute
 from retroclip.memory.memory import Memory
 from retroclip.memory.search import Hits
 
-__all__ = ["Added", "Blocklist", "Hits", "Ingest", "Keeping", "Memory", "estimated"]
+__all__ = ["Added", "Blocklist", "Hits", "Ingest", "Keeping", "Memory", "absolute", "estimated"]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,10 +10,14 @@ import pyarrow as pa
 from retroclip.errors import SourceError
 from retroclip.memory.blocklist import REASON, Blocklist
 from retroclip.memory.imports import Chunk, EmbeddingImport, write_behind
-from retroclip.memory.ingest import Ingest, encoded_shards, numbered_on
+from retroclip.memory.ingest import Ingest, encoded_shards
 from retroclip.memory.keys import KeySet, key_hashes
+from retroclip.memory.location import Location
+from retroclip.memory.pictures import is_kept_of
 from retroclip.memory.schema import pair_table
+from retroclip.memory.sources import numbered_on
 from retroclip.memory.store import Store
+from retroclip.memory.workers import encoded_on_ray
 from retroclip.pairs import Pair, Rejected
 
 Known = Literal["skip", "replace"]
@@ -37,19 +40,20 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """What is stored of a pair, the share of the first shard that may be bad, and what becomes of known keys.
+    """The share of the first shard that may be bad, and what becomes of known keys.
 
     check: compare some imported text embeddings with the encoder's. blocklist: pairs to reject; the memory keeps it.
     """
 
-    store_images: bool = True
     max_rejected: float = 0.1
     known: Known = "skip"
     check: bool = True
     blocklist: Blocklist = field(default_factory=Blocklist)
 
 
-def ingest(directory: Path, encoder: Any, items: Items, options: Ingest, *, keeping: Keeping, resume: bool) -> Added:
+def ingest(
+    directory: Location, encoder: Any, items: Items, options: Ingest, *, keeping: Keeping, resume: bool
+) -> Added:
     """Append pairs, or the rows of embedding folders, to the tables in `directory`, a commit for each run of them.
 
     The caller holds the lock. resume: the rows that are there come from the same stream. Otherwise one of them makes a
@@ -63,8 +67,12 @@ def ingest(directory: Path, encoder: Any, items: Items, options: Ingest, *, keep
     keeping = replace(keeping, blocklist=blocklist)
     writer = _Writer(store, keeping)
     if isinstance(items, EmbeddingImport):
-        committed = KeySet(key_hashes(list(store.keys()))) if keeping.known == "skip" else KeySet()
-        chunks = items.chunks(encoder, committed, store_images=keeping.store_images, check=keeping.check, resume=resume)
+        if options.ray is not None:
+            raise SourceError("embeddings are imported without encoding: leave --ray out")
+        committed = KeySet()
+        for keys in store.key_batches() if keeping.known == "skip" else ():
+            committed.add(key_hashes(keys))
+        chunks = items.chunks(encoder, committed, images=options.images, check=keeping.check, resume=resume)
         for _ in write_behind((_screened(chunk, keeping.blocklist) for chunk in chunks), writer.write):
             if options.on_batch:
                 options.on_batch(writer.added.read, writer.added.rejected)
@@ -83,9 +91,11 @@ def _encoded(
     items = keeping.blocklist.screened(items) if keeping.blocklist else items
     if not resume and keeping.known == "skip":
         items = numbered_on(items, committed, lambda pair: _holds(store, committed[pair.key], pair))
+    if options.ray is not None:
+        yield from encoded_on_ray(items, encoder, options, committed=committed, resume=resume)
+        return
     for shard in encoded_shards(items, encoder, options, committed=committed, resume=resume):
-        table = pair_table(shard.rows, encoder.dim, store_images=keeping.store_images)
-        yield Chunk(table, shard.rejected, shard.read, shard.bad, shard.duplicates)
+        yield Chunk(pair_table(shard.rows, encoder.dim), shard.rejected, shard.read, shard.bad, shard.duplicates)
 
 
 def _screened(chunk: Chunk, blocklist: Blocklist) -> Chunk:
@@ -128,9 +138,9 @@ class _Writer:
 
 
 def _holds(store: Store, row_id: int, pair: Pair) -> bool:
-    """Whether the row is this pair: by its image, or where none was stored by the name of its source."""
+    """Whether the row is this pair: by its image, or where none is kept by the name of its source."""
     row = store.take(np.array([row_id]), ["image", "source"]).to_pylist()[0]
-    return pair.source == row["source"] if row["image"] is None else pair.image == row["image"]
+    return pair.source == row["source"] if row["image"] is None else is_kept_of(row["image"], pair.image)
 
 
 def _check_share(chunk: Chunk, max_rejected: float) -> None:

@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,8 @@ import pyarrow as pa
 
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.disk import write_text
+from retroclip.memory.location import Location
+from retroclip.memory.pictures import original_sha256
 from retroclip.pairs import Pair, Rejected
 
 FILE_NAME = "blocklist.txt"
@@ -28,7 +29,7 @@ class Blocklist:
     entries: dict[str, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: Path) -> "Blocklist":
+    def read(cls, path: Location) -> "Blocklist":
         """A file with an entry a line: `sha256:…`, `md5:…`, `key:…`, `source:…`, `url:…`, or a bare hash; # comments.
 
         Raises MemoryStoreError for a missing file or a line that is none of these.
@@ -46,7 +47,7 @@ class Blocklist:
         return cls({kind: frozenset(values) for kind, values in found.items()})
 
     @classmethod
-    def of(cls, memory: Path) -> "Blocklist":
+    def of(cls, memory: Location) -> "Blocklist":
         """The blocklist that a memory keeps; empty where it has none."""
         path = memory / FILE_NAME
         return cls.read(path) if path.exists() else cls()
@@ -59,7 +60,7 @@ class Blocklist:
         empty: frozenset[str] = frozenset()
         return Blocklist({kind: self.entries.get(kind, empty) | other.entries.get(kind, empty) for kind in kinds})
 
-    def save(self, memory: Path) -> None:
+    def save(self, memory: Location) -> None:
         """Keep it in a memory, for everything that will be added."""
         lines = [f"{kind}:{value}" for kind, values in self.entries.items() for value in sorted(values)]
         write_text(memory / FILE_NAME, "".join(f"{line}\n" for line in lines))
@@ -70,7 +71,9 @@ class Blocklist:
             return True
         if image is None:
             return False
-        return any(kind in self.entries and self._has(kind, hashlib.new(kind, image).hexdigest()) for kind in _HASHES)
+        if any(kind in self.entries and self._has(kind, hashlib.new(kind, image).hexdigest()) for kind in _HASHES):
+            return True
+        return "sha256" in self.entries and self._has("sha256", original_sha256(image))
 
     def _has(self, kind: str, value: Any) -> bool:
         return isinstance(value, str) and value in self.entries.get(kind, ())

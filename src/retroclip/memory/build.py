@@ -28,7 +28,7 @@ def build_indexes(folder: IndexFolder, store: Store, plans: dict[str, Plan], rec
     An index of the planned kind that most rows are in is extended, without training; else it is built anew. Search
     parameters are tuned each time. The caller holds the writer's lock.
     """
-    folder.folder.mkdir(exist_ok=True)
+    folder.folder.mkdir(parents=True, exist_ok=True)
     folder.tidy()
     live = store.ids()
     made: dict[str, tuple[Path, Path, int, float]] = {}
@@ -37,7 +37,9 @@ def build_indexes(folder: IndexFolder, store: Store, plans: dict[str, Plan], rec
         present = _extensible(folder, name, store.version, plan, live)
         index, rows = folder.folder / f"{name}.index.tmp", folder.folder / f"{name}.rows.tmp"
         trained = (
-            _extended(index, rows, store, name, present, live) if present else _built(index, rows, store, name, plan)
+            _extended(folder, index, rows, store, name, present, live)
+            if present
+            else _built(index, rows, store, name, plan)
         )
         made[name] = index, rows, trained, time.perf_counter() - start
     samples = {name: Sample.of(stored_rows(rows)[1]) for name, (_, rows, _, _) in made.items()}
@@ -86,7 +88,9 @@ def _extensible(folder: IndexFolder, name: str, version: int, plan: Plan, live: 
     return present
 
 
-def _extended(index: Path, rows: Path, store: Store, name: str, present: OpenIndex, live: IdArray) -> int:
+def _extended(
+    folder: IndexFolder, index: Path, rows: Path, store: Store, name: str, present: OpenIndex, live: IdArray
+) -> int:
     """Lists drop the deleted rows; FAISS's kinds keep them, and searches leave them out."""
     dropping = isinstance(present.index, ListIndex)
     kept = np.flatnonzero(np.isin(present.ids, live, assume_unique=True)) if dropping else np.arange(len(present.ids))
@@ -96,7 +100,7 @@ def _extended(index: Path, rows: Path, store: Store, name: str, present: OpenInd
     if isinstance(present.index, ListIndex):
         extend_lists(index, present.index, kept, fresh)
     else:
-        whole = faiss.read_index(str(store.directory / "index" / present.entry.file))
+        whole = faiss.read_index(str(folder.folder / present.entry.file))
         add_rows(whole, fresh)
         faiss.write_index(whole, str(index))
     return present.entry.trained_rows

@@ -1,20 +1,20 @@
 """What `memory verify` looks for."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.index import IndexFolder
+from retroclip.memory.location import Location
 from retroclip.memory.schema import pair_schema
 from retroclip.memory.store import Store
 
 NORM_TOLERANCE = 2e-3  # float16 rounding of a unit vector
 
 
-def find_problems(path: Path, store: Store, indexes: IndexFolder) -> list[str]:
+def find_problems(path: Location, store: Store, indexes: IndexFolder) -> list[str]:
     """Problems of a memory, one line each: unreadable tables, wrong columns, spoilt embeddings, duplicates, indexes."""
     problems = store.problems()
     if problems:

@@ -2,16 +2,15 @@
 
 from collections import Counter
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from retroclip.memory.disk import size_on_disk
 from retroclip.memory.index import KeyIndex
+from retroclip.memory.location import Location
 from retroclip.memory.manifest import Manifest
 from retroclip.memory.store import Store
 
 
-def described(path: Path, manifest: Manifest, store: Store, entries: dict[str, KeyIndex]) -> dict[str, Any]:
+def described(path: Location, manifest: Manifest, store: Store, entries: dict[str, KeyIndex]) -> dict[str, Any]:
     """Rows, texts, labels, sources, size, model, index and measured recall, as JSON-ready values."""
     labels = Counter(store.column("label").to_pylist())
     unlabelled = labels.pop(None, 0)
@@ -20,13 +19,13 @@ def described(path: Path, manifest: Manifest, store: Store, entries: dict[str, K
         "path": str(path),
         "rows": rows,
         "with_text": rows - store.column("caption").null_count,
-        "with_image": rows if manifest.creation["store_images"] else 0,
+        "with_image": 0 if manifest.creation["images"] == "none" else rows,
         "with_label": rows - unlabelled,
         "labels": len(labels),
         "sources": dict(Counter(store.column("source").to_pylist()).most_common()),
         "rejected": len(store.rejected()),
         "duplicates": manifest.counts.get("duplicates", 0),
-        "size_bytes": size_on_disk(path),
+        "size_bytes": store.size(),
         "model": manifest.model,
         "fingerprint": manifest.fingerprint,
         "dim": manifest.dim,

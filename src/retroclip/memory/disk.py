@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from retroclip.errors import MemoryStoreError
+from retroclip.memory.location import Location, Url
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Location, content: dict[str, Any]) -> None:
     """`write_text` of an object as JSON."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False))
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Location, text: str) -> None:
     """Write so that `path` holds either its old text or all of the new one, whatever happens meanwhile."""
+    if isinstance(path, Url):
+        path.write_text(text)
+        return
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -29,7 +33,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Location) -> dict[str, Any]:
     """Read a JSON object. Raises MemoryStoreError when it is damaged, FileNotFoundError when it isn't there."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -63,7 +67,7 @@ def is_full_disk(error: BaseException) -> bool:
 
 
 @contextmanager
-def full_disk_told(path: Path, advice: str) -> Iterator[None]:
+def full_disk_told(path: Location, advice: str) -> Iterator[None]:
     """Turn a full disk inside the block into one MemoryStoreError line that ends with `advice`."""
     try:
         yield

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import torch
 
 from retroclip.errors import MemoryStoreError
+from retroclip.memory.pictures import Images, kept_image
 from retroclip.memory.schema import pair_schema
 from retroclip.pairs import EmbeddingSlice, Rejected
 
@@ -31,7 +32,7 @@ class Embedded:
     read: int
 
 
-def embedded_rows(piece: EmbeddingSlice, source: str, *, store_images: bool = True) -> Embedded:
+def embedded_rows(piece: EmbeddingSlice, source: str, *, images: Images = "store") -> Embedded:
     """The rows of a slice in order, without those whose embeddings are not finite or have no direction.
 
     Embeddings (n, d) of any float type become fp16 of unit norm; those that are so already keep their bits. A text
@@ -43,7 +44,7 @@ def embedded_rows(piece: EmbeddingSlice, source: str, *, store_images: bool = Tr
     keys = _keys(columns, piece.part, piece.places)
     sources = _texts(columns.get("source"), count).fill_null(source)
     captions = _captions(columns, count)
-    images, image_fault = _unit_rows(piece.images)
+    vectors, image_fault = _unit_rows(piece.images)
     reasons = np.where(image_fault == "", "", np.char.add("the image embedding ", image_fault))
     text: pa.Array = pa.nulls(count, pa.list_(pa.float16(), dim))
     if piece.texts is not None:
@@ -56,13 +57,13 @@ def embedded_rows(piece: EmbeddingSlice, source: str, *, store_images: bool = Tr
         text = _vectors(rows, without)
     arrays = [
         keys,
-        _images(columns.get("image"), count, store_images),
+        _images(columns.get("image"), count, images),
         *captions,
         _texts(columns.get("label"), count),
         sources,
         _texts(next((columns[name] for name in _LICENCES if name in columns), None), count),
         _metadata(columns, keys, count),
-        _vectors(images, np.zeros(count, bool)),
+        _vectors(vectors, np.zeros(count, bool)),
         text,
     ]
     whole = pa.Table.from_arrays(arrays, schema=pair_schema(dim))
@@ -158,11 +159,14 @@ def _captions(columns: dict[str, pa.ChunkedArray], count: int) -> tuple[pa.Array
     return caption, pa.ListArray.from_arrays(pa.array(offsets), caption.drop_null())
 
 
-def _images(column: pa.ChunkedArray | None, count: int, store: bool) -> pa.Array:
+def _images(column: pa.ChunkedArray | None, count: int, images: Images) -> pa.Array:
     binary = column is not None and (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type))
-    if column is None or not binary or not store:
+    if column is None or not binary or images == "none":
         return pa.nulls(count, pa.large_binary())
-    return column.combine_chunks().cast(pa.large_binary())
+    stored = column.combine_chunks().cast(pa.large_binary())
+    if images == "store":
+        return stored
+    return pa.array([kept_image(data.as_py(), images) for data in stored], pa.large_binary())
 
 
 def _metadata(columns: dict[str, pa.ChunkedArray], keys: pa.Array, count: int) -> pa.Array:

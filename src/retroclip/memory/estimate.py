@@ -16,8 +16,10 @@ from retroclip.memory.append import Added, Keeping, ingest
 from retroclip.memory.create import source_items
 from retroclip.memory.disk import size_on_disk
 from retroclip.memory.imports import EmbeddingImport
-from retroclip.memory.ingest import SHARD_BYTES, Ingest, describe_sources
+from retroclip.memory.ingest import SHARD_BYTES, Ingest
+from retroclip.memory.location import Location, Url, located
 from retroclip.memory.progress import total_pairs
+from retroclip.memory.sources import describe_sources
 from retroclip.pairs import EmbeddingFolder, Pair, Part, resolve
 
 SAMPLE_PAIRS, SAMPLE_ROWS, WARM_PAIRS = 192, 8192, 16
@@ -26,13 +28,15 @@ TAR_OVERHEAD = 2048  # headers and padding of an image and its text
 
 
 def estimated(
-    path: Path, encoder: Any, sources: Any, where: str | None, options: Ingest, keeping: Keeping
+    path: str | Location, encoder: Any, sources: Any, where: str | None, options: Ingest, keeping: Keeping
 ) -> dict[str, Any]:
     """Ingest the first pairs of the sources into a temporary memory, and tell what all of them will take.
 
     Returns rows (with `where` an upper bound), whether their number is exact, the share of the sample that was
-    rejected, seconds, disk_bytes (without an index), free_bytes on the disk of `path`, and ram_bytes at the peak.
+    rejected, seconds, disk_bytes (without an index), free_bytes on the disk of `path` (None on object storage), and
+    ram_bytes at the peak.
     """
+    place = located(path)
     items = source_items(sources, where, encoder)
     with tempfile.TemporaryDirectory(prefix="retroclip-dry-run-") as name:
         directory = Path(name)
@@ -63,7 +67,7 @@ def estimated(
         "rejected_share": round(added.rejected / read, 4),
         "seconds": round(rows * seconds / read, 1),
         "disk_bytes": int(rows * stored / read),
-        "free_bytes": shutil.disk_usage(_existing(path)).free,
+        "free_bytes": None if isinstance(place, Url) else shutil.disk_usage(_existing(place)).free,
         "ram_bytes": psutil.Process().memory_info().rss + 2 * held + rows * KEY_BYTES,
     }
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -81,7 +81,7 @@ class IndexFolder:
         Those of an older layout count as none. Raises MemoryStoreError for a newer one.
         """
         try:
-            content = read_json(self.folder / INDEX_NAME)
+            content = self._description()
         except FileNotFoundError:
             return {}
         layout = content.get("layout", 1)
@@ -150,7 +150,7 @@ class IndexFolder:
 
         Names and checksums are filled into the entries. What is no longer named is removed.
         """
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         for name, (entry, index, rows) in built.items():
             entry.sha256, entry.rows_sha256 = checksum_of(index), checksum_of(rows)
             entry.file = f"{name}-{entry.kind}-{entry.sha256[:12]}.{'ivf' if entry.kind == 'ivf' else 'faiss'}"
@@ -158,8 +158,15 @@ class IndexFolder:
             _flushed(index).replace(self.folder / entry.file)
             _flushed(rows).replace(self.folder / entry.rows_file)
         keys = {name: asdict(entry) for name, (entry, _, _) in built.items()}
-        write_json(self.folder / INDEX_NAME, {"layout": LAYOUT, "keys": keys})
+        self._publish({"layout": LAYOUT, "keys": keys})
         self.tidy()
+
+    def _description(self) -> dict[str, Any]:
+        return read_json(self.folder / INDEX_NAME)
+
+    def _publish(self, content: dict[str, Any]) -> None:
+        """The moment at which the new indexes take the place of the old ones."""
+        write_json(self.folder / INDEX_NAME, content)
 
     def tidy(self) -> None:
         """Remove what `index.json` doesn't name: replaced files, and those of a build that was killed."""

@@ -1,21 +1,19 @@
 """From sources to encoded shards: read, decode in threads while the encoder works, encode, in bounded memory."""
 
-import hashlib
 import os
-import re
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import chain, count, groupby, takewhile
-from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
+from retroclip.errors import MemoryStoreError
+from retroclip.memory.pictures import Images, kept_image
 from retroclip.memory.schema import EncodedPair
-from retroclip.pairs import Pair, Rejected, dataset_pairs, decode_image, parse_where, read_pairs
+from retroclip.pairs import Pair, Rejected, decode_image
 
 SHARD_PAIRS = 2048
 SHARD_BYTES = 256 * 2**20
@@ -24,12 +22,23 @@ NO_CAPTION = "empty caption; the image is kept without it"
 
 @dataclass(frozen=True, slots=True)
 class Ingest:
-    """How pairs become rows. `labels_as_captions`: a labelled pair without caption gets "a photo of a {label}."."""
+    """How pairs become rows. `labels_as_captions`: a labelled pair without caption gets "a photo of a {label}.".
+
+    images: what is kept of an image. on_batch: called with the numbers of pairs read and rejected so far. ray: address
+    of the Ray that encodes, "local" for one that is started here; workers: how many, by default as many as fit.
+    """
 
     batch_size: int = 64
     labels_as_captions: bool = False
     shard_pairs: int = SHARD_PAIRS
+    images: Images = "store"
     on_batch: Callable[[int, int], None] | None = None
+    ray: str | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.images not in get_args(Images):
+            raise MemoryStoreError(f"images is {self.images!r}: choose one of {', '.join(get_args(Images))}")
 
 
 @dataclass(slots=True)
@@ -51,68 +60,7 @@ class Shard:
 class _Item:
     pair: Pair
     image: torch.Tensor | Exception
-
-
-def read_sources(sources: Any, where: str | None = None) -> Iterator[Pair | Rejected]:
-    """All pairs of the sources in order: a path, an iterable of pairs, or a sequence of such things, mixed at will.
-
-    Paths that follow each other are read together, so that pairs of two folders get different keys.
-    """
-    if isinstance(sources, (str, Path)):
-        yield from read_pairs(sources, where=where)
-    elif isinstance(sources, (Pair, Rejected)):
-        yield sources
-    elif hasattr(sources, "with_format") and hasattr(sources, "features"):  # of Hugging Face datasets
-        yield from dataset_pairs(sources, parse_where(where) if where else None)
-    else:
-        for are_paths, group in groupby(sources, lambda source: isinstance(source, (str, Path))):
-            if are_paths:
-                yield from read_pairs(list(group), where=where)
-            else:
-                for source in group:
-                    yield from read_sources(source, where)
-
-
-def describe_sources(sources: Any) -> list[str]:
-    """Names of the sources for the manifest; pairs given from Python have none and are told by their number."""
-    if isinstance(sources, (str, Path)):
-        return [str(sources)]
-    if isinstance(sources, Sequence):
-        pairs = sum(isinstance(source, (Pair, Rejected)) for source in sources)
-        named = [name for s in sources if not isinstance(s, (Pair, Rejected)) for name in describe_sources(s)]
-        return named + ([f"<{pairs} pairs>"] if pairs else [])
-    return [getattr(sources, "description", f"<{type(sources).__name__}>")]
-
-
-def numbered_on(
-    items: Iterable[Pair | Rejected], committed: Container[str], is_stored: Callable[[Pair], bool]
-) -> Iterator[Pair | Rejected]:
-    """The stream with every key that another picture has already numbered on, as `read_pairs` does: `cat`, `cat~2`.
-
-    is_stored: whether the committed row of a pair's key is that pair. A pair that is there under any number of its key
-    gets that row's key, so that it counts as a duplicate, however its source was named this time.
-    """
-    given: dict[str, bytes] = {}
-
-    def is_taken(key: str) -> bool:
-        return key in given or key in committed
-
-    for item in items:
-        if isinstance(item, Rejected):
-            yield item
-            continue
-        content = hashlib.blake2b(item.image or b"", digest_size=16).digest()
-        stem = re.sub(r"(~\d+)+$", "", item.key)
-        taken = list(takewhile(is_taken, chain([stem], (f"{stem}~{number}" for number in count(2)))))
-        key = f"{stem}~{len(taken) + 1}" if taken else stem
-        if not is_taken(item.key):
-            key = item.key
-        for other in filter(is_taken, dict.fromkeys([item.key, *taken])):
-            if given[other] == content if other in given else is_stored(replace(item, key=other)):
-                key = other
-                break
-        given[key] = content
-        yield replace(item, key=key)
+    size: int = 0  # of the image as it was read: where shards end depends on it
 
 
 def encoded_shards(
@@ -124,7 +72,7 @@ def encoded_shards(
     as done by the interrupted run, else as duplicates.
     """
     cutter = _Cutter(encoder, options, committed, resume)
-    for item in _decoded_ahead(items, encoder, cutter.is_new, options.batch_size):
+    for item in _decoded_ahead(items, encoder, cutter.is_new, options):
         cutter.feed(item)
         if cutter.shard.read >= options.shard_pairs or cutter.bytes >= SHARD_BYTES:
             yield cutter.cut()
@@ -132,13 +80,45 @@ def encoded_shards(
         yield cutter.cut()
 
 
+def blocks(items: Iterable[Pair | Rejected], options: Ingest) -> Iterator[list[Pair | Rejected]]:
+    """The stream in the runs that become shards."""
+    block: list[Pair | Rejected] = []
+    size = 0
+    for item in items:
+        block.append(item)
+        size += len(item.image or b"") if isinstance(item, Pair) else 0
+        if len(block) >= options.shard_pairs or size >= SHARD_BYTES:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def encode_block(
+    block: Iterable[Pair | Rejected],
+    encoder: Any,
+    options: Ingest,
+    *,
+    committed: Container[str],
+    seen: set[str],
+    resume: bool,
+) -> tuple[Shard, set[str]]:
+    """One of `blocks` encoded by itself, as `encoded_shards` would after the keys `seen`; these and its own."""
+    cutter = _Cutter(encoder, options, committed, resume, seen)
+    for item in _decoded_ahead(block, encoder, cutter.is_new, options):
+        cutter.feed(item)
+    return cutter.cut(), cutter.seen
+
+
 class _Cutter:
     """Collects the shard that is under way, encoding its images batch by batch."""
 
-    def __init__(self, encoder: Any, options: Ingest, committed: Container[str], resume: bool) -> None:
+    def __init__(
+        self, encoder: Any, options: Ingest, committed: Container[str], resume: bool, seen: set[str] | None = None
+    ) -> None:
         self.encoder, self.options = encoder, options
         self.committed, self.resume = committed, resume
-        self.seen: set[str] = set()
+        self.seen: set[str] = set() if seen is None else seen
         self.read = self.bad = 0
         self._restart()
 
@@ -156,7 +136,7 @@ class _Cutter:
         if isinstance(item, Rejected):
             self._reject(item)
         else:
-            self.bytes += len(item.pair.image or b"")
+            self.bytes += item.size
             self._sort_in(item)
         if len(self._batch) >= self.options.batch_size:
             self._encode_batch()
@@ -202,7 +182,7 @@ class _Cutter:
 
 
 def _decoded_ahead(
-    items: Iterable[Pair | Rejected], encoder: Any, is_new: Callable[[Pair], bool], batch_size: int
+    items: Iterable[Pair | Rejected], encoder: Any, is_new: Callable[[Pair], bool], options: Ingest
 ) -> Iterator[_Item | Rejected]:
     """The stream with its new images decoded and preprocessed, up to two batches ahead of whoever reads it."""
 
@@ -210,9 +190,11 @@ def _decoded_ahead(
         try:
             if pair.image is None:
                 raise ValueError("no image")
-            return _Item(pair, encoder.preprocess(decode_image(pair.image)))
+            decoded = decode_image(pair.image)
+            kept = replace(pair, image=kept_image(pair.image, options.images, decoded))
+            return _Item(kept, encoder.preprocess(decoded), len(pair.image))
         except Exception as error:  # whatever a broken file makes a decoder raise, the pair is named and skipped
-            return _Item(pair, error)
+            return _Item(pair, error, len(pair.image or b""))
 
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode")
     waiting: deque[_Item | Rejected | Future[_Item]] = deque()
@@ -224,8 +206,8 @@ def _decoded_ahead(
             elif is_new(item):
                 waiting.append(pool.submit(prepare, item))
             else:
-                waiting.append(_Item(item, skipped))
-            if len(waiting) > 2 * batch_size:
+                waiting.append(_Item(item, skipped, len(item.image or b"")))
+            if len(waiting) > 2 * options.batch_size:
                 yield _result(waiting.popleft())
         while waiting:
             yield _result(waiting.popleft())

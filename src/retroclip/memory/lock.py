@@ -4,9 +4,10 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from retroclip.errors import MemoryStoreError
+from retroclip.memory.lease import writer_lease
+from retroclip.memory.location import Location, Url
 
 LOCK_NAME = "writer.lock"
 READERS_NAME = "readers.lock"
@@ -15,9 +16,11 @@ READERS_NAME = "readers.lock"
 class Reading:
     """Shows that a memory is open, for as long as the object lives. Where no file can be made, nobody can tell."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Location) -> None:
         self._directory = directory
         self._descriptor: int | None = None
+        if isinstance(directory, Url):
+            return
         try:
             self._descriptor = os.open(directory / READERS_NAME, os.O_RDONLY | os.O_CREAT, 0o644)
         except OSError:
@@ -25,7 +28,7 @@ class Reading:
         if not self._locked(fcntl.LOCK_SH):
             raise MemoryStoreError(f"{directory} is being purged by another process: wait until it ends, and try again")
 
-    def __reduce__(self) -> tuple[type["Reading"], tuple[Path]]:
+    def __reduce__(self) -> tuple[type["Reading"], tuple[Location]]:
         return Reading, (self._directory,)
 
     def __del__(self) -> None:
@@ -43,7 +46,13 @@ class Reading:
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
-        """Whether nobody else has the memory open; if so, nobody can open it inside the block."""
+        """Whether nobody else has the memory open; if so, nobody can open it inside the block.
+
+        Of one on object storage nobody can tell: no.
+        """
+        if isinstance(self._directory, Url):
+            yield False
+            return
         only = self._locked(fcntl.LOCK_EX)
         if not only and self._descriptor is not None:
             fcntl.flock(self._descriptor, fcntl.LOCK_SH)  # the failed change gave the old lock up
@@ -55,13 +64,17 @@ class Reading:
 
 
 @contextmanager
-def writer_lock(directory: Path) -> Iterator[None]:
+def writer_lock(directory: Location) -> Iterator[None]:
     """Hold `directory/writer.lock` for the block. Raises MemoryStoreError, naming the process, when another has it.
 
     The lock is the kernel's (`flock`) and the file only says who has it, so the file of a process that was killed is
     stale at once and the next writer takes it over, without a guess from a process number that may have been reused.
-    The directory may be renamed inside the block: the lock goes with it.
+    The directory may be renamed inside the block: the lock goes with it. On object storage it is a lease.
     """
+    if isinstance(directory, Url):
+        with writer_lease(directory):
+            yield
+        return
     descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

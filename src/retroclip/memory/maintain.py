@@ -4,22 +4,21 @@ from datetime import timedelta
 from pathlib import Path
 
 from retroclip.errors import MemoryStoreError
-from retroclip.memory.disk import size_on_disk
 from retroclip.memory.index import IndexFolder
 from retroclip.memory.store import Store
 
 KEPT_FOR_READERS = timedelta(days=1)
 
 
-def compact_store(path: Path, store: Store, *, alone: bool) -> dict[str, int]:
+def compact_store(store: Store, *, alone: bool) -> dict[str, int]:
     """Merge files and drop deleted bytes. alone: nobody reads an old version, so that none need be kept."""
-    files, size = store.files(), size_on_disk(path)
+    files, size = store.files(), store.size()
     store.compact(timedelta(0) if alone else KEPT_FOR_READERS)
     return {
         "files_before": files,
         "files": store.files(),
         "bytes_before": size,
-        "bytes": size_on_disk(path),
+        "bytes": store.size(),
     }
 
 

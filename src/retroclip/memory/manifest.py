@@ -2,16 +2,17 @@
 
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.disk import read_json, write_json
+from retroclip.memory.location import Location, Url
 from retroclip.version import __version__
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+UNFINISHED_NAME = "creation.json"  # on object storage, where nothing can be renamed when it is whole
 
 
 @dataclass(slots=True)
@@ -34,14 +35,14 @@ class Manifest:
     retroclip: str = __version__
     format_version: int = FORMAT_VERSION
 
-    def save(self, directory: Path) -> None:
-        write_json(directory / MANIFEST_NAME, asdict(self))
+    def save(self, directory: Location, name: str = MANIFEST_NAME) -> None:
+        write_json(directory / name, asdict(self))
 
     @classmethod
-    def load(cls, directory: Path) -> "Manifest":
+    def load(cls, directory: Location, name: str = MANIFEST_NAME) -> "Manifest":
         """Raises MemoryStoreError where there is no memory, a damaged one, or one of a newer format."""
         try:
-            content = read_json(directory / MANIFEST_NAME)
+            content = read_json(directory / name)
         except (FileNotFoundError, NotADirectoryError):
             raise MemoryStoreError(_missing(directory)) from None
         if content.get("format_version", 0) > FORMAT_VERSION:
@@ -50,6 +51,9 @@ class Manifest:
                 f"({FORMAT_VERSION}): update retroclip"
             )
         content.setdefault("id", content.get("created"))
+        creation = content.get("creation", {})
+        if "store_images" in creation:  # before there were thumbnails
+            creation["images"] = "store" if creation.pop("store_images") else "none"
         known = {item.name for item in fields(cls)}
         try:
             return cls(**{name: value for name, value in content.items() if name in known})
@@ -59,9 +63,13 @@ class Manifest:
             ) from None
 
 
-def _missing(directory: Path) -> str:
-    if directory.with_name(directory.name + ".partial").is_dir():
+def _missing(directory: Location) -> str:
+    if isinstance(directory, Url):
+        unfinished, exists = (directory / UNFINISHED_NAME).exists(), bool(directory.names())
+    else:
+        unfinished, exists = directory.with_name(directory.name + ".partial").is_dir(), directory.exists()
+    if unfinished:
         return f"{directory} is not finished: run the same `retroclip memory create` again, it goes on where it stopped"
-    if directory.exists():
+    if exists:
         return f"{directory} is not a memory (it has no {MANIFEST_NAME}): create one with `retroclip memory create`"
     return f"there is no memory at {directory}: create one with `retroclip memory create`"

@@ -9,6 +9,7 @@ from typing import Any
 
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.append import Keeping
+from retroclip.memory.blocklist import Blocklist
 from retroclip.memory.create import create_memory
 from retroclip.memory.ingest import Ingest
 from retroclip.memory.lock import Reading
@@ -26,9 +27,10 @@ def migrate_memory(
 ) -> Path:
     """Encode all rows of the memory at `path` with `encoder`, then put the new memory in its place.
 
-    Returns where the old one is kept. Interrupted and repeated it goes on after the last committed shard. Raises
-    MemoryStoreError when a row has no stored image, the encoder is the memory's own, the old place is taken, or, at the
-    end, somebody else reads the old memory. The caller holds its lock, so that nothing is added meanwhile.
+    Returns where the old one is kept. Interrupted and repeated it goes on after the last committed shard. Stored
+    thumbnails are embedded as they are. Raises MemoryStoreError when a row has no stored image, the encoder is the
+    memory's own, the old place is taken, or, at the end, somebody else reads the old memory. The caller holds its lock,
+    so that nothing is added meanwhile.
     """
     new, old = path.with_name(path.name + NEW), path.with_name(path.name + OLD)
     if old.exists():
@@ -40,15 +42,15 @@ def migrate_memory(
         return old
     if not new.exists():
         _check_images(path, store)
-        creation = manifest.creation
         source = _Rows(store, f"<memory {manifest.id}, version {store.version}>")
-        keeping = Keeping(creation["store_images"], max_rejected=1.0)
+        keeping = Keeping(max_rejected=1.0)
         create_memory(new, encoder, [source], None, options=options, keeping=keeping)
     made = Manifest.load(new)
     if made.fingerprint != encoder.fingerprint:
         raise MemoryStoreError(f"{new} was made by {made.model}: name that model to go on, or delete it")
     made.creation = {**made.creation, "sources": manifest.creation["sources"], "where": manifest.creation["where"]}
     made.save(new)
+    Blocklist.of(path).save(new)  # not given to the creation: what is there already stays
     with reading.alone() as alone:
         if not alone:
             raise MemoryStoreError(f"{path} is open elsewhere: close it there and repeat the command; {new} is ready")

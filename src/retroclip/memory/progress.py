@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from retroclip.memory.ingest import describe_sources
+from retroclip.memory.sources import describe_sources
 from retroclip.pairs import count_pairs, is_embedding_folder, open_embeddings
 
 Report = Callable[[int, int], None]

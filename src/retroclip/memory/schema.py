@@ -51,13 +51,13 @@ def pair_schema(dim: int) -> pa.Schema:
     )
 
 
-def pair_table(rows: Sequence[EncodedPair], dim: int, *, store_images: bool) -> pa.Table:
+def pair_table(rows: Sequence[EncodedPair], dim: int) -> pa.Table:
     """Rows of `pair_schema` in the given order."""
     pairs = [row.pair for row in rows]
     schema = pair_schema(dim)
     columns = [
         [pair.key for pair in pairs],
-        [pair.image if store_images else None for pair in pairs],
+        [pair.image for pair in pairs],
         [pair.captions[0] if pair.captions else None for pair in pairs],
         [list(pair.captions) for pair in pairs],
         [pair.label for pair in pairs],

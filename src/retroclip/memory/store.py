@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import lance
@@ -14,7 +13,8 @@ import pyarrow.compute as pc
 from lance.fragment import write_fragments
 
 from retroclip.errors import MemoryStoreError
-from retroclip.memory.disk import is_full_disk
+from retroclip.memory.disk import is_full_disk, size_on_disk
+from retroclip.memory.location import Location, Url
 from retroclip.memory.predicate import checked_predicate, predicate_error, without_noise
 from retroclip.memory.schema import (
     DATA_COLUMNS,
@@ -37,16 +37,16 @@ class Store:
     Row ids are Lance's stable ones: given once, in order of appending, never reused, kept by compaction.
     """
 
-    def __init__(self, directory: Path, dim: int) -> None:
+    def __init__(self, directory: Location, dim: int) -> None:
         self.directory = directory
         self.dim = dim
         self._dataset = _opened(directory / PAIRS_NAME)
 
     @classmethod
-    def create(cls, directory: Path, dim: int) -> "Store":
+    def create(cls, directory: Location, dim: int) -> "Store":
         """Open the tables in `directory`, made empty where they are missing."""
         for name, schema in ((PAIRS_NAME, pair_schema(dim)), (REJECTED_NAME, REJECTED_SCHEMA)):
-            if not any((directory / name / "_versions").glob("*.manifest")):  # a killed writer may have left folders
+            if not _has_version(directory / name):  # a killed writer may have left folders
                 # Stable row ids can be chosen only here: later the option is silently ignored.
                 lance.write_dataset(
                     schema.empty_table(), str(directory / name), mode="create", enable_stable_row_ids=True
@@ -88,6 +88,12 @@ class Store:
         """The id of every live row by its key."""
         table = self._scanned(["key"])
         return dict(zip(table["key"].to_pylist(), _ids(table).tolist(), strict=True))
+
+    def key_batches(self) -> Iterator[list[str]]:
+        """The keys of all live rows, some thousands at a time."""
+        with damage_told(self.directory):
+            for batch in self._dataset.scanner(columns=["key"]).to_batches():
+                yield batch["key"].to_pylist()
 
     def ids_of(self, keys: pa.ChunkedArray) -> IdArray:
         """Ids of the live rows that have one of the keys."""
@@ -208,6 +214,12 @@ class Store:
         """How many files hold rows."""
         return len(self._dataset.get_fragments())
 
+    def size(self) -> int:
+        """Bytes of everything that belongs to the memory; on object storage, of the files that hold rows."""
+        if not isinstance(self.directory, Url):
+            return size_on_disk(self.directory)
+        return sum(file.file_size_bytes or 0 for part in self._dataset.get_fragments() for file in part.data_files())
+
     def forget_rejected(self, keys: Sequence[str], where: str) -> int:
         """Delete rejected rows that have one of the keys, or that the predicate holds for if it names their columns."""
         dataset = _opened(self.directory / REJECTED_NAME)
@@ -245,7 +257,7 @@ class Store:
 
 
 @contextmanager
-def damage_told(directory: Path) -> Iterator[None]:
+def damage_told(directory: Location) -> Iterator[None]:
     """Turn a file that Lance can't read inside the block into one line; anything else passes."""
     try:
         yield
@@ -258,12 +270,18 @@ def damage_told(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Location) -> Any:
     try:
         return lance.dataset(str(path))
     except (ValueError, OSError) as error:
         reason = without_noise(error)
         raise MemoryStoreError(f"{path} can't be read ({reason}): restore it or create the memory again") from error
+
+
+def _has_version(path: Location) -> bool:
+    if isinstance(path, Url):
+        return any(name.endswith(".manifest") for name in (path / "_versions").names())
+    return any((path / "_versions").glob("*.manifest"))
 
 
 def _ids(table: pa.Table) -> IdArray:

@@ -21,7 +21,7 @@ from retroclip.training.losses import class_aware_loss, reco_loss
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
     from retroclip.memory import Memory
-    from retroclip.memory.memory import Modality
+    from retroclip.memory.opened import Modality
 
 SIDES: tuple[Modality, ...] = ("image", "text")
 RELEVANCE = 0.5
@@ -159,9 +159,7 @@ def fusion_examples(fused: MemoryEncoder, encoder: Encoder, memory: Memory, trai
 
     sources = [train] if isinstance(train, str | Path) else train
     with tempfile.TemporaryDirectory(prefix="retroclip-fuse-") as folder:
-        return _examples_of(
-            fused, Memory.create(Path(folder) / "train", encoder, sources, store_images=False), own=False
-        )
+        return _examples_of(fused, Memory.create(Path(folder) / "train", encoder, sources, images="none"), own=False)
 
 
 def _examples_of(fused: MemoryEncoder, pairs: Memory, *, own: bool) -> FusionExamples:

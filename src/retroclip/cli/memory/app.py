@@ -1,0 +1,22 @@
+"""The group of verbs about memories, and the options that they share."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter, validators
+
+app = App(name="memory", help="Make, change, inspect and search a memory of image-text pairs.")
+
+BatchSize = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+BlocklistFile = Annotated[
+    Path | None,
+    Parameter(help="File of pairs to leave out, now and later: sha256:…, md5:…, key:…, source:… or url:… a line."),
+]
+Predicate = Annotated[str, Parameter(help="SQL predicate: which pairs.")]
+
+
+def read_blocklist(path: Path | None) -> Any:
+    """The Blocklist in a file; None where none is named."""
+    from retroclip.memory import Blocklist
+
+    return None if path is None else Blocklist.read(path)

@@ -1,0 +1,74 @@
+"""`retroclip memory info`, `verify` and `search`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter, validators
+
+from retroclip.cli.failures import WrongUsageError
+from retroclip.cli.memory.app import app
+from retroclip.cli.options import Json, MemoryName, Where
+from retroclip.cli.terminal import print_facts, print_json, print_table, say
+
+
+@app.command
+def info(memory: MemoryName, /, *, json: Json = False) -> None:
+    """Tell what a memory holds: pairs, sources, size, model, index."""
+    from retroclip.memory import Memory
+
+    facts = Memory.open(memory).info()
+    if json:
+        print_json(facts)
+    else:
+        print_facts(str(memory), facts)
+
+
+@app.command
+def verify(memory: MemoryName, /, *, json: Json = False) -> int:
+    """Read everything and name what is broken. Exit status 1 if anything is."""
+    from retroclip.memory import Memory
+
+    problems = Memory.open(memory).verify()
+    if json:
+        print_json(problems)
+    else:
+        for problem in problems:
+            print(problem)
+    say(f"{memory}: {len(problems)} problems" if problems else f"{memory}: whole")
+    return 1 if problems else 0
+
+
+@app.command
+def search(
+    memory: MemoryName,
+    /,
+    *,
+    text: str | None = None,
+    image: Path | None = None,
+    by: Annotated[Literal["image", "text"], Parameter(help="Compare with the pairs' images or captions.")] = "image",
+    k: Annotated[int, Parameter(name=["-k", "--k"], validator=validators.Number(gte=1))] = 10,
+    where: Where = None,
+    json: Json = False,
+) -> None:
+    """Find the pairs nearest to a text or an image."""
+    if (text is None) == (image is None):
+        raise WrongUsageError("memory search: give either --text or --image")
+    from retroclip.encoders import load
+    from retroclip.memory import Memory
+
+    opened = Memory.open(memory)
+    encoder = load(opened.model)
+    opened.check_encoder(encoder)
+    query = encoder.encode_images([image]) if image is not None else encoder.encode_texts([str(text)])
+    hits = opened.search(query, by=by, k=k, where=where)
+    ids, scores = hits.ids[0], hits.scores[0]
+    found = opened.take(ids[ids >= 0], ["key", "caption", "label", "source", "license"]).to_pylist()
+    rows = [
+        {"score": round(float(score), 4), "id": int(row_id)} | row
+        for score, row_id, row in zip(scores, ids, found, strict=False)
+    ]
+    if json:
+        print_json(rows)
+    else:
+        columns = ["score", "key", "caption", "label"]
+        print_table(f"{text or image} in {memory}", columns, [[row[name] for name in columns] for row in rows])

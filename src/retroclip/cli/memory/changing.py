@@ -1,0 +1,132 @@
+"""`retroclip memory delete`, `clean`, `compact`, `purge`, `index` and `export`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter, validators
+
+from retroclip.cli.failures import WrongUsageError
+from retroclip.cli.memory.app import BlocklistFile, Predicate, app, read_blocklist
+from retroclip.cli.options import Json, MemoryName, Where
+from retroclip.cli.terminal import print_facts, print_json, say
+
+
+@app.command
+def delete(memory: MemoryName, /, *, where: Predicate) -> None:
+    """Delete the pairs for which a SQL predicate holds, such as "source = 'flickr'"."""
+    from retroclip.memory import Memory
+
+    say(f"{memory}: {Memory.open(memory).delete(where)} pairs deleted")
+
+
+@app.command
+def clean(
+    memory: MemoryName,
+    /,
+    *,
+    near: Annotated[float | None, Parameter(help="Pairs whose image nearly is another's (cosine above this).")] = None,
+    near_to: Annotated[tuple[str, ...], Parameter(help="Pairs that nearly are an image of this data set.")] = (),
+    min_clip_score: Annotated[str | None, Parameter(help="Cosine of image and text, or `quantile`.")] = None,
+    blocklist: BlocklistFile = None,
+    purge: Annotated[bool, Parameter(negative=(), help="Remove their bytes, too (`memory purge`).")] = False,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Only count them.")] = False,
+    json: Json = False,
+) -> None:
+    """Delete unwanted pairs: near copies, mismatched ones, those of evaluation sets, those on a blocklist."""
+    if near is None and not near_to and min_clip_score is None and blocklist is None:
+        raise WrongUsageError("memory clean: give --near, --near-to, --min-clip-score or --blocklist")
+    from retroclip.cli.retrieve import clip_score
+    from retroclip.evaluation.cleaning import clean_memory
+    from retroclip.memory import Memory
+
+    told = clean_memory(
+        Memory.open(memory),
+        near=near,
+        near_to=near_to,
+        min_clip_score=clip_score(min_clip_score),
+        blocklist=read_blocklist(blocklist),
+        purge=purge,
+        dry_run=dry_run,
+    )
+    if json:
+        print_json(told)
+    else:
+        print_facts(str(memory), told)
+
+
+@app.command
+def compact(memory: MemoryName, /, *, json: Json = False) -> None:
+    """Merge small files and free the room of deleted pairs."""
+    from retroclip.memory import Memory
+
+    told = Memory.open(memory).compact()
+    if json:
+        print_json(told)
+    else:
+        freed = (told["bytes_before"] - told["bytes"]) / 1e6
+        say(f"{memory}: {told['files_before']} files became {told['files']}, {freed:,.1f} MB freed")
+
+
+@app.command
+def purge(memory: MemoryName, /, *, where: Predicate) -> None:
+    """Delete pairs and remove their bytes from every file: old versions, indexes and rejected rows included."""
+    from retroclip.memory import Memory
+
+    say(f"{memory}: {Memory.open(memory).purge(where)} pairs purged")
+
+
+@app.command
+def index(
+    memory: MemoryName,
+    /,
+    *,
+    kind: str = "auto",
+    ram: str | None = None,
+    recall: Annotated[float, Parameter(validator=validators.Number(gt=0, lte=1))] = 0.95,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Build the search indexes, or bring them up to date. Small memories need none: they are searched exactly.
+
+    Parameters
+    ----------
+    kind
+        auto, exact, flat, hnsw, ivf (8-bit rows in lists), ivfpq, or a FAISS factory string.
+    ram
+        What the indexes may take while they are searched, such as 8GB. Default: half of what is free.
+    recall
+        Wanted recall@10; what was measured is stored beside the index.
+    dry_run
+        Only tell what would be built.
+    """
+    from retroclip.memory import Memory
+
+    opened = Memory.open(memory)
+    for of, plan in opened.plan(kind, ram=ram).items():
+        say(f"{of}: " + ", ".join(f"{name} {value}" for name, value in plan.told().items()))
+    if not dry_run:
+        print_facts("index", opened.index(kind, recall=recall, ram=ram))
+
+
+@app.command
+def export(
+    memory: MemoryName,
+    directory: Path,
+    /,
+    *,
+    format: Annotated[Literal["clip-retrieval", "webdataset", "parquet"], Parameter(name="--format")],
+    where: Where = None,
+    images: bool = True,
+) -> None:
+    """Write a memory's pairs as a new folder that other tools read; read back, nothing has changed.
+
+    Parameters
+    ----------
+    format
+        clip-retrieval: embeddings, metadata and images; webdataset: tar shards; parquet: pairs without embeddings.
+    images
+        Put the stored images into the metadata of clip-retrieval's layout.
+    """
+    from retroclip.memory import Memory
+
+    count = Memory.open(memory).export(directory, format, where=where, images=images)
+    say(f"{directory}: {count} pairs written")

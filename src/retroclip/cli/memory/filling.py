@@ -1,0 +1,195 @@
+"""`retroclip memory create`, `add` and `migrate`: what encodes."""
+
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter, validators
+
+from retroclip.cli.failures import WrongUsageError
+from retroclip.cli.memory.app import BatchSize, BlocklistFile, app, read_blocklist
+from retroclip.cli.options import Json, MemoryName, ModelReference, Precision, Where
+from retroclip.cli.terminal import is_interactive, print_facts, print_json, say
+
+DryRun = Annotated[bool, Parameter(negative=(), help="Only tell rows, seconds, disk and RAM, from a sample.")]
+Check = Annotated[bool, Parameter(help="Compare some imported text embeddings with the model's.")]
+MaxRejected = Annotated[float, Parameter(help="Share of bad pairs in the first shard above which to stop.")]
+Images = Annotated[
+    Literal["store", "thumbnail", "none"],
+    Parameter(
+        help="Keep them, JPEGs of at most 320 pixels a side, or only their source; customization and migrate need some."
+    ),
+]
+Ray = Annotated[
+    tuple[str, ...] | None,
+    Parameter(
+        name="--ray",
+        consume_multiple=True,
+        negative=(),
+        help="Encode on the Ray at this address (`auto`, `host:6379`), or on one started here; give it last.",
+    ),
+]
+Workers = Annotated[
+    int | None, Parameter(validator=validators.Number(gte=1), help="How many processes encode on Ray; default: as fit.")
+]
+
+
+@app.command
+def create(
+    memory: MemoryName,
+    sources: list[str],
+    /,
+    *,
+    model: ModelReference = "builtin",
+    precision: Precision = "auto",
+    where: Where = None,
+    labels_as_captions: Annotated[bool, Parameter(negative=())] = False,
+    images: Images = "store",
+    check: Check = True,
+    blocklist: BlocklistFile = None,
+    build_index: Annotated[bool, Parameter(name="--index")] = True,
+    max_rejected: MaxRejected = 0.1,
+    batch_size: BatchSize = 64,
+    ray: Ray = None,
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Embed pairs into a new memory. Interrupted and repeated, it goes on where it stopped.
+
+    Parameters
+    ----------
+    memory
+        Folder or URL to make.
+    sources
+        Folders (image and same-named .txt or .json, or class sub-folders), tar shards (`{000..012}.tar`), parquet, csv;
+        or folders of embeddings in clip-retrieval's layout (img_emb/, text_emb/, metadata/), which are imported as the
+        work of the named model.
+    labels_as_captions
+        Give labelled pairs without caption the caption "a photo of a {label}.".
+    build_index
+        Build a search index at the end where the memory is large enough to need one.
+    """
+    from retroclip.encoders import load
+    from retroclip.memory import Ingest, Keeping, Memory
+
+    address = _ray_address(ray, workers)
+    encoder = load(model, precision=precision)
+    if dry_run:
+        _print_estimate(
+            memory,
+            encoder,
+            sources,
+            where,
+            Ingest(batch_size, labels_as_captions, images=images),
+            Keeping(check=check),
+            json,
+        )
+        return
+    made = Memory.create(
+        memory,
+        encoder,
+        sources,
+        where=where,
+        images=images,
+        labels_as_captions=labels_as_captions,
+        check=check,
+        blocklist=read_blocklist(blocklist),
+        index=build_index,
+        max_rejected=max_rejected,
+        batch_size=batch_size,
+        ray=address,
+        workers=workers,
+        progress=is_interactive(),
+    )
+    say(f"{memory}: {len(made)} pairs, {len(made.rejected())} rejected")
+
+
+@app.command
+def add(
+    memory: MemoryName,
+    sources: list[str],
+    /,
+    *,
+    precision: Precision = "auto",
+    where: Where = None,
+    known: Literal["skip", "replace"] = "skip",
+    images: Images | None = None,
+    check: Check = True,
+    blocklist: BlocklistFile = None,
+    max_rejected: MaxRejected = 0.1,
+    batch_size: BatchSize = 64,
+    ray: Ray = None,
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Embed more pairs into a memory, with the model that made it. Pairs that are there already are skipped.
+
+    Parameters
+    ----------
+    known
+        What becomes of the pairs with a key that is there: skipped (another picture of the same name gets a new key),
+        or put in the place of the old ones.
+    """
+    from retroclip.encoders import load
+    from retroclip.memory import Ingest, Keeping, Memory
+
+    address = _ray_address(ray, workers)
+    opened = Memory.open(memory)
+    encoder = load(opened.model, precision=precision)
+    if dry_run:
+        creation = opened.manifest.creation
+        options = Ingest(batch_size, creation["labels_as_captions"], images=images or creation["images"])
+        _print_estimate(memory, encoder, sources, where, options, Keeping(check=check), json)
+        return
+    added = opened.add(
+        sources,
+        encoder,
+        where=where,
+        known=known,
+        images=images,
+        check=check,
+        blocklist=read_blocklist(blocklist),
+        max_rejected=max_rejected,
+        batch_size=batch_size,
+        ray=address,
+        workers=workers,
+        progress=is_interactive(),
+    )
+    replaced = f"{added.replaced} of them in place of old ones, " if known == "replace" else ""
+    say(f"{memory}: {added.rows} pairs added, {replaced}{added.duplicates} were there, {added.rejected} rejected")
+
+
+def _ray_address(named: tuple[str, ...] | None, workers: int | None) -> str | None:
+    """None without --ray, its address, or "local" where it names none."""
+    if named is None:
+        if workers is not None:
+            raise WrongUsageError("memory: --workers is for --ray")
+        return None
+    if len(named) > 1:
+        raise WrongUsageError(f"memory: --ray takes one address, not {' '.join(named)}: give it after the sources")
+    return named[0] if named else "local"
+
+
+def _print_estimate(
+    memory: MemoryName, encoder: Any, sources: list[str], where: str | None, options: Any, keeping: Any, json: bool
+) -> None:
+    from retroclip.memory import estimated
+
+    told = estimated(memory, encoder, sources, where, options, keeping)
+    if json:
+        print_json(told)
+    else:
+        print_facts(f"{memory}: nothing was written", told)
+
+
+@app.command
+def migrate(
+    memory: MemoryName, /, *, model: ModelReference, precision: Precision = "auto", batch_size: BatchSize = 64
+) -> None:
+    """Embed all pairs anew with another model. The old memory answers meanwhile, and is kept beside as MEM.old."""
+    from retroclip.encoders import load
+    from retroclip.memory import Memory
+
+    opened = Memory.open(memory)
+    old = opened.migrate(load(model, precision=precision), batch_size=batch_size)
+    say(f"{memory}: {len(opened)} pairs, now of {model}; delete {old} when you don't need it any more")
