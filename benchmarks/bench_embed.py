@@ -19,7 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from stored import store
+from record import store
 
 COUNT, SIZE, MODEL = 1024, (500, 375), "ViT-B-32"
 KINDS = {"image": "img_emb", "text": "text_emb"}

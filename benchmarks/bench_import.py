@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from stored import store
+from record import store
 
 ROWS, DIM, PART = (250_000, 1_000_000, 2_000_000), 512, 250_000
 WORDS = ("photo", "red", "bus", "street", "old", "house", "water", "dog", "runs", "green", "grass", "of", "a")

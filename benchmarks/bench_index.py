@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stored import store
+from record import store
 
 DIM, QUERIES, K = 512, 1000, 10
 SETS = ("flickr8k", "caltech101", "imagenet1k_samples", "cifar100", "intel_scenes", "flower_photos")
@@ -173,7 +173,7 @@ def ours(work: Path, count: str, kind: str, ram: str) -> dict[str, Any]:
     from retroclip.memory.index import stored_rows
     from retroclip.memory.kinds import FaissIndex, build_faiss, faiss
     from retroclip.memory.lists import ListIndex, build_lists
-    from retroclip.memory.measure import Sample, tuned
+    from retroclip.memory.measure import own_samples, tuned
     from retroclip.memory.planner import parsed_size, planned
 
     torch.set_num_threads(2)
@@ -195,7 +195,7 @@ def ours(work: Path, count: str, kind: str, ram: str) -> dict[str, Any]:
         faiss.write_index(build_faiss(plan.factory, rows), str(path))
         index = FaissIndex.read(path)
     built, used = time.perf_counter() - start, time.process_time() - used
-    parameters, _ = tuned(index, rows, {"own": Sample.of(rows)}, 0.95)
+    parameters, _ = tuned(index, rows, own_samples(rows), 0.95)
     tuning = time.perf_counter() - start - built
     rows.release()
     found, ms, cpu = best_of(lambda: index.nearest(queries, rows, K, parameters)[0])
@@ -245,7 +245,7 @@ def peer_environment(work: Path) -> Path:
     """autofaiss in an environment of its own; the path of its python."""
     python = work / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(work / "venv")], check=True)
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", "autofaiss"], check=True)
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", "autofaiss", "pyarrow<20"], check=True)
     return python
 
 

@@ -55,15 +55,15 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
             continue
         path = options.results / f"{file}.json"
         content = files.get(file) or (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
-        if key in content:
+        if key in content.get("figures", {}):
             files[file] = content
-            rates[name] = float(content[key])
+            rates[name] = float(content["figures"][key])
         else:
             missing.append(f"--{name.replace('_', '-')} (or run benchmarks/bench_{file}.py)")
     if missing:
         raise SystemExit(f"not measured here: {', '.join(missing)}")
     return rates, [
-        f"{name}: `{found['command']}` on {found['cores']} cores of {found['processor']}, {found['measured']}"
+        f"{name}: `python benchmarks/bench_{name}.py` on {found['cores']} cores of {found['processor']}, {found['date']}"
         for name, found in files.items()
     ]
 

@@ -33,7 +33,7 @@ def run(tmp_path, capsys, monkeypatch):
 
 def test_the_table_follows_from_the_rates(run, tmp_path):
     for name, content in STORED.items():
-        told = {"command": f"bench {name}", "cores": 2, "processor": "one", "measured": "today", **content}
+        told = {"cores": 2, "processor": "one", "date": "today", "figures": content}
         (tmp_path / f"{name}.json").write_text(json.dumps(told))
     out = run("--pairs", "400e6", "--machines", "1,100", "--price-hour", "0.5", "--price-gb-month", "0.02")
     rows = {
@@ -44,7 +44,7 @@ def test_the_table_follows_from_the_rates(run, tmp_path):
     assert rows["or importing embeddings"][0] == "2.2"
     assert rows["store, `--images none`"] == ["", "920.0 GB", "18 a month"]
     assert rows["store, `--images store`"][1] == "40.92 TB"
-    assert "embed: `bench embed` on 2 cores of one, today" in out
+    assert "embed: `python benchmarks/bench_embed.py` on 2 cores of one, today" in out
     out = run("--embed-rate", "200")
     assert "| embedding, 1 machines | 555.6 |" in out
 

@@ -12,7 +12,7 @@ from retroclip.memory.arrays import new_arrays
 from retroclip.memory.index import IndexFolder, KeyIndex, OpenIndex, Searchable, stored_rows
 from retroclip.memory.kinds import FaissIndex, add_rows, build_faiss, faiss
 from retroclip.memory.lists import ListIndex, build_lists, extend_lists
-from retroclip.memory.measure import Sample, latency, tuned
+from retroclip.memory.measure import latency, own_samples, tuned
 from retroclip.memory.planner import Plan
 from retroclip.memory.rows import ChosenRows, HalfRows, unit_scales
 from retroclip.memory.schema import IdArray
@@ -42,14 +42,14 @@ def build_indexes(folder: IndexFolder, store: Store, plans: dict[str, Plan], rec
             else _built(index, rows, store, name, plan)
         )
         made[name] = index, rows, trained, time.perf_counter() - start
-    samples = {name: Sample.of(stored_rows(rows)[1]) for name, (_, rows, _, _) in made.items()}
+    samples = {name: own_samples(stored_rows(rows)[1]) for name, (_, rows, _, _) in made.items()}
     built: dict[str, tuple[KeyIndex, Path, Path]] = {}
     for name, (path, rows_path, trained, seconds) in made.items():
         plan = plans[name]
         ids, stored = stored_rows(rows_path)
         opened: Searchable = ListIndex(path) if plan.kind == "ivf" else FaissIndex.read(path)
-        queries = {"own": samples[name]}
-        queries.update(("cross", sample.foreign()) for other, sample in samples.items() if other != name)
+        queries = dict(samples[name])
+        queries.update(("cross", sample["own"].foreign()) for other, sample in samples.items() if other != name)
         parameters, measured = tuned(opened, stored, queries, recall)
         entry = KeyIndex(plan.kind, store.version, len(ids), int(ids[-1]), parameters, measured)
         entry.factory, entry.trained_rows, entry.ram = plan.factory, trained, plan.ram

@@ -37,8 +37,9 @@ class KeyIndex:
 
     version: the store's version it was built from; rows: how many it holds; last_row_id: rows with larger ids are newer
     and not in it; trained_rows: how many there were when it was last built anew; parameters: what it is searched with;
-    recall: its share of the exact top 1, 10 and 20 for queries of its own modality ("own") and of the other one
-    ("cross"); latency: milliseconds a query, in a batch and alone; ram: estimated bytes; seconds: to build it.
+    recall: its share of the exact top 1, 10 and 20 for its own rows as queries ("own"), for queries between them
+    ("unseen") and of the other modality ("cross"); latency: milliseconds a query, in a batch and alone; ram: estimated
+    bytes; seconds: to build it.
     """
 
     kind: str

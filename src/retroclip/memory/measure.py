@@ -36,9 +36,23 @@ class Sample:
         rows.release()
         return cls(queries, places)
 
+    def between(self) -> "Sample":
+        """Queries halfway between two of these, which no row lies near: as far from the rows as new images are. [D]
+
+        A stored row has its own kind in its own list, and so asks for less of the lists than what was never seen.
+        """
+        others = self.queries.roll(len(self.queries) // 2, 0)
+        return Sample(torch.nn.functional.normalize(self.queries + others, dim=-1), np.full(len(others), -1))
+
     def foreign(self) -> "Sample":
         """The same as queries of other rows, where their positions mean nothing."""
         return Sample(self.queries, np.full(len(self.places), -1))
+
+
+def own_samples(rows: Rows) -> dict[str, Sample]:
+    """What an index is tuned for whatever else there is: its own rows as queries, and queries between them."""
+    own = Sample.of(rows)
+    return {"own": own, "unseen": own.between()}
 
 
 def tuned(
