@@ -63,7 +63,8 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
     if missing:
         raise SystemExit(f"not measured here: {', '.join(missing)}")
     return rates, [
-        f"{name}: `python benchmarks/bench_{name}.py` on {found['cores']} cores of {found['processor']}, {found['date']}"
+        f"{name}: `python benchmarks/bench_{name}.py` on {found['cores']} cores of {found['processor']}, "
+        f"{found['date']}"
         for name, found in files.items()
     ]
 
