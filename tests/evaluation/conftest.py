@@ -2,6 +2,7 @@
 
 import io
 import types
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +57,7 @@ class BruteMemory:
 
     def __init__(self, images, texts):
         self.images, self.texts = unit(images), unit(texts)
-        self.path, self.id, self.version = "brute", "first", 1
+        self.path, self.id, self.version = Path("brute"), "first", 1
 
     def __len__(self):
         return len(self.images)
