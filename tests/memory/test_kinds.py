@@ -10,7 +10,7 @@ from retroclip.memory.exact import exact_search
 from retroclip.memory.index import KeyIndex, OpenIndex
 from retroclip.memory.kinds import FaissIndex, build_faiss
 from retroclip.memory.lists import ListIndex, build_lists, extend_lists
-from retroclip.memory.measure import Sample, recall_of, tuned
+from retroclip.memory.measure import Sample, own_samples, recall_of, tuned
 from retroclip.memory.rows import HalfRows, HeldRows, JoinedRows
 from retroclip.memory.search import Keys, search_keys
 
@@ -139,3 +139,13 @@ def test_impossible_factories_are_told_in_one_line(factory, message):
     with pytest.raises(MemoryStoreError, match=message) as raised:
         build_faiss(factory, HalfRows(unit(100, 9).half()))
     assert "\n" not in str(raised.value)
+
+
+def test_unseen_queries_lie_halfway_between_stored_ones_and_are_no_rows():
+    rows = HeldRows(unit(40, 3))
+    samples = own_samples(rows)
+    own, unseen = samples["own"], samples["unseen"]
+    for number in range(40):
+        total = own.queries[number] + own.queries[(number - 20) % 40]
+        torch.testing.assert_close(unseen.queries[number], total / total.norm())
+    assert (unseen.places == -1).all() and (own.places >= 0).all()
