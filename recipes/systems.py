@@ -29,6 +29,7 @@ ELSEWHERE = {("caltech101", "in-domain"): ("intel-scenes", "cifar10")}
 METHODS = (
     "zero-shot", "primed", "mean-neighbours", "mean-neighbours-centred", "tip-adapter", "tip-x", "real-prompt",
     "real-linear", "reco", "reco-plain", "ra-clip", "locked-text", "gated-image",
+    "gated-image-averaged", "gated-image-linear",
 )  # fmt: skip
 RESULTS = Path("docs/results/systems")
 

@@ -89,6 +89,26 @@ def test_an_averaged_method_takes_the_tuned_model_of_its_seed(monkeypatch, conte
     assert (averaged.history, averaged.trained_parameters) == ("curve", 7)
 
 
+def test_a_head_over_a_tuned_model_learns_from_what_that_model_sees(monkeypatch, context):
+    calls = []
+
+    class Model:
+        trained_parameters = 7
+
+    class Found:
+        def seen_by(self, encoder):
+            calls.append(encoder)
+            return "seen"
+
+    tuned, head = Model(), Model()
+    monkeypatch.setattr("retroclip.retrieval.retrieve", lambda *args, **given: Found())
+    monkeypatch.setattr("retroclip.training.customize", lambda *args, **given: tuned)
+    monkeypatch.setattr("retroclip.classifiers.real_linear", lambda *args, **given: calls.append((args, given)) or head)
+    assert get_method("gated-image-linear")(context) is head
+    assert calls == [tuned, ((tuned, "task", "seen"), {"seed": 5})]
+    assert head.trained_parameters == 14
+
+
 @pytest.mark.parametrize(
     ("name", "target", "expected"),
     [

@@ -1,5 +1,7 @@
 """Retrieval equals its definition, written out with loops."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -193,3 +195,19 @@ def test_a_memory_without_captions(tmp_path, encoder, task, pairs):
     found = retrieve(memory, task, encoder=encoder, k=5)
     assert set(found.modes) == {("t2i",)}
     assert len(retrieve(memory, task, encoder=encoder, search=["t2t"])) == 0
+
+
+def test_pairs_as_another_model_sees_them(memory, task, encoder):
+    found = retrieve(memory, task, encoder=encoder)
+
+    class Reversed:
+        def encode_images(self, images):
+            return Bytes(encoder).encode_images(images).flip(1)
+
+    seen = found.seen_by(Reversed())
+    torch.testing.assert_close(seen.image_embeddings, found.image_embeddings.flip(1), atol=1e-3, rtol=0)
+    assert (seen.keys, seen.captions) == (found.keys, found.captions)
+    assert torch.equal(seen.text_embeddings, found.text_embeddings)
+    bare = replace(found, images=[None, *found.images[1:]])
+    with pytest.raises(MemoryStoreError, match=r"1 of the \d+ retrieved pairs have no stored image"):
+        bare.seen_by(encoder)

@@ -50,6 +50,18 @@ def _gated_image(context: MethodContext) -> "Encoder":
     return _customized(context, "gated-image")
 
 
+@register_method("gated-image-linear", trained=True, default=False)
+def _gated_image_linear(context: MethodContext) -> "Classifier":
+    """REAL-Linear on the tuned model: a head over the retrieved pairs as its gated tower sees them."""
+    from retroclip.classifiers import real_linear
+
+    tuned, options = _customized(context, "gated-image"), context.options_for("gated-image-linear")
+    found = context.share(("seen by gated-image", context.seed), lambda: context.retrieved.seen_by(tuned))
+    classifier = real_linear(tuned, context.task, found, **{"seed": context.seed} | options)
+    classifier.trained_parameters = (classifier.trained_parameters or 0) + (tuned.trained_parameters or 0)
+    return classifier
+
+
 @register_method("locked-text-react", trained=True, default=False)
 def _locked_text_react(context: MethodContext) -> "Encoder":
     """The image tower tuned on the retrieved pairs with REACT's own loss."""

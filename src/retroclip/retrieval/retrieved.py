@@ -1,10 +1,12 @@
 """What retrieval hands on: pairs with the classes that found them, whole in memory or as a directory."""
 
+from __future__ import annotations
+
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,9 @@ import torch
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.disk import full_disk_told, read_json
 from retroclip.tasks import Task
+
+if TYPE_CHECKING:
+    from retroclip.encoders import Encoder
 
 FORMAT_VERSION = 1
 DESCRIPTION = "retrieved.json"
@@ -55,6 +60,19 @@ class Retrieved:
         """The best class of each pair, int64 (m,)."""
         return torch.tensor([own[0] for own in self.classes], dtype=torch.int64)
 
+    def seen_by(self, encoder: Encoder) -> Retrieved:
+        """The same pairs with the image embeddings that another model of this width gives them.
+
+        Raises MemoryStoreError where the memory kept no image of a pair.
+        """
+        images = [image for image in self.images if image is not None]
+        if len(images) < len(self):
+            raise MemoryStoreError(
+                f"{len(self) - len(images)} of the {len(self)} retrieved pairs have no stored image to embed: make "
+                "the memory with --images store or thumbnail"
+            )
+        return replace(self, image_embeddings=encoder.encode_images(images), cached={})
+
     def save(self, directory: str | Path) -> None:
         """Write `pairs.parquet` and `retrieved.json` to `directory`, whole; an earlier result is replaced.
 
@@ -78,7 +96,7 @@ class Retrieved:
             partial.rename(target)
 
     @classmethod
-    def load(cls, directory: str | Path) -> "Retrieved":
+    def load(cls, directory: str | Path) -> Retrieved:
         """The pairs that `save` wrote. Raises MemoryStoreError where there are none, or damaged ones."""
         folder = Path(directory)
         try:
