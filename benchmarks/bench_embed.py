@@ -49,7 +49,7 @@ status = 1
 try:
     main(sys.argv[1], sys.argv[2], input_format="webdataset", clip_model=sys.argv[3], num_prepro_workers=1,
          wds_number_file_per_input_file=1024)
-    print("SECONDS", *seconds)
+    print("\\nSECONDS", *seconds)  # its logger leaves a line open
     status = 0
 except BaseException:
     traceback.print_exc()

@@ -69,7 +69,7 @@ def test_bfloat16_search_bounds_rows_of_any_length_and_rounding():
 
 
 @pytest.mark.parametrize("fast", [False, True])
-@pytest.mark.parametrize(("count", "asked"), [(5, 300), (5000, 3), (5000, 70), (5000, 300)])
+@pytest.mark.parametrize(("count", "asked"), [(5, 300), (300, 300), (5000, 3), (5000, 20), (5000, 70), (5000, 300)])
 def test_every_way_to_search_held_rows_is_exact(monkeypatch, fast, count, asked):
     monkeypatch.setattr(exact_module, "fast_bf16", lambda: fast)
     rows, queries = HeldRows(unit(count, 9)), unit(asked, 10)

@@ -1,6 +1,6 @@
 """Exact nearest rows by matrix products: in float32, or in bfloat16 with the candidates scored again in float32.
 
-Where bfloat16 is no faster, large batches over rows in RAM are FAISS's, whose products and heaps share a cache.
+Where bfloat16 is no faster, few queries and large batches over rows in RAM are FAISS's: it needs no matrix of scores.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,10 @@ COARSE_ROWS = 2**14  # rows of one bfloat16 product: its scores stay in the cach
 COARSE_QUERIES = 512
 LEAST_K = 20  # searches for fewer score as many candidates again
 RESCORED = 2**11  # rows gathered at a time: they stay in the cache
-COARSE_LEAST = 8  # fewer queries take as long in either format
-COPY_LEAST = 64  # so many queries are worth a bfloat16 copy of rows that are held in float32
-FLAT_LEAST = 256
+COARSE_LEAST = 2**12  # rows; over fewer, scoring the candidates again takes longer than all products in float32
+FEW = 8  # queries; fewer take as long in either format, and FAISS's loops are faster than torch's products
+COPY_LEAST = 64  # queries worth a bfloat16 copy of rows that are held in float32
+FLAT_LEAST = 256  # queries whose float32 products FAISS makes faster than torch
 SUMMED = 1e-4  # more than sums of some thousand products of float32 err by, as a share of both norms
 
 
@@ -48,9 +49,10 @@ def exact_search(
     banned = None if exclude is None else _banned(exclude, ids)
     if banned is None and isinstance(held, HalfRows | HeldRows):
         copied = isinstance(held, HalfRows) or held.has_coarse
-        if len(queries) >= (COARSE_LEAST if copied else COPY_LEAST) and fast_bf16():
+        few = len(queries) < FEW
+        if not few and (copied or len(queries) >= COPY_LEAST) and len(held) >= COARSE_LEAST and fast_bf16():
             return coarse_search(queries, held, ids, k)
-        if len(queries) >= FLAT_LEAST and isinstance(held, HeldRows):
+        if isinstance(held, HeldRows) and (few or len(queries) >= FLAT_LEAST):
             return flat_search(queries, held, ids, k)
     parts = [np.arange(0, len(held))] if isinstance(held, HeldRows) else chunks(len(held))
     for places in parts:
@@ -121,7 +123,7 @@ def rescored(
     values = torch.empty(len(of))
     for start in range(0, len(of), RESCORED):
         here = slice(start, start + RESCORED)
-        values[here] = torch.linalg.vecdot(queries[of[here]], rows.gather(places[here].numpy()))
+        values[here] = torch.linalg.vecdot(queries.index_select(0, of[here]), rows.gather(places[here].numpy()))
     rows.release()
     order = values.argsort(descending=True, stable=True)
     order = order[of[order].argsort(stable=True)]

@@ -61,7 +61,7 @@ class HeldRows:
         return self._coarse is not None
 
     def gather(self, places: IdArray) -> torch.Tensor:
-        return self.matrix[torch.from_numpy(places)]
+        return self.matrix.index_select(0, torch.from_numpy(places))
 
     def release(self) -> None:
         pass
@@ -93,7 +93,7 @@ class HalfRows:
             run = slice(int(places[0]), int(places[-1]) + 1)
             return self._matrix[run].float().mul_(self.scales[run, None])
         chosen = torch.from_numpy(places)
-        return self._matrix[chosen].float().mul_(self.scales[chosen, None])
+        return self._matrix.index_select(0, chosen).float().mul_(self.scales[chosen, None])
 
     def raw(self, places: IdArray) -> Any:
         """Those at the given positions as they are stored."""
