@@ -3,8 +3,9 @@
 Both embed the same tar of 1,024 JPEGs of 500 × 375 pixels (the samples' photos, enlarged) and captions with the same
 ViT-B-32, its random weights read from a file, one after the other; models are loaded before the clock starts, and both
 write their results. The peer is installed into a virtual environment of its own (`--venv DIR` keeps one for the next
-time); it needs setuptools < 80, and reads tars only: its folder reader hangs. Printed: both rates, their ratio, and the
-smallest cosine between our stored embeddings and its.
+time); it needs setuptools < 80, and reads tars only: its folder reader hangs. It gets one process that decodes: a tar's
+reader in a second one would find no tar left, which today's webdataset calls an error; one is enough for its model.
+Printed: both rates, their ratio, and the smallest cosine between our stored embeddings and its.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from record import store
 COUNT, SIZE, MODEL = 1024, (500, 375), "ViT-B-32"
 KINDS = {"image": "img_emb", "text": "text_emb"}
 PEER = ("clip-retrieval==2.45.0", "setuptools<80")
+PATIENCE = 1800  # seconds for one of the two
 PEER_SCRIPT = """
-import os, sys, time
+import os, sys, time, traceback
 from clip_retrieval.clip_inference import worker
 from clip_retrieval.clip_inference.main import main
 from clip_retrieval.clip_inference.runner import Runner
@@ -43,8 +45,17 @@ class Timed(Runner):
         seconds.extend([time.perf_counter() - began[0], sum(os.times()[:4]) - began[1]])
 
 worker.Runner = Timed
-main(sys.argv[1], sys.argv[2], input_format="webdataset", clip_model=sys.argv[3], wds_number_file_per_input_file=1024)
-print("SECONDS", *seconds)
+status = 1
+try:
+    main(sys.argv[1], sys.argv[2], input_format="webdataset", clip_model=sys.argv[3], num_prepro_workers=1,
+         wds_number_file_per_input_file=1024)
+    print("\\nSECONDS", *seconds)  # its logger leaves a line open
+    status = 0
+except BaseException:
+    traceback.print_exc()
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(status)  # after an error its logger's process never ends, and a plain exit would wait for that
 """
 OWN_SCRIPT = """
 import os, sys, time
@@ -84,10 +95,18 @@ def peer_python(folder: Path) -> Path:
 def seconds_of(python: str | Path, script: str, *arguments: object) -> tuple[float, float, str]:
     """Seconds, seconds of processor time (of all processes), and what else the script said."""
     command = [str(python), "-c", script, *map(str, arguments)]
-    ran = subprocess.run(command, check=False, capture_output=True, text=True)
-    told = [line.split() for line in ran.stdout.splitlines() if line.startswith("SECONDS")]
-    if ran.returncode or not told:
-        raise SystemExit(f"{python} failed:\n{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}")
+    with tempfile.TemporaryFile("w+") as output:  # not a pipe: a process left behind would keep that open
+        try:
+            status = subprocess.run(command, check=False, stdout=output, stderr=output, timeout=PATIENCE).returncode
+        except subprocess.TimeoutExpired:
+            status = None
+        output.seek(0)
+        text = output.read()
+    told = [line.split() for line in text.splitlines() if line.startswith("SECONDS")]
+    if status is None:
+        raise SystemExit(f"{python} has not ended after {PATIENCE} s:\n{text[-2000:]}")
+    if status or not told or len(told[0]) < 3:
+        raise SystemExit(f"{python} failed:\n{text[-4000:]}")
     return float(told[0][1]), float(told[0][2]), " ".join(told[0][3:])
 
 

@@ -56,6 +56,33 @@ def test_bfloat16_search_is_exact_among_near_duplicates():
     np.testing.assert_allclose(scores, brute(true[:16], true, 10)[1], atol=1e-6)
 
 
+def test_bfloat16_search_bounds_rows_of_any_length_and_rounding():
+    """Rows of other norms than one, and ones all of whose numbers lie as far as can be from a bfloat16."""
+    lengths = torch.from_numpy(np.random.default_rng(8).uniform(0.5, 4, (3000, 1)).astype(np.float32))
+    for true in (unit(3000, 6) * lengths, torch.full((3000, 24), 1 + 2.0**-8) + 1e-6 * unit(3000, 7)):
+        queries = true[:20] * 2
+        found, scores = coarse_search(queries, HeldRows(true), np.arange(3000), 10)
+        _, values = brute(queries, true, 10)
+        np.testing.assert_allclose(scores, values, rtol=1e-6)
+        exact = (queries.double()[:, None] * true.double()[torch.from_numpy(found)]).sum(dim=2)
+        np.testing.assert_allclose(exact, values, rtol=1e-6)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize(("count", "asked"), [(5, 300), (300, 300), (5000, 3), (5000, 20), (5000, 70), (5000, 300)])
+def test_every_way_to_search_held_rows_is_exact(monkeypatch, fast, count, asked):
+    monkeypatch.setattr(exact_module, "fast_bf16", lambda: fast)
+    rows, queries = HeldRows(unit(count, 9)), unit(asked, 10)
+    ids = np.arange(count) * 3
+    for _ in range(2):  # a second time with what the first one made
+        found, scores = exact_search(queries, rows, ids, 10)
+        places, values = brute(queries, rows.matrix, 10)
+        width = places.shape[1]
+        np.testing.assert_allclose(scores[:, :width], values, atol=1e-6)
+        assert (found[:, :width] == ids[places]).mean() > 0.999
+        assert (found[:, width:] == -1).all() and np.isneginf(scores[:, width:]).all()
+
+
 def test_search_in_pieces_equals_search_at_once(monkeypatch):
     """Rows from several places, in chunks, with exclusions; in float32."""
     monkeypatch.setattr(exact_module, "fast_bf16", lambda: False)

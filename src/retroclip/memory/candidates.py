@@ -4,13 +4,16 @@ import torch
 
 NOTHING = -2_000_000_000
 """Below every score: lower ones (-inf, the smallest int32) mark rows that are no candidates."""
+ROUNDING = 2.0**-8
+"""How far rounding to bfloat16 moves a number at most, as a share of it."""
 
 
 class Candidates:
     """The `depth` best rows of each of `queries` queries among all that are offered, without a sort per piece.
 
     Once a query has met `depth` rows, only rows above the worst of these are kept: a comparison a score, and few
-    survive. `margin` (queries,) keeps those within so much below it as well.
+    survive. `margin` (queries,) is for bfloat16 scores, which are each within half of it of the true one before they
+    are rounded: rows that may be among the best are kept as well.
     """
 
     def __init__(self, queries: int, depth: int, *, margin: torch.Tensor | None = None) -> None:
@@ -26,13 +29,14 @@ class Candidates:
 
         Queries that have not met enough rows yet, as far as `settle` knows, hand over their `depth` best of these.
         """
-        if bool(self._open[of].all()):
+        if self._widened:
+            least = self._least[of]
+            if bool(self._open[of].any()):
+                least = torch.maximum(least, self._bar(_reached_by(scores, self.depth, block), of))
+            rows, columns, values = _above(scores, least.to(scores.dtype), block)
+            rows = of[rows]
+        elif bool(self._open[of].all()):
             best = scores.topk(min(self.depth, scores.shape[1]), dim=1, sorted=False)
-            if self._widened:
-                least = best.values.amin(dim=1).float() - self._margin[of]
-                rows, columns, values = _above(scores, least.to(scores.dtype), block)
-                self._pieces.append((of[rows], places[columns], values.float()))
-                return
             rows, columns = of.repeat_interleave(best.values.shape[1]), best.indices.flatten()
             values = best.values.flatten()
             kept = values > NOTHING
@@ -60,7 +64,7 @@ class Candidates:
         counts = torch.bincount(queries, minlength=len(self._least))
         first = counts.cumsum(0) - counts
         full = counts >= self.depth
-        self._least[full] = scores[first[full] + self.depth - 1] - self._margin[full]
+        self._least[full] = self._bar(scores[first[full] + self.depth - 1], full.nonzero()[:, 0])
         self._open = ~full
         kept = scores >= self._least[queries]
         if not self._widened:  # ties with the last place would widen the rows for nothing
@@ -69,18 +73,41 @@ class Candidates:
         self._pieces = [result]
         return result
 
+    def _bar(self, worst: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
+        """What scores must reach, where the worst of `depth` ones is `worst`; rounded as they are."""
+        if not self._widened:
+            return worst
+        return (worst.float() - worst.float().abs() * ROUNDING - self._margin[of]).bfloat16().float()
+
+
+def _reached_by(scores: torch.Tensor, depth: int, block: int) -> torch.Tensor:
+    """A score that at least `depth` of each row's (m, n) reach, (m,): the worst of the `depth` best, or a little less.
+
+    The maxima of blocks of columns are as many scores; -inf where there are fewer than `depth`.
+    """
+    width = scores.shape[1]
+    if width < depth:
+        return torch.full((len(scores),), -torch.inf)
+    if width >= 4 * depth * block:
+        scores = scores[:, : width - width % block].unflatten(1, (-1, block)).amax(dim=2)
+    return scores.topk(depth, dim=1, sorted=False).values.amin(dim=1)
+
 
 def _above(scores: torch.Tensor, least: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Rows, columns and values of the scores (m, n) that are at least `least` (m,).
 
     Where n is large, maxima of blocks of columns are compared first, and then only inside the blocks that pass.
     """
-    width = scores.shape[1]
-    if width % block or width < 16 * block:
+    width = scores.shape[1] - scores.shape[1] % block
+    if width < 16 * block:
         rows, columns = (scores >= least[:, None]).nonzero(as_tuple=True)
         return rows, columns, scores[rows, columns]
-    blocked = scores.unflatten(1, (-1, block))
+    blocked = scores[:, :width].unflatten(1, (-1, block))
     rows, blocks = (blocked.amax(dim=2) >= least[:, None]).nonzero(as_tuple=True)
     inner = blocked[rows, blocks]
     found, offsets = (inner >= least[rows, None]).nonzero(as_tuple=True)
-    return rows[found], blocks[found] * block + offsets, inner[found, offsets]
+    whole = rows[found], blocks[found] * block + offsets, inner[found, offsets]
+    if width == scores.shape[1]:
+        return whole
+    rows, columns, values = _above(scores[:, width:], least, block)
+    return torch.cat([whole[0], rows]), torch.cat([whole[1], columns + width]), torch.cat([whole[2], values])

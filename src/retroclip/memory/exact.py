@@ -1,8 +1,13 @@
-"""Exact nearest rows by matrix products: in float32, or in bfloat16 with the candidates scored again in float32."""
+"""Exact nearest rows by matrix products: in float32, or in bfloat16 with the candidates scored again in float32.
+
+Where bfloat16 is no faster, few queries and large batches over rows in RAM are FAISS's: it needs no matrix of scores.
+"""
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
+import faiss as faiss_module
 import numpy as np
 import torch
 
@@ -11,12 +16,17 @@ from retroclip.memory.candidates import Candidates
 from retroclip.memory.rows import HalfRows, HeldRows, Rows, chunks
 from retroclip.memory.schema import FloatMatrix, IdArray
 
+faiss: Any = faiss_module  # its type stubs don't know keyword arguments
 CHUNK_SCORES = 2**24  # scores held at a time: 64 MB
 COARSE_ROWS = 2**14  # rows of one bfloat16 product: its scores stay in the cache
 COARSE_QUERIES = 512
 LEAST_K = 20  # searches for fewer score as many candidates again
 RESCORED = 2**11  # rows gathered at a time: they stay in the cache
-BF16_STEP = 2.0**-8  # distance of neighbouring bfloat16 numbers, as a share; rounding errs by half of it
+COARSE_LEAST = 2**12  # rows; over fewer, scoring the candidates again takes longer than all products in float32
+FEW = 8  # queries; fewer take as long in either format, and FAISS's loops are faster than torch's products
+COPY_LEAST = 64  # queries worth a bfloat16 copy of rows that are held in float32
+FLAT_LEAST = 256  # queries whose float32 products FAISS makes faster than torch
+SUMMED = 1e-4  # more than sums of some thousand products of float32 err by, as a share of both norms
 
 
 def exact_search(
@@ -37,8 +47,13 @@ def exact_search(
     if not min(k, len(held), len(queries)):
         return found, scores
     banned = None if exclude is None else _banned(exclude, ids)
-    if isinstance(held, HalfRows) and banned is None and len(queries) >= 8 and fast_bf16():
-        return coarse_search(queries, held, ids, k)
+    if banned is None and isinstance(held, HalfRows | HeldRows):
+        copied = isinstance(held, HalfRows) or held.has_coarse
+        few = len(queries) < FEW
+        if not few and (copied or len(queries) >= COPY_LEAST) and len(held) >= COARSE_LEAST and fast_bf16():
+            return coarse_search(queries, held, ids, k)
+        if isinstance(held, HeldRows) and (few or len(queries) >= FLAT_LEAST):
+            return flat_search(queries, held, ids, k)
     parts = [np.arange(0, len(held))] if isinstance(held, HeldRows) else chunks(len(held))
     for places in parts:
         matrix = held.matrix if isinstance(held, HeldRows) else held.gather(places)
@@ -60,12 +75,24 @@ def exact_search(
     return found, scores
 
 
-def coarse_search(queries: torch.Tensor, rows: HalfRows, ids: IdArray, k: int) -> tuple[IdArray, FloatMatrix]:
+def flat_search(queries: torch.Tensor, rows: HeldRows, ids: IdArray, k: int) -> tuple[IdArray, FloatMatrix]:
+    """`exact_search` by FAISS's products of blocks."""
+    found = np.full((len(queries), k), -1, np.int64)
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    width, product = min(k, len(rows)), faiss.METRIC_INNER_PRODUCT
+    values, places = faiss.knn(queries.contiguous().numpy(), rows.matrix.contiguous().numpy(), width, metric=product)
+    found[:, :width], scores[:, :width] = ids[places], values
+    return found, scores
+
+
+def coarse_search(
+    queries: torch.Tensor, rows: HalfRows | HeldRows, ids: IdArray, k: int
+) -> tuple[IdArray, FloatMatrix]:
     """`exact_search` with the bulk of the products in bfloat16, and still exact.
 
-    A bfloat16 score s' of a query q' = q + e with a row x' = x + f differs from the true one by at most
-    |e|·|x'| + |q|·|f| (Cauchy-Schwarz), and by its own rounding. With that bound m, a row of the true k best has
-    s' ≥ (k-th best s') - 2m: all such rows, few more than k, are scored again in float32.
+    The score of a rounded query q' = q + e with a rounded row x' = x + f differs from the true one by at most
+    |e|·|x'| + |q|·|f| (Cauchy-Schwarz), and is itself rounded. With that bound m, a row of the true k best scores at
+    least (k-th best) - 2m before rounding: all such rows, few more than k, are scored again in float32.
     """
     coarse = rows.coarse()
     found = np.full((len(queries), k), -1, np.int64)
@@ -74,12 +101,12 @@ def coarse_search(queries: torch.Tensor, rows: HalfRows, ids: IdArray, k: int) -
     for start in range(0, len(queries), COARSE_QUERIES):
         chunk = queries[start : start + COARSE_QUERIES]
         rounded = chunk.bfloat16()
-        # |f| ≤ BF16_STEP / 2 for a unit row; a score is at most about 1, so its rounding errs by as much again.
-        error = (chunk - rounded.float()).norm(dim=1) + BF16_STEP + 1e-5
+        error = (chunk - rounded.float()).norm(dim=1) * coarse.norm + chunk.norm(dim=1) * coarse.error
+        error += SUMMED * chunk.norm(dim=1) * coarse.norm
         candidates = Candidates(len(chunk), width, margin=2 * error)
         everyone = torch.arange(len(chunk))
         for number, first in enumerate(range(0, len(rows), COARSE_ROWS)):
-            block = coarse[first : first + COARSE_ROWS]
+            block = coarse.matrix[first : first + COARSE_ROWS]
             candidates.offer(everyone, rounded @ block.T, torch.arange(first, first + len(block)))
             if number & (number + 1) == 0:  # after 1, 2, 4, 8, … blocks: the bar rises ever more slowly
                 candidates.settle()
@@ -96,7 +123,7 @@ def rescored(
     values = torch.empty(len(of))
     for start in range(0, len(of), RESCORED):
         here = slice(start, start + RESCORED)
-        values[here] = torch.linalg.vecdot(queries[of[here]], rows.gather(places[here].numpy()))
+        values[here] = torch.linalg.vecdot(queries.index_select(0, of[here]), rows.gather(places[here].numpy()))
     rows.release()
     order = values.argsort(descending=True, stable=True)
     order = order[of[order].argsort(stable=True)]

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
+from retroclip.encoders.images import Preprocessing
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.pictures import Images, kept_image
 from retroclip.memory.schema import EncodedPair
@@ -59,7 +60,7 @@ class Shard:
 @dataclass(slots=True)
 class _Item:
     pair: Pair
-    image: torch.Tensor | Exception
+    image: torch.Tensor | Exception  # of `Preprocessing.one`
     size: int = 0  # of the image as it was read: where shards end depends on it
 
 
@@ -72,7 +73,7 @@ def encoded_shards(
     as done by the interrupted run, else as duplicates.
     """
     cutter = _Cutter(encoder, options, committed, resume)
-    for item in _decoded_ahead(items, encoder, cutter.is_new, options):
+    for item in _decoded_ahead(items, cutter.preprocessing, cutter.is_new, options):
         cutter.feed(item)
         if cutter.shard.read >= options.shard_pairs or cutter.bytes >= SHARD_BYTES:
             yield cutter.cut()
@@ -105,7 +106,7 @@ def encode_block(
 ) -> tuple[Shard, set[str]]:
     """One of `blocks` encoded by itself, as `encoded_shards` would after the keys `seen`; these and its own."""
     cutter = _Cutter(encoder, options, committed, resume, seen)
-    for item in _decoded_ahead(block, encoder, cutter.is_new, options):
+    for item in _decoded_ahead(block, cutter.preprocessing, cutter.is_new, options):
         cutter.feed(item)
     return cutter.cut(), cutter.seen
 
@@ -117,6 +118,7 @@ class _Cutter:
         self, encoder: Any, options: Ingest, committed: Container[str], resume: bool, seen: set[str] | None = None
     ) -> None:
         self.encoder, self.options = encoder, options
+        self.preprocessing = Preprocessing(encoder.preprocess)
         self.committed, self.resume = committed, resume
         self.seen: set[str] = set() if seen is None else seen
         self.read = self.bad = 0
@@ -160,7 +162,7 @@ class _Cutter:
         self.shard.bad += 1
 
     def _encode_batch(self) -> None:
-        images = torch.stack([item.image for item in self._batch if isinstance(item.image, torch.Tensor)])
+        images = self.preprocessing.batch([item.image for item in self._batch if isinstance(item.image, torch.Tensor)])
         embeddings = self.encoder.encode_images(images, batch_size=len(images)).float().cpu().numpy()
         pairs = [item.pair for item in self._batch]
         self._rows += [EncodedPair(pair, row, None) for pair, row in zip(pairs, embeddings, strict=True)]
@@ -182,7 +184,7 @@ class _Cutter:
 
 
 def _decoded_ahead(
-    items: Iterable[Pair | Rejected], encoder: Any, is_new: Callable[[Pair], bool], options: Ingest
+    items: Iterable[Pair | Rejected], preprocessing: Preprocessing, is_new: Callable[[Pair], bool], options: Ingest
 ) -> Iterator[_Item | Rejected]:
     """The stream with its new images decoded and preprocessed, up to two batches ahead of whoever reads it."""
 
@@ -192,7 +194,7 @@ def _decoded_ahead(
                 raise ValueError("no image")
             decoded = decode_image(pair.image)
             kept = replace(pair, image=kept_image(pair.image, options.images, decoded))
-            return _Item(kept, encoder.preprocess(decoded), len(pair.image))
+            return _Item(kept, preprocessing.one(decoded), len(pair.image))
         except Exception as error:  # whatever a broken file makes a decoder raise, the pair is named and skipped
             return _Item(pair, error, len(pair.image or b""))
 

@@ -80,7 +80,7 @@ def _options(rows: int, dim: int, *, every: bool = False) -> list[Plan]:
     """What can be built, best first; every: also what is only built when it is asked for by name."""
     lists = default_lists(rows)
     files = rows * (2 * dim + 12)  # the rows themselves, their ids and norms, mapped beside an index
-    held = rows * dim * 4 if rows <= EXACT_ROWS or not fast_bf16() else rows * dim * 4 + rows * 4
+    held = rows * dim * (4 if rows > EXACT_ROWS else 6) + rows * 4 if fast_bf16() else rows * dim * 4
     plans = [Plan("exact", rows, ram=held)] if every or rows <= EXACT_ROWS else []
     for dims in dict.fromkeys((dim, dim // 2, dim // 4)):
         if dims >= 8:

@@ -11,6 +11,7 @@ from retroclip.memory.arrays import ArrayFile
 from retroclip.memory.schema import FloatMatrix, IdArray
 
 CHUNK = 2**16  # rows held as float32 at a time: 128 MB at d = 512
+COARSE_CHUNK = 2**13  # fit the cache
 
 
 class Rows(Protocol):
@@ -27,20 +28,49 @@ class Rows(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+class CoarseRows:
+    """Rows in bfloat16 (n, d), and what is needed to bound the scores by them.
+
+    norm: the largest norm among them; error: the largest distance of one from the row it stands for.
+    """
+
+    def __init__(self, rows: Rows, dim: int) -> None:
+        self.matrix = torch.empty(len(rows), dim, dtype=torch.bfloat16)
+        self.norm = self.error = 0.0
+        for places in chunks(len(rows), COARSE_CHUNK):
+            true, block = rows.gather(places), self.matrix[int(places[0]) : int(places[-1]) + 1]
+            block.copy_(true)
+            rounded = block.float()
+            self.norm = max(self.norm, float(rounded.norm(dim=1).max()))
+            self.error = max(self.error, float(rounded.sub_(true).norm(dim=1).max()))
+        rows.release()
+
+
 class HeldRows:
     """Rows in RAM, float32 (n, d)."""
 
-    matrix: torch.Tensor
+    def __init__(self, matrix: torch.Tensor) -> None:
+        self.matrix = matrix
+        self._coarse: CoarseRows | None = None
 
     def __len__(self) -> int:
         return len(self.matrix)
 
+    @property
+    def has_coarse(self) -> bool:
+        return self._coarse is not None
+
     def gather(self, places: IdArray) -> torch.Tensor:
-        return self.matrix[torch.from_numpy(places)]
+        return self.matrix.index_select(0, torch.from_numpy(places))
 
     def release(self) -> None:
         pass
+
+    def coarse(self) -> CoarseRows:
+        """The rows in bfloat16, made at the first call and kept."""
+        if self._coarse is None:
+            self._coarse = CoarseRows(self, self.matrix.shape[1])
+        return self._coarse
 
 
 class HalfRows:
@@ -53,7 +83,7 @@ class HalfRows:
         self._matrix = matrix
         self.scales = unit_scales(matrix) if scales is None else scales
         self._file = file
-        self._coarse: torch.Tensor | None = None
+        self._coarse: CoarseRows | None = None
 
     def __len__(self) -> int:
         return len(self._matrix)
@@ -63,7 +93,7 @@ class HalfRows:
             run = slice(int(places[0]), int(places[-1]) + 1)
             return self._matrix[run].float().mul_(self.scales[run, None])
         chosen = torch.from_numpy(places)
-        return self._matrix[chosen].float().mul_(self.scales[chosen, None])
+        return self._matrix.index_select(0, chosen).float().mul_(self.scales[chosen, None])
 
     def raw(self, places: IdArray) -> Any:
         """Those at the given positions as they are stored."""
@@ -73,13 +103,10 @@ class HalfRows:
         if self._file is not None:
             self._file.release()
 
-    def coarse(self) -> torch.Tensor:
+    def coarse(self) -> CoarseRows:
         """The rows in bfloat16, made at the first call and kept."""
         if self._coarse is None:
-            self._coarse = torch.empty(self._matrix.shape, dtype=torch.bfloat16)
-            for places in chunks(len(self)):
-                self._coarse[int(places[0]) : int(places[-1]) + 1] = self.gather(places)
-            self.release()
+            self._coarse = CoarseRows(self, self._matrix.shape[1])
         return self._coarse
 
 
