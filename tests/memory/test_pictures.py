@@ -112,6 +112,18 @@ def test_thumbnails_migrate_as_they_are(tmp_path, encoder, photos, stub):
     assert memory.take(memory.ids()).equals(before)
 
 
+@pytest.mark.parametrize("created", ["thumbnail", "none"])
+def test_a_migration_reduces_no_image_that_was_added_whole(tmp_path, encoder, photos, stub, created):
+    memory = Memory.create(tmp_path / "m", encoder, photos[:4], images=created)
+    memory.add(photos, encoder, images="store")
+    if created == "none":
+        memory.delete("image IS NULL")
+    before = memory.take(memory.ids())
+    memory.migrate(stub.StubEncoder(dim=8, seed=3, name="other"))
+    assert memory.take(memory.ids()).equals(before)
+    assert memory.manifest.creation["images"] == created
+
+
 def test_a_memory_from_before_there_were_thumbnails(tmp_path, encoder, photos):
     memory = Memory.create(tmp_path / "m", encoder, photos)
     for old, new in ((True, "store"), (False, "none")):
