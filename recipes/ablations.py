@@ -103,7 +103,7 @@ def measure(sources: Sources, name: str, seeds: int, groups: list[str]) -> None:
         condition, variants = GROUPS[group]
         if condition not in contexts:
             context = prepare_context(encoder, task, samples, sources.memory(task, condition))
-            contexts[condition] = replace(context, train=without_evaluated(labelled, [samples]))
+            contexts[condition] = replace(context, train=without_evaluated(labelled, [samples], encoder))
         context = contexts[condition]
         runs = Runs(sources.work / "ablations" / f"{name}-{condition}", context, samples)
         for variant in variants(context):

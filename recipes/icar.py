@@ -51,10 +51,17 @@ class Features:
                 if taken[label] <= per_class:
                     rows.append(row)
             images = conv_features(encoder, [found.images[row] for row in rows])
-            torch.save({"x": images, "labels": [found.labels[row] for row in rows]}, file)
+            keep({"x": images, "labels": [found.labels[row] for row in rows]}, file)
             print(f"{file.name}: {len(rows)} images", flush=True)
         kept = torch.load(file, weights_only=True)
         self.x, self.labels = kept["x"], kept["labels"]
+
+
+def keep(features: dict[str, Any], file: Path) -> None:
+    """A feature file, which gets its name when it is whole."""
+    unfinished = file.with_name(f"{file.name}.unfinished")
+    torch.save(features, unfinished)
+    unfinished.replace(file)
 
 
 @torch.no_grad()
@@ -205,7 +212,7 @@ def prepare(data: Path, wordnet: Path, work: Path) -> dict[str, Any]:
         pairs = [p for p in read_pairs(f"{data / 'flickr8k.parquet'}#train") if isinstance(p, Pair)][:6000:2]
         texts = [[p.captions[i % len(p.captions)] for p in pairs] for i in range(5)]
         captions = torch.stack([encoder.encode_texts(own) for own in texts], dim=1)
-        torch.save({"x": conv_features(encoder, [p.image for p in pairs]), "captions": captions}, file)
+        keep({"x": conv_features(encoder, [p.image for p in pairs]), "captions": captions}, file)
         print("flickr.pt", flush=True)
     flickr = torch.load(file, weights_only=True)
     ids = {}

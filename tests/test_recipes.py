@@ -1,7 +1,9 @@
 """The recipes' own code: memories made from sets that were embedded once."""
 
 import importlib
+import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 import retroclip
 from retroclip.tasks import Task
@@ -70,6 +73,44 @@ def test_half_of_the_captions_are_wrong_and_half_of_the_pairs_unrelated(memories
     for condition, named in (("in-domain", 9), ("half-wrong", 5), ("general", 0)):
         pairs = memories.memory_pairs(data, task, "flower_photos", condition)
         assert sum(bool(names.found_in(pair.captions)) for pair in pairs) == named
+
+
+def test_few_labelled_images_are_none_of_the_evaluated_ones(memories, data, tiny_model, tmp_path, monkeypatch):
+    ablations = importlib.import_module("ablations")
+    whole = pq.read_table(data / "flower_photos.parquet").to_pylist()
+    for column, row in ((9, 0), (10, 1)):  # an evaluated image as it is, and another one compressed anew
+        again = io.BytesIO()
+        Image.open(io.BytesIO(whole[column]["image"])).save(again, "JPEG", quality=60)
+        whole[row]["image"] = whole[column]["image"] if row == 0 else again.getvalue()
+    own = shutil.copytree(data, tmp_path / "data")
+    pq.write_table(pa.Table.from_pylist(whole), own / "flower_photos.parquet")
+    given = []
+    monkeypatch.setattr(ablations, "RESULTS", tmp_path / "results")
+    monkeypatch.setitem(ablations.GROUPS, "low-shot", ("general", lambda context: given.append(context) or iter(())))
+    encoder = retroclip.load(str(tiny_model(0)), precision="fp32")
+    ablations.measure(memories.Sources(own, encoder, tmp_path / "work"), "flower-photos", 1, ["low-shot"])
+    assert given[0].train.rejected == [
+        "flower_photos/0: is also an evaluated image", "flower_photos/1: is nearly an evaluated image"
+    ]  # fmt: skip
+    assert len(given[0].train) == 7
+
+
+def test_a_feature_file_of_icar_is_whole_or_not_there(memories, data, tmp_path, monkeypatch):
+    icar, plain = importlib.import_module("icar"), torch.save
+    monkeypatch.setattr(icar, "conv_features", lambda encoder, images: torch.ones(len(images), 2))
+
+    def features():
+        return icar.Features(None, data / "flower_photos.parquet", "train", tmp_path, 2)
+
+    def killed(content, file):
+        Path(file).write_bytes(b"PK")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        features()
+    monkeypatch.setattr(torch, "save", plain)
+    assert len(features().labels) == len(features().x) == 9
 
 
 @pytest.mark.slow

@@ -126,6 +126,13 @@ def test_a_student_stands_beside_the_untrained_model(tmp_path, tiny_model, stude
         run_protocol("segmentation", encoder, TASK, val, options=options | {"student": "unet"})
 
 
+def test_options_of_a_student_that_is_not_there_are_refused():
+    with pytest.raises(RetroclipError, match="name a set with masks as train"):
+        run_protocol("segmentation", None, TASK, "nowhere", options={"student": "maskformer"})
+    with pytest.raises(RetroclipError, match="for the maskformer student alone, not for maskclip"):
+        run_protocol("segmentation", None, TASK, "nowhere", options={"train": "nowhere", "targets": "base"})
+
+
 def test_gains_are_resampled_together():
     rng = np.random.default_rng(0)
     ours, theirs = rng.integers(0, 50, (9, 3, 3)), rng.integers(0, 50, (9, 3, 3))

@@ -99,6 +99,14 @@ def test_unreadable_shots_are_left_out(task, dataset, train):
     assert len(without_evaluated(load_samples(task, train), [load_samples(task, dataset)])) == 199
 
 
+def test_unreadable_evaluated_images_are_left_out_too(encoder, task, dataset, train):
+    """The shots are held against what is evaluated before anything else has read that."""
+    dataset.images[4] = b"no image"
+    zero, probe = compare(encoder, task, dataset, None, methods=PROBES, train=train, shots=8, seeds=[0], resamples=0)
+    assert (zero.n, probe.n) == (len(dataset.images) - 1,) * 2
+    assert len(zero.rejected) == 1 and zero.rejected[0].startswith(dataset.keys[4])
+
+
 def test_a_class_without_shots_is_named(task, train):
     kept = [i for i, label in enumerate(train.labels) if label != "star"]
     less = LabelledSet("shapes", "train", *([column[i] for i in kept] for column in (train.keys, train.images)))

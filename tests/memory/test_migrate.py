@@ -1,5 +1,7 @@
 """Migration to another encoder, and what a dry run tells."""
 
+import shutil
+
 import pytest
 
 from retroclip.errors import MemoryStoreError
@@ -8,6 +10,7 @@ from retroclip.memory.append import Keeping
 from retroclip.memory.estimate import estimated
 from retroclip.memory.ingest import Ingest
 from retroclip.memory.migrate import exchange
+from retroclip.pairs import Pair
 
 
 @pytest.fixture
@@ -55,13 +58,29 @@ def test_a_killed_migration_goes_on_while_the_old_memory_answers(tmp_path, memor
 
 
 def test_a_change_in_between_is_told(memory, other):
+    def stop(read, rejected):
+        if read >= 32:
+            raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        memory.migrate(other, on_batch=lambda *told: (_ for _ in ()).throw(KeyboardInterrupt))
+        memory.migrate(other, batch_size=8, on_batch=stop)
     memory.delete("key = 'p010'")
-    partial = memory.path.with_name("m.migrated.partial")
-    if partial.exists():
-        with pytest.raises(MemoryStoreError, match="another sources"):
+    with pytest.raises(MemoryStoreError, match="another sources"):
+        memory.migrate(other)
+
+
+def test_a_change_before_the_exchange_is_told(memory, encoder, other, pairs, stub):
+    reader = Memory.open(memory.path)
+    for _ in range(2):  # nothing is encoded again
+        with pytest.raises(MemoryStoreError, match=r"m.migrated is ready"):
             memory.migrate(other)
+    memory.add([Pair("late", stub.photo(77))], encoder)
+    del reader
+    with pytest.raises(MemoryStoreError, match=r"m.migrated was made of .* before that was changed: delete it"):
+        memory.migrate(other)
+    shutil.rmtree(memory.path.with_name("m.migrated"))
+    memory.migrate(other)
+    assert "late" in memory.take(memory.ids(), ["key"])["key"].to_pylist()
 
 
 def test_killed_after_the_exchange(tmp_path, memory, encoder, other, pairs):

@@ -11,7 +11,7 @@ from PIL import Image
 from retroclip.errors import MemoryStoreError
 from retroclip.memory import Blocklist, Memory
 from retroclip.memory.manifest import Manifest
-from retroclip.memory.pictures import LONGEST_SIDE, is_kept_of, kept_image, original_sha256
+from retroclip.memory.pictures import LONGEST_SIDE, is_kept_of, kept_image, original_hash
 from retroclip.pairs import Pair
 
 
@@ -34,7 +34,8 @@ def test_a_thumbnail_is_a_small_jpeg_that_knows_its_original():
         assert (image.format, image.size) == ("JPEG", (LONGEST_SIDE, 200))
     assert len(small) < len(data)
     assert kept_image(small, "thumbnail") == small
-    assert original_sha256(small) == hashlib.sha256(data).hexdigest()
+    for kind in ("sha256", "md5"):
+        assert original_hash(small, kind) == original_hash(data, kind) == hashlib.new(kind, data).hexdigest()
     assert is_kept_of(small, data)
     assert is_kept_of(data, data)
     assert not is_kept_of(small, large(1))
@@ -91,9 +92,14 @@ def test_shards_end_where_they_did_when_thumbnails_were_committed(tmp_path, enco
     assert memory._store.files() == whole._store.files() > 1
 
 
-def test_a_thumbnail_is_blocked_by_its_originals_hash(tmp_path, encoder, photos):
+def blocklist_of(kind, image):
+    return Blocklist({kind: frozenset([hashlib.new(kind, image).hexdigest()])})
+
+
+@pytest.mark.parametrize("kind", ["sha256", "md5"])
+def test_a_thumbnail_is_blocked_by_its_originals_hash(tmp_path, encoder, photos, kind):
     memory = Memory.create(tmp_path / "m", encoder, photos, images="thumbnail")
-    blocklist = Blocklist({"sha256": frozenset([hashlib.sha256(photos[3].image).hexdigest()])})
+    blocklist = blocklist_of(kind, photos[3].image)
     rows = memory.take(memory.ids(), ["key", "image", "source", "metadata"])
     assert np.flatnonzero(blocklist.blocked_rows(rows)).tolist() == [3]
 
@@ -105,11 +111,35 @@ def test_thumbnails_of_imported_rows(tmp_path, encoder, photos):
     assert kept == [kept_image(pair.image, "thumbnail") for pair in photos]
 
 
+@pytest.mark.parametrize("images", ["store", "thumbnail", "none"])
+def test_imported_rows_are_blocked_by_the_image_that_came_with_them(tmp_path, encoder, photos, images):
+    Memory.create(tmp_path / "m", encoder, photos).export(tmp_path / "out", "clip-retrieval")
+    blocklist = blocklist_of("md5", photos[3].image)
+    memory = Memory.create(tmp_path / "again", encoder, tmp_path / "out", images=images, blocklist=blocklist)
+    rows = memory.take(memory.ids(), ["key", "image"]).to_pydict()
+    left = [pair for pair in photos if pair is not photos[3]]
+    assert rows["key"] == [pair.key for pair in left]
+    assert rows["image"] == [kept_image(pair.image, images) for pair in left]
+    assert [item.key for item in memory.rejected()] == [photos[3].key]
+
+
 def test_thumbnails_migrate_as_they_are(tmp_path, encoder, photos, stub):
     memory = Memory.create(tmp_path / "m", encoder, photos, images="thumbnail")
     before = memory.take(memory.ids())
     memory.migrate(stub.StubEncoder(dim=8, seed=3, name="other"))
     assert memory.take(memory.ids()).equals(before)
+
+
+@pytest.mark.parametrize("created", ["thumbnail", "none"])
+def test_a_migration_reduces_no_image_that_was_added_whole(tmp_path, encoder, photos, stub, created):
+    memory = Memory.create(tmp_path / "m", encoder, photos[:4], images=created)
+    memory.add(photos, encoder, images="store")
+    if created == "none":
+        memory.delete("image IS NULL")
+    before = memory.take(memory.ids())
+    memory.migrate(stub.StubEncoder(dim=8, seed=3, name="other"))
+    assert memory.take(memory.ids()).equals(before)
+    assert memory.manifest.creation["images"] == created
 
 
 def test_a_memory_from_before_there_were_thumbnails(tmp_path, encoder, photos):

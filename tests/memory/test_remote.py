@@ -1,6 +1,7 @@
 """A memory on object storage does what a local one does; tried on a local server that speaks S3."""
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,17 @@ def test_a_writer_that_stalled_is_told(bucket, encoder, pairs, monkeypatch):
         writer_lock(memory.path),
     ):
         pass
+
+
+def test_a_writer_that_stalled_is_told_also_where_the_other_one_is_done(bucket, monkeypatch):
+    url = located(f"{bucket}/stalled-for-long")
+    monkeypatch.setattr(lease, "LIFETIME", 0.0)
+    monkeypatch.setattr(lease, "RENEWED", 0.05)
+    with pytest.raises(MemoryStoreError, match="this process stalled"), writer_lock(url):
+        with writer_lock(url):
+            pass
+        time.sleep(1.0)  # the first one's renewals go on
+    assert (url / lease.FOLDER).names() == []
 
 
 def test_compaction_keeps_versions_that_may_be_read(bucket, encoder, pairs):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from retroclip.errors import RetroclipError
 from retroclip.training.loop import fit
 
 MODULE = '''
@@ -52,6 +53,7 @@ SCRIPT = """
 import sys, torch, torch.distributed as dist
 from pathlib import Path
 from sharded_two import Objective, batches
+from retroclip.errors import RetroclipError
 from retroclip.training import distributed
 from retroclip.training.loop import fit
 distributed.start()
@@ -78,6 +80,14 @@ whole = run(where / "whole")
 run(where / "killed", stop=5)
 again = run(where / "killed")
 assert all(torch.equal(whole[name], again[name]) for name in whole)
+ended = run(where / "whole")  # killed after its last checkpoint: there is no step left
+assert all(torch.equal(whole[name], ended[name]) for name in whole)
+try:
+    fit(Objective(), batches, checkpoint=where / "one process", **options)
+except RetroclipError as error:
+    assert "was saved whole" in str(error)
+else:
+    raise AssertionError("a whole state was taken for shares")
 torch.save(whole, where / f"{dist.get_rank()}.pt")
 dist.destroy_process_group()
 """
@@ -86,6 +96,12 @@ dist.destroy_process_group()
 def test_shares_train_what_one_process_trains(tmp_path, monkeypatch):
     (tmp_path / "sharded_two.py").write_text(MODULE)
     (tmp_path / "run.py").write_text(SCRIPT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from sharded_two import Objective, batches
+
+    options = {"steps": 8, "lr": 0.05, "warmup": 2, "grad_clip": 0.5}
+    alone = Objective()
+    fit(alone, batches, after_step=alone.clamp, checkpoint=tmp_path / "one process", **options)
     paths = os.pathsep.join([str(tmp_path), *sys.path])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
@@ -93,11 +109,6 @@ def test_shares_train_what_one_process_trains(tmp_path, monkeypatch):
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    monkeypatch.syspath_prepend(str(tmp_path))
-    from sharded_two import Objective, batches
-
-    alone = Objective()
-    fit(alone, batches, steps=8, lr=0.05, warmup=2, grad_clip=0.5, after_step=alone.clamp)
     shares = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for name, value in alone.state_dict().items():
         for own in shares:
@@ -106,18 +117,27 @@ def test_shares_train_what_one_process_trains(tmp_path, monkeypatch):
     assert all(not torch.equal(start[name], shares[0][name]) for name in start)
 
 
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, batch):
+        return {"loss": F.mse_loss(self.linear(batch), batch)}
+
+
+def test_shares_are_not_taken_for_a_whole_state(tmp_path):
+    options = {"steps": 4, "lr": 0.1, "checkpoint": tmp_path / "state"}
+    fit(Small(), lambda epoch: iter(torch.ones(4, 2, 3)), **options)
+    (tmp_path / "state" / "shares").mkdir()
+    with pytest.raises(RetroclipError, match=r"saved in shares \(shard\).* or delete it$"):
+        fit(Small(), lambda epoch: iter(torch.ones(4, 2, 3)), **options)
+
+
 def test_one_process_has_nothing_to_share():
-    class Objective(nn.Module):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.linear = nn.Linear(3, 3)
-
-        def forward(self, batch):
-            return {"loss": F.mse_loss(self.linear(batch), batch)}
-
     def run(shard):
-        objective = Objective()
+        objective = Small()
         fit(objective, lambda epoch: iter(torch.ones(4, 2, 3)), steps=4, lr=0.1, shard=shard)
         return objective.linear.weight
 

@@ -65,16 +65,17 @@ def near_samples(
 ) -> list[int]:
     """Rows of training samples that nearly are an evaluated image, ascending, by the two tests of `near_duplicates`.
 
-    Thumbnails come first, for they are the cheaper test: only what is alike is embedded.
+    Thumbnails come first, for they are the cheaper test: of `train` only what is alike is embedded.
     """
     beneath = cast("MemoryEncoder", encoder).base if hasattr(encoder, "refine_images") else encoder
+    # Before their pictures are looked at, for this leaves out the unreadable ones.
+    theirs = torch.cat([samples.embed_base(beneath) for samples in evaluated])
     pictures = [image for samples in evaluated for image in samples.images]
     alike = _alike_pairs(train.images, pictures)
     rows = sorted({row for row, _ in alike})
     if not rows:
         return []
     own = beneath.encode_images([train.images[row] for row in rows])
-    theirs = torch.cat([samples.embed_base(beneath) for samples in evaluated])
     place = {row: position for position, row in enumerate(rows)}
     return sorted({row for row, other in alike if float(own[place[row]] @ theirs[other]) > threshold})
 

@@ -91,6 +91,10 @@ def evaluate_segmentation(
     """
     if not 0 <= denoising <= 1:
         raise RetroclipError(f"denoising is a threshold between 0 and 1, not {denoising:g}")
+    if train is None and (student, targets) != ("maskclip+", "pseudo"):
+        raise RetroclipError("student and targets are for training: name a set with masks as train")
+    if targets == "base" and student != "maskformer":
+        raise RetroclipError(f"targets can be 'base' for the maskformer student alone, not for {student}")
     start = time.perf_counter()
     data, classifier = load_masks(task, dataset, where=where), head(model, task)
     options: dict[str, Any] = {"size": size, "smoothing": smoothing, "denoising": denoising, "residual": residual}

@@ -9,11 +9,12 @@ import pyarrow as pa
 
 from retroclip.errors import SourceError
 from retroclip.memory.blocklist import REASON, Blocklist
+from retroclip.memory.embedded import with_images
 from retroclip.memory.imports import Chunk, EmbeddingImport, write_behind
 from retroclip.memory.ingest import Ingest, encoded_shards
 from retroclip.memory.keys import KeySet, key_hashes
 from retroclip.memory.location import Location
-from retroclip.memory.pictures import is_kept_of
+from retroclip.memory.pictures import Images, is_kept_of
 from retroclip.memory.schema import pair_table
 from retroclip.memory.sources import numbered_on
 from retroclip.memory.store import Store
@@ -72,8 +73,9 @@ def ingest(
         committed = KeySet()
         for keys in store.key_batches() if keeping.known == "skip" else ():
             committed.add(key_hashes(keys))
-        chunks = items.chunks(encoder, committed, images=options.images, check=keeping.check, resume=resume)
-        for _ in write_behind((_screened(chunk, keeping.blocklist) for chunk in chunks), writer.write):
+        chunks = items.chunks(encoder, committed, check=keeping.check, resume=resume)
+        screened = (_screened(chunk, keeping.blocklist, options.images) for chunk in chunks)
+        for _ in write_behind(screened, writer.write):
             if options.on_batch:
                 options.on_batch(writer.added.read, writer.added.rejected)
     else:
@@ -98,14 +100,15 @@ def _encoded(
         yield Chunk(pair_table(shard.rows, encoder.dim), shard.rejected, shard.read, shard.bad, shard.duplicates)
 
 
-def _screened(chunk: Chunk, blocklist: Blocklist) -> Chunk:
-    """An imported chunk without the rows that are on the blocklist."""
+def _screened(chunk: Chunk, blocklist: Blocklist, images: Images) -> Chunk:
+    """An imported chunk without the rows that are on the blocklist, and then of its images what is kept."""
     blocked = blocklist.blocked_rows(chunk.table) if blocklist and len(chunk.table) else np.zeros(0, bool)
     if not blocked.any():
-        return chunk
+        return replace(chunk, table=with_images(chunk.table, images))
     named = chunk.table.filter(pa.array(blocked)).select(["key", "source"]).to_pylist()
     rejected = [*chunk.rejected, *(Rejected(**row, reason=REASON) for row in named)]
-    return replace(chunk, table=chunk.table.filter(pa.array(~blocked)), rejected=rejected, bad=chunk.bad + len(named))
+    left = with_images(chunk.table.filter(pa.array(~blocked)), images)
+    return replace(chunk, table=left, rejected=rejected, bad=chunk.bad + len(named))
 
 
 class _Writer:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.disk import write_text
 from retroclip.memory.location import Location
-from retroclip.memory.pictures import original_sha256
+from retroclip.memory.pictures import original_hash
 from retroclip.pairs import Pair, Rejected
 
 FILE_NAME = "blocklist.txt"
@@ -71,9 +71,11 @@ class Blocklist:
             return True
         if image is None:
             return False
-        if any(kind in self.entries and self._has(kind, hashlib.new(kind, image).hexdigest()) for kind in _HASHES):
-            return True
-        return "sha256" in self.entries and self._has("sha256", original_sha256(image))
+        hashes = {kind: (hashlib.new(kind, image).hexdigest(), original_hash(image, kind)) for kind in self._hashes()}
+        return any(self._has(kind, own) for kind, both in hashes.items() for own in both)
+
+    def _hashes(self) -> list[str]:
+        return [kind for kind in _HASHES if self.entries.get(kind)]
 
     def _has(self, kind: str, value: Any) -> bool:
         return isinstance(value, str) and value in self.entries.get(kind, ())

@@ -32,7 +32,7 @@ class Embedded:
     read: int
 
 
-def embedded_rows(piece: EmbeddingSlice, source: str, *, images: Images = "store") -> Embedded:
+def embedded_rows(piece: EmbeddingSlice, source: str) -> Embedded:
     """The rows of a slice in order, without those whose embeddings are not finite or have no direction.
 
     Embeddings (n, d) of any float type become fp16 of unit norm; those that are so already keep their bits. A text
@@ -57,7 +57,7 @@ def embedded_rows(piece: EmbeddingSlice, source: str, *, images: Images = "store
         text = _vectors(rows, without)
     arrays = [
         keys,
-        _images(columns.get("image"), count, images),
+        _images(columns.get("image"), count),
         *captions,
         _texts(columns.get("label"), count),
         sources,
@@ -159,14 +159,20 @@ def _captions(columns: dict[str, pa.ChunkedArray], count: int) -> tuple[pa.Array
     return caption, pa.ListArray.from_arrays(pa.array(offsets), caption.drop_null())
 
 
-def _images(column: pa.ChunkedArray | None, count: int, images: Images) -> pa.Array:
-    binary = column is not None and (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type))
-    if column is None or not binary or images == "none":
-        return pa.nulls(count, pa.large_binary())
-    stored = column.combine_chunks().cast(pa.large_binary())
+def with_images(table: pa.Table, images: Images) -> pa.Table:
+    """The rows with of their images what is kept."""
     if images == "store":
-        return stored
-    return pa.array([kept_image(data.as_py(), images) for data in stored], pa.large_binary())
+        return table
+    kept = [kept_image(data, images) for data in table["image"].to_pylist()]
+    place = table.schema.get_field_index("image")
+    return table.set_column(place, table.schema.field(place), pa.array(kept, pa.large_binary()))
+
+
+def _images(column: pa.ChunkedArray | None, count: int) -> pa.Array:
+    binary = column is not None and (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type))
+    if column is None or not binary:
+        return pa.nulls(count, pa.large_binary())
+    return column.combine_chunks().cast(pa.large_binary())
 
 
 def _metadata(columns: dict[str, pa.ChunkedArray], keys: pa.Array, count: int) -> pa.Array:

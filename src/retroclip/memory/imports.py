@@ -12,7 +12,6 @@ import pyarrow as pa
 from retroclip.errors import MemoryStoreError, SourceError
 from retroclip.memory.embedded import Embedded, check_alignment, embedded_rows
 from retroclip.memory.keys import KeySet, key_hashes
-from retroclip.memory.pictures import Images
 from retroclip.pairs import EmbeddingFolder, Predicate, Rejected, is_embedding_folder, open_embeddings, parse_where
 
 
@@ -67,7 +66,7 @@ class EmbeddingImport:
     def _predicate(self) -> Predicate | None:
         return parse_where(self.where) if self.where is not None and self.where.strip() else None
 
-    def chunks(self, encoder: Any, committed: KeySet, *, images: Images, check: bool, resume: bool) -> Iterator[Chunk]:
+    def chunks(self, encoder: Any, committed: KeySet, *, check: bool, resume: bool) -> Iterator[Chunk]:
         """The rows slice by slice, each key once.
 
         committed: keys that were there before; with `resume` their rows count as done by the interrupted run, else as
@@ -79,7 +78,7 @@ class EmbeddingImport:
         for folder in self.folders:
             for piece in folder.slices():
                 chosen = piece.where(predicate) if predicate else piece
-                rows = embedded_rows(chosen, folder.path.name, images=images)
+                rows = embedded_rows(chosen, folder.path.name)
                 if check:
                     check_alignment(rows, encoder, folder.path, piece.part)
                 yield _chunk(rows, seen, committed, resume)

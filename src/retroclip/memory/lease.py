@@ -64,8 +64,8 @@ def writer_lease(url: Url) -> Iterator[None]:
         raise _taken(other) from None
     if present is not None:
         present.table.drop_table()
-    ended = threading.Event()
-    renewal = threading.Thread(target=_renew, args=(own, ended), daemon=True, name="lease")
+    ended, lost = threading.Event(), threading.Event()
+    renewal = threading.Thread(target=_renew, args=(own, ended, lost), daemon=True, name="lease")
     renewal.start()
     try:
         yield
@@ -75,19 +75,24 @@ def writer_lease(url: Url) -> Iterator[None]:
         last = _present(url)
         if last is not None and last.holder == own.holder:
             own.table.drop_table()
-    if last is None or last.holder != own.holder:
+    if lost.is_set() or last is None or last.holder != own.holder:
         raise MemoryStoreError(
             f"{url}: this process stalled for {LIFETIME:.0f} s and another one went on writing: what was written is "
             f"there; look for doubled keys with `retroclip memory verify {url}`"
         )
 
 
-def _renew(own: _Lease, ended: threading.Event) -> None:
+def _renew(own: _Lease, ended: threading.Event, lost: threading.Event) -> None:
+    """Renew the lease until the block has `ended`, or another process took it, which may be done by now: `lost`."""
     while not ended.wait(RENEWED):
         try:
+            last = _present(own.url)
+            if last is None or last.holder != own.holder:
+                lost.set()
+                return
             own.write("overwrite")
-        except (OSError, ValueError, RuntimeError):  # a network that fails now and then; the end of the block tells
-            continue
+        except (OSError, ValueError, RuntimeError, MemoryStoreError):
+            continue  # a network that fails now and then; the end of the block tells
 
 
 def _present(url: Url) -> _Lease | None:

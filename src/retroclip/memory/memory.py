@@ -219,8 +219,9 @@ class Memory(OpenMemory):
         with full_disk_told(path, advice), writer_lock(path):
             self.refresh()
             creation = self.manifest.creation
-            labels, shards, images = (creation[name] for name in ("labels_as_captions", "shard_pairs", "images"))
-            options = Ingest(batch_size, labels, shards, images, on_batch)
+            labels, shards = creation["labels_as_captions"], creation["shard_pairs"]
+            # "store": each row as it is, for `add` may have kept it otherwise than the creation says.
+            options = Ingest(batch_size, labels, shards, "store", on_batch)
             old = migrate_memory(path, self.manifest, self._store, encoder, options, self._reading)
         self.__init__(self.path)  # type: ignore[misc]
         if planned(self.count(), self.dim).kind != "exact":

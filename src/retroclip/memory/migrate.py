@@ -28,9 +28,9 @@ def migrate_memory(
     """Encode all rows of the memory at `path` with `encoder`, then put the new memory in its place.
 
     Returns where the old one is kept. Interrupted and repeated it goes on after the last committed shard. Stored
-    thumbnails are embedded as they are. Raises MemoryStoreError when a row has no stored image, the encoder is the
-    memory's own, the old place is taken, or, at the end, somebody else reads the old memory. The caller holds its lock,
-    so that nothing is added meanwhile.
+    images stay as they are; thumbnails are embedded as such. Raises MemoryStoreError when a row has no stored image,
+    the encoder is the memory's own, the old place is taken, or, at the end, somebody else reads the old memory; also
+    when the old one has changed since. The caller holds its lock, so that nothing is added meanwhile.
     """
     new, old = path.with_name(path.name + NEW), path.with_name(path.name + OLD)
     if old.exists():
@@ -40,15 +40,18 @@ def migrate_memory(
             raise MemoryStoreError(f"{path} was made by {encoder.name} already")
         new.rename(old)  # killed after the exchange
         return old
+    source = _Rows(store, f"<memory {manifest.id}, version {store.version}>")
     if not new.exists():
         _check_images(path, store)
-        source = _Rows(store, f"<memory {manifest.id}, version {store.version}>")
         keeping = Keeping(max_rejected=1.0)
         create_memory(new, encoder, [source], None, options=options, keeping=keeping)
     made = Manifest.load(new)
     if made.fingerprint != encoder.fingerprint:
         raise MemoryStoreError(f"{new} was made by {made.model}: name that model to go on, or delete it")
-    made.creation = {**made.creation, "sources": manifest.creation["sources"], "where": manifest.creation["where"]}
+    if source.description not in (made.creation.get("migrated_from"), *made.creation["sources"]):
+        raise MemoryStoreError(f"{new} was made of {path} before that was changed: delete it, and run this again")
+    made.creation["migrated_from"] = source.description
+    made.creation |= {name: manifest.creation[name] for name in ("sources", "where", "images")}
     made.save(new)
     Blocklist.of(path).save(new)  # not given to the creation: what is there already stays
     with reading.alone() as alone:

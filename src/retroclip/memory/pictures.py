@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 from typing import Literal
 
 from PIL import Image
@@ -15,6 +16,7 @@ LONGEST_SIDE = 320
 """Pixels of a thumbnail's longer side: a 4:3 photo is 240 high then, enough for models that see 224 × 224."""
 QUALITY = 85
 _MARK = b"retroclip thumbnail of sha256:"
+_MARKED = re.compile(re.escape(_MARK) + rb"(?P<sha256>[0-9a-f]{64})(, md5:(?P<md5>[0-9a-f]{32}))?")
 
 
 def kept_image(data: bytes | None, images: Images, decoded: Image.Image | None = None) -> bytes | None:
@@ -33,22 +35,24 @@ def kept_image(data: bytes | None, images: Images, decoded: Image.Image | None =
         return None
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    mark = _MARK + hashlib.sha256(data).hexdigest().encode()
+    mark = _MARK + f"{hashlib.sha256(data).hexdigest()}, md5:{hashlib.md5(data).hexdigest()}".encode()
     image.save(buffer, "JPEG", quality=QUALITY, comment=mark)
     return buffer.getvalue()
 
 
 def is_kept_of(stored: bytes, data: bytes | None) -> bool:
     """Whether `stored` is what a memory keeps of the encoded image `data`, as it is or as a thumbnail."""
-    return data is not None and (stored == data or original_sha256(stored) == hashlib.sha256(data).hexdigest())
+    return data is not None and (stored == data or original_hash(stored) == hashlib.sha256(data).hexdigest())
 
 
-def original_sha256(stored: bytes) -> str:
-    """The hash of the image that a stored one was made of: a thumbnail's original, else the image itself."""
-    place = stored.find(_MARK, 0, 4096)  # the comment stands in the header
-    if place < 0:
-        return hashlib.sha256(stored).hexdigest()
-    return stored[place + len(_MARK) : place + len(_MARK) + 64].decode("ascii", "replace")
+def original_hash(stored: bytes, kind: str = "sha256") -> str:
+    """The hash of the image that a stored one was made of: a thumbnail's original, else the image itself.
+
+    kind: "sha256" or "md5", the two by which images are published.
+    """
+    found = _MARKED.search(stored, 0, 4096)  # the comment stands in the header
+    known = found[kind] if found else None
+    return hashlib.new(kind, stored).hexdigest() if known is None else known.decode()
 
 
 def _is_small_jpeg(data: bytes) -> bool:

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
+from retroclip.errors import RetroclipError
 from retroclip.training.sharding import Sharded, Whole
 
 SHARES = "shares"
@@ -101,7 +102,7 @@ def fit(
     name first, and a killed run goes on from it with the result of an undisturbed one. Starts under `torchrun` or
     `accelerate launch` as it is; there, `shard` shares weights, gradients and optimiser state out over the processes
     (`sharding`), for objectives whose forward reaches all of their parameters. Raises FloatingPointError when the loss
-    is not finite, ValueError without a batch.
+    is not finite, RetroclipError for a checkpoint that was shared out otherwise, ValueError without a batch.
     """
     set_seed(seed)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -116,7 +117,7 @@ def fit(
     model.train()
 
     history, step, epoch, skip, spent = History(), 0, 0, 0, 0.0
-    if checkpoint is not None and _recover(accelerator, checkpoint):
+    if checkpoint is not None and _recover(accelerator, checkpoint, shared=kind is Sharded):
         accelerator.load_state(str(checkpoint))
         state.load(checkpoint / SHARES)
         progress = json.loads((checkpoint / "progress.json").read_text())
@@ -178,13 +179,22 @@ def _save(accelerator: Accelerator, state: Whole | Sharded, checkpoint: Path, pr
     accelerator.wait_for_everyone()
 
 
-def _recover(accelerator: Accelerator, checkpoint: Path) -> bool:
-    """Whether there is a state to go on from; one that a kill kept from its name between two renamings is put back."""
+def _recover(accelerator: Accelerator, checkpoint: Path, *, shared: bool) -> bool:
+    """Whether there is a state to go on from; one that a kill kept from its name between two renamings is put back.
+
+    Raises RetroclipError for one that is whole where it is to be `shared` out, or the other way round.
+    """
     _, stale = _beside(checkpoint)
     if accelerator.is_main_process and not checkpoint.exists() and stale.exists():
         stale.rename(checkpoint)
     accelerator.wait_for_everyone()
-    return (checkpoint / "progress.json").exists()
+    there = (checkpoint / "progress.json").exists()
+    if there and (checkpoint / SHARES).exists() != shared:
+        raise RetroclipError(
+            f"{checkpoint} was saved {'whole' if shared else 'in shares (shard)'}, and this run keeps it otherwise: go "
+            "on with shard and as many processes as it was begun with, or delete it"
+        )
+    return there
 
 
 def _beside(checkpoint: Path) -> tuple[Path, Path]:

@@ -95,10 +95,11 @@ class Sharded:
         dcp.save({"weights": weights, "optimizer": state}, checkpoint_id=str(folder))
 
     def load(self, folder: Path) -> None:
-        """What `save` wrote."""
+        """What `save` wrote, also into the objective: there may be no step left that would bring it up to date."""
         weights, state = get_state_dict(self.model, self.optimizer)
         dcp.load({"weights": weights, "optimizer": state}, checkpoint_id=str(folder))
         set_state_dict(self.model, self.optimizer, model_state_dict=weights, optim_state_dict=state)
+        self.write_back()
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:
