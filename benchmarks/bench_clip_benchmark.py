@@ -41,6 +41,7 @@ from retroclip.tasks import Task, template_sets
 PEER = "clip-benchmark==1.6.2"
 BESIDE = ("webdataset", "braceexpand", "tqdm", "pycocoevalcap", "pycocotools")
 UNDECLARED = ("requests", "urllib3", "idna", "certifi", "charset-normalizer")  # imported, and no dependency of it
+OLDER = ("numpy<2.4",)  # it makes Python scalars of arrays of one element, which later ones refuse
 ARCHITECTURE = "ViT-B-32"
 RIDGE = 1e-3
 KS = (1, 5, 10)
@@ -48,13 +49,15 @@ USED = ("open_clip_torch", "torchvision")
 
 
 def make_peer(folder: Path) -> Path:
-    """An environment with the peer alone; torch and the rest are found in the running one. Returns its interpreter."""
+    """An environment with the peer and its NumPy; torch and the rest are found in the running one. Returns its interpreter."""
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         site = next((folder / "lib").glob("python3*/site-packages"))
         (site / "zz_borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", PEER, *BESIDE, *UNDECLARED], check=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", "--no-deps", PEER, *BESIDE, *UNDECLARED, *OLDER], check=True
+        )
     return python
 
 
