@@ -49,7 +49,7 @@ USED = ("open_clip_torch", "torchvision")
 
 
 def make_peer(folder: Path) -> Path:
-    """An environment with the peer and its NumPy; torch and the rest are found in the running one. Returns its interpreter."""
+    """An environment with the peer and its NumPy; the rest is found in the running one. Returns its interpreter."""
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
