@@ -38,13 +38,16 @@ def main() -> None:
     for name, (_, _, about) in MEASURED.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, help=about)
     options = parser.parse_args()
-    rates, origins = measured(options)
-    for line in [*table(options, rates), "", *origins]:
+    rates, origins, kind = measured(options)
+    for line in [*table(options, rates, kind), "", *origins]:
         print(line)
 
 
-def measured(options: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
-    """The rates, and a line on where each file's come from; one that is neither stored nor given ends the run."""
+def measured(options: argparse.Namespace) -> tuple[dict[str, float], list[str], str | None]:
+    """The rates, a line on where each file's come from, and the kind of index whose figures are among them.
+
+    A rate that is neither stored nor given ends the run.
+    """
     rates: dict[str, float] = {}
     files: dict[str, dict[str, Any]] = {}
     missing = []
@@ -62,15 +65,16 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
             missing.append(f"--{name.replace('_', '-')} (or run benchmarks/bench_{file}.py)")
     if missing:
         raise SystemExit(f"not measured here: {', '.join(missing)}")
-    return rates, [
+    origins = [
         f"{name}: `python benchmarks/bench_{name}.py` on {found['cores']} cores of {found['processor']}, "
         f"{found['date']}"
         for name, found in files.items()
     ]
+    return rates, origins, files["index"]["figures"]["kind"].split()[0] if "index" in files else None
 
 
-def table(options: argparse.Namespace, rates: dict[str, float]) -> list[str]:
-    """The figures as the lines of a Markdown table."""
+def table(options: argparse.Namespace, rates: dict[str, float], kind: str | None = None) -> list[str]:
+    """The figures as the lines of a Markdown table; what an index of another `kind` took is left out."""
     from retroclip.memory.planner import parsed_size, planned
 
     pairs, price, storage = options.pairs, options.price_hour, options.price_gb_month
@@ -92,12 +96,15 @@ def table(options: argparse.Namespace, rates: dict[str, float]) -> list[str]:
     kept("store, `--images none`", row)
     kept("store, `--images thumbnail`", row + rates["thumbnail_bytes"] * pairs)
     kept("store, `--images store`", row + rates["image_bytes"] * pairs)
-    kind = f"{plan.kind} of {plan.dims} bytes" if plan.kind == "ivf" else plan.factory or plan.kind
-    work(f"index of images or texts ({kind}): build; RAM", pairs / rates["build_rate"], size=plan.ram)
+    planned_kind = f"{plan.kind} of {plan.dims} bytes" if plan.kind == "ivf" else plan.factory or plan.kind
+    if kind in (None, plan.kind):
+        work(f"index of images or texts ({planned_kind}): build; RAM", pairs / rates["build_rate"], size=plan.ram)
+    else:
+        rows.append((f"index of images or texts ({planned_kind}): build; RAM", "not measured", told(plan.ram), ""))
     kept("the same: files", plan.disk)
-    lists = (pairs / rates["search_rows"]) ** 0.5
-    milliseconds = rates["search_ms"] * lists
-    rows.append(("search, if a query reads √rows lists' worth", f"{milliseconds:,.1f} ms a query", "", ""))
+    if kind in (None, plan.kind):
+        milliseconds = rates["search_ms"] * (pairs / rates["search_rows"]) ** 0.5
+        rows.append(("search, if a query reads √rows lists' worth", f"{milliseconds:,.1f} ms a query", "", ""))
     head, *body = ["| " + " | ".join(cells) + " |" for cells in rows]
     return [head, "| --- | ---: | ---: | ---: |", *body]
 

@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "scale.py"
 STORED = {
     "embed": {"pairs_per_second": 100.0, "image_bytes": 100_000, "thumbnail_bytes": 20_000},
     "import": {"rows_per_second": 50_000.0, "bytes_per_row": 2_300},
-    "index": {"rows_per_second": 20_000.0, "ms": 0.5, "rows": 1_000_000},
+    "index": {"rows_per_second": 20_000.0, "ms": 0.5, "rows": 1_000_000, "kind": "ivf 1024 lists"},
 }
 
 
@@ -47,6 +47,15 @@ def test_the_table_follows_from_the_rates(run, tmp_path):
     assert "embed: `python benchmarks/bench_embed.py` on 2 cores of one, today" in out
     out = run("--embed-rate", "200")
     assert "| embedding, 1 machines | 555.6 |" in out
+
+
+def test_what_another_kind_of_index_took_is_left_out(run, tmp_path):
+    for name, content in STORED.items():
+        told = {"cores": 2, "processor": "one", "date": "today", "figures": content}
+        (tmp_path / f"{name}.json").write_text(json.dumps(told))
+    same, other = run("--pairs", "10e6", "--ram", "16GB"), run("--pairs", "400e6")
+    assert "| index of images or texts (ivf of 512 bytes): build; RAM | 0.1 |" in same and "ms a query" in same
+    assert "PQ64x8): build; RAM | not measured |" in other and "ms a query" not in other
 
 
 def test_what_was_not_measured_is_named(run):
