@@ -2,8 +2,8 @@
 
 Creating a Lance table is a conditional put of its first version: of two processes that try, one fails. The holder
 renews it; a lease that wasn't renewed for LIFETIME (by the writers' clocks) belongs to a process that was killed, and
-whoever creates the next one in number has the memory. A holder that merely stalls for so long is told when it ends: it
-may then have written beside the other one. Lance's own commits never lose rows, but both may have added the same key,
+whoever creates the next one in number has the memory, and leaves its lease there, released, when it ends: a holder that
+merely stalled is told by it that it may have written beside the other one. Lance's own commits never lose rows, but both may have added the same key,
 which `verify` names.
 """
 
@@ -25,6 +25,7 @@ from retroclip.memory.location import Url
 FOLDER = "writer"
 LIFETIME = 120.0
 RENEWED = 30.0
+RELEASED = 0.0  # in place of the time of renewal
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,9 @@ class _Lease:
     def table(self) -> Url:
         return self.url / FOLDER / f"{self.number:08d}.lance"
 
-    def write(self, mode: str) -> None:
+    def write(self, mode: str, *, released: bool = False) -> None:
         # In the metadata of a table without rows: it has no file but its versions, and what is listed can be read.
-        told = {"holder": self.holder, "name": self.name, "renewed": repr(time.time())}
+        told = {"holder": self.holder, "name": self.name, "renewed": repr(RELEASED if released else time.time())}
         lance.write_dataset(pa.schema([("lease", pa.bool_())], told).empty_table(), str(self.table), mode=mode)
 
 
@@ -73,9 +74,14 @@ def writer_lease(url: Url) -> Iterator[None]:
         ended.set()
         renewal.join()
         last = _present(url)
-        if last is not None and last.holder == own.holder:
-            own.table.drop_table()
-    if lost.is_set() or last is None or last.holder != own.holder:
+        kept = last is not None and last.holder == own.holder and not lost.is_set()
+        if kept and present is not None:
+            own.write("overwrite", released=True)
+        else:
+            own.table.drop_table()  # a renewal may have written it after the other one dropped it
+        if not kept and last is not None and last.renewed == RELEASED:
+            last.table.drop_table()
+    if not kept:
         raise MemoryStoreError(
             f"{url}: this process stalled for {LIFETIME:.0f} s and another one went on writing: what was written is "
             f"there; look for doubled keys with `retroclip memory verify {url}`"
