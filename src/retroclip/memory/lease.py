@@ -3,8 +3,8 @@
 Creating a Lance table is a conditional put of its first version: of two processes that try, one fails. The holder
 renews it; a lease that wasn't renewed for LIFETIME (by the writers' clocks) belongs to a process that was killed, and
 whoever creates the next one in number has the memory, and leaves its lease there, released, when it ends: a holder that
-merely stalled is told by it that it may have written beside the other one. Lance's own commits never lose rows, but both may have added the same key,
-which `verify` names.
+merely stalled is told by it that it may have written beside the other one. Lance's own commits never lose rows, but
+both may have added the same key, which `verify` names.
 """
 
 import os
