@@ -97,12 +97,13 @@ def table(options: argparse.Namespace, rates: dict[str, float], kind: str | None
     kept("store, `--images thumbnail`", row + rates["thumbnail_bytes"] * pairs)
     kept("store, `--images store`", row + rates["image_bytes"] * pairs)
     planned_kind = f"{plan.kind} of {plan.dims} bytes" if plan.kind == "ivf" else plan.factory or plan.kind
-    if kind in (None, plan.kind):
-        work(f"index of images or texts ({planned_kind}): build; RAM", pairs / rates["build_rate"], size=plan.ram)
+    index, is_measured = f"index of images or texts ({planned_kind}): build; RAM", kind in (None, plan.kind)
+    if is_measured:
+        work(index, pairs / rates["build_rate"], size=plan.ram)
     else:
-        rows.append((f"index of images or texts ({planned_kind}): build; RAM", "not measured", told(plan.ram), ""))
+        rows.append((index, "not measured", told(plan.ram), ""))
     kept("the same: files", plan.disk)
-    if kind in (None, plan.kind):
+    if is_measured:
         milliseconds = rates["search_ms"] * (pairs / rates["search_rows"]) ** 0.5
         rows.append(("search, if a query reads √rows lists' worth", f"{milliseconds:,.1f} ms a query", "", ""))
     head, *body = ["| " + " | ".join(cells) + " |" for cells in rows]

@@ -31,10 +31,14 @@ def run(tmp_path, capsys, monkeypatch):
     return call
 
 
-def test_the_table_follows_from_the_rates(run, tmp_path):
+@pytest.fixture
+def stored(tmp_path):
     for name, content in STORED.items():
         told = {"cores": 2, "processor": "one", "date": "today", "figures": content}
         (tmp_path / f"{name}.json").write_text(json.dumps(told))
+
+
+def test_the_table_follows_from_the_rates(run, stored):
     out = run("--pairs", "400e6", "--machines", "1,100", "--price-hour", "0.5", "--price-gb-month", "0.02")
     rows = {
         line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:5]] for line in out.splitlines()[2:10]
@@ -49,10 +53,7 @@ def test_the_table_follows_from_the_rates(run, tmp_path):
     assert "| embedding, 1 machines | 555.6 |" in out
 
 
-def test_what_another_kind_of_index_took_is_left_out(run, tmp_path):
-    for name, content in STORED.items():
-        told = {"cores": 2, "processor": "one", "date": "today", "figures": content}
-        (tmp_path / f"{name}.json").write_text(json.dumps(told))
+def test_what_another_kind_of_index_took_is_left_out(run, stored):
     same, other = run("--pairs", "10e6", "--ram", "16GB"), run("--pairs", "400e6")
     assert "| index of images or texts (ivf of 512 bytes): build; RAM | 0.1 |" in same and "ms a query" in same
     assert "PQ64x8): build; RAM | not measured |" in other and "ms a query" not in other

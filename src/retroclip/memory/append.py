@@ -103,12 +103,12 @@ def _encoded(
 def _screened(chunk: Chunk, blocklist: Blocklist, images: Images) -> Chunk:
     """An imported chunk without the rows that are on the blocklist, and then of its images what is kept."""
     blocked = blocklist.blocked_rows(chunk.table) if blocklist and len(chunk.table) else np.zeros(0, bool)
-    if not blocked.any():
-        return replace(chunk, table=with_images(chunk.table, images))
-    named = chunk.table.filter(pa.array(blocked)).select(["key", "source"]).to_pylist()
-    rejected = [*chunk.rejected, *(Rejected(**row, reason=REASON) for row in named)]
-    left = with_images(chunk.table.filter(pa.array(~blocked)), images)
-    return replace(chunk, table=left, rejected=rejected, bad=chunk.bad + len(named))
+    if blocked.any():
+        named = chunk.table.filter(pa.array(blocked)).select(["key", "source"]).to_pylist()
+        rejected = [*chunk.rejected, *(Rejected(**row, reason=REASON) for row in named)]
+        left = chunk.table.filter(pa.array(~blocked))
+        chunk = replace(chunk, table=left, rejected=rejected, bad=chunk.bad + len(named))
+    return replace(chunk, table=with_images(chunk.table, images))
 
 
 class _Writer:

@@ -1,6 +1,5 @@
 """What must not be in a memory: hashes of images, and opt-outs by key, source or URL."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -13,7 +12,7 @@ import pyarrow as pa
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.disk import write_text
 from retroclip.memory.location import Location
-from retroclip.memory.pictures import original_hash
+from retroclip.memory.pictures import hashes_of
 from retroclip.pairs import Pair, Rejected
 
 FILE_NAME = "blocklist.txt"
@@ -71,11 +70,8 @@ class Blocklist:
             return True
         if image is None:
             return False
-        hashes = {kind: (hashlib.new(kind, image).hexdigest(), original_hash(image, kind)) for kind in self._hashes()}
-        return any(self._has(kind, own) for kind, both in hashes.items() for own in both)
-
-    def _hashes(self) -> list[str]:
-        return [kind for kind in _HASHES if self.entries.get(kind)]
+        listed = ((kind, self.entries[kind]) for kind in _HASHES if self.entries.get(kind))
+        return any(not values.isdisjoint(hashes_of(image, kind)) for kind, values in listed)
 
     def _has(self, kind: str, value: Any) -> bool:
         return isinstance(value, str) and value in self.entries.get(kind, ())

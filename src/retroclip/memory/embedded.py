@@ -161,11 +161,15 @@ def _captions(columns: dict[str, pa.ChunkedArray], count: int) -> tuple[pa.Array
 
 def with_images(table: pa.Table, images: Images) -> pa.Table:
     """The rows with of their images what is kept."""
-    if images == "store":
-        return table
-    kept = [kept_image(data, images) for data in table["image"].to_pylist()]
     place = table.schema.get_field_index("image")
-    return table.set_column(place, table.schema.field(place), pa.array(kept, pa.large_binary()))
+    column = table.column(place)
+    if images == "store" or column.null_count == len(column):
+        return table
+    if images == "none":
+        kept = pa.nulls(len(column), pa.large_binary())
+    else:
+        kept = pa.array([kept_image(data.as_py(), images) for data in column], pa.large_binary())
+    return table.set_column(place, table.schema.field(place), kept)
 
 
 def _images(column: pa.ChunkedArray | None, count: int) -> pa.Array:

@@ -50,9 +50,21 @@ def original_hash(stored: bytes, kind: str = "sha256") -> str:
 
     kind: "sha256" or "md5", the two by which images are published.
     """
-    found = _MARKED.search(stored, 0, 4096)  # the comment stands in the header
+    known = _marked(stored, kind)
+    return hashlib.new(kind, stored).hexdigest() if known is None else known
+
+
+def hashes_of(stored: bytes, kind: str) -> set[str]:
+    """The hash of a stored image and, where it is a thumbnail, that of the image it was made of, as `original_hash`."""
+    known = _marked(stored, kind)
+    return {hashlib.new(kind, stored).hexdigest()} | (set() if known is None else {known})
+
+
+def _marked(stored: bytes, kind: str) -> str | None:
+    """What a thumbnail's comment, which stands in the header, says of its original's hash."""
+    found = _MARKED.search(stored, 0, 4096)
     known = found[kind] if found else None
-    return hashlib.new(kind, stored).hexdigest() if known is None else known.decode()
+    return None if known is None else known.decode()
 
 
 def _is_small_jpeg(data: bytes) -> bool:
