@@ -4,7 +4,7 @@ Both train the same two layers (images and texts, d = 512, 8 heads, k = 10) from
 three-term loss and AdamW on the same random embeddings, one after the other in one process. The peer runs the layer
 over all k + 1 tokens in fp32 and takes token 0, with the loss written with cross-entropies. Printed: pairs a second of
 the layers alone (both sides, forward and backward) and of whole steps with loss and update, and how far the outputs and
-the losses of the two lie apart.
+the losses of the two lie apart. Kept as benchmarks/results/reco.json.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from record import store
 from torch import Tensor, nn
 
 from retroclip.fusion import RecoFusion
@@ -79,7 +80,7 @@ def main() -> None:
     print(f"d = {DIM}, k = {K}, batch {BATCH}, fp32, {torch.get_num_threads()} threads")
     print(f"outputs differ by at most {apart:.1e}")
     layers = [seconds(lambda run=run: sum(out.square().sum() for out in run()).backward()) for run in (ours, theirs)]
-    tell("layers alone", *layers)
+    rates = {"layers alone": tell("layers alone", *layers)}
 
     curves: list[list[float]] = []
     whole = []
@@ -100,13 +101,18 @@ def main() -> None:
 
         whole.append(seconds(step))
         curves.append(curve)
-    tell("whole steps", *whole)
+    rates["whole steps"] = tell("whole steps", *whole)
     print("losses, ours: ", *(f"{value:.4f}" for value in curves[0]))
     print("losses, peer: ", *(f"{value:.4f}" for value in curves[1]))
+    store(
+        "reco", {"batch": BATCH, "dim": DIM, "k": K, "outputs_apart": apart, "pairs_a_second": rates, "losses": curves}
+    )
 
 
-def tell(what: str, fast: float, slow: float) -> None:
+def tell(what: str, fast: float, slow: float) -> dict[str, float]:
+    """Print and return the rates of both, given the seconds of a batch."""
     print(f"{what}: {BATCH / fast:.0f} pairs/s, plain layer {BATCH / slow:.0f}/s, ratio {slow / fast:.1f}")
+    return {"ours": BATCH / fast, "plain layer": BATCH / slow}
 
 
 if __name__ == "__main__":
