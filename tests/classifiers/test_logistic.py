@@ -27,6 +27,22 @@ def test_the_optimum_is_scikit_learns(blobs, c):
     assert np.abs(ours - peer.predict_proba(features.double().numpy())).max() < 2e-3
 
 
+def test_the_default_tolerance_ends_at_the_optimum_of_a_weakly_regularised_fit():
+    c, n, classes, generator = 1e4, 1200, 40, torch.Generator().manual_seed(0)
+    labels = torch.randint(0, classes, (n,), generator=generator)
+    rows = 0.5 * torch.randn(classes, 48, generator=generator)[labels] + torch.randn(n, 48, generator=generator)
+    rows = rows * torch.arange(1, 49).float().pow(-0.5) + torch.eye(48)[0] * 8
+    features = torch.nn.functional.normalize(rows, dim=1)
+
+    def objective(weights, bias):
+        losses = torch.nn.functional.cross_entropy(features.double() @ weights.double().T + bias.double(), labels)
+        return float(losses + weights.double().square().sum() / (2 * c * n))
+
+    problem = LogisticProblem(features, labels, classes)
+    optimum = objective(*problem.fit(c, tol=1e-7))  # scikit-learn's, by the test above
+    assert objective(*problem.fit(c)) < 1.001 * optimum < objective(*problem.fit(c, tol=1e-4))
+
+
 def test_a_start_changes_nothing_and_strong_regularisation_gives_the_prior(blobs):
     features, labels = blobs
     problem = LogisticProblem(features, labels, 5)

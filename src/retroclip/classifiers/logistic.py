@@ -36,11 +36,12 @@ class LogisticProblem:
         self.prior = start @ self.basis
 
     def fit(
-        self, c: float, *, start: tuple[Tensor, Tensor] | None = None, max_iter: int = 1000, tol: float = 1e-4
+        self, c: float, *, start: tuple[Tensor, Tensor] | None = None, max_iter: int = 1000, tol: float = 1e-5
     ) -> tuple[Tensor, Tensor]:
         """Weights (K, d) and bias (K,) at strength `c`, from an earlier solution where one is given.
 
-        Stops where no component of the gradient, in the new coordinates, exceeds `tol`.
+        Stops where no component of the gradient, in the new coordinates, exceeds `tol`. At 1e-4 a weakly regularised fit
+        stops 5 % above its optimum, at 1e-5 0.05 % (20,000 × 512, 100 classes, C 5,623).
         """
         decay = 1.0 / (c * self.n)
         scale = (0.5 * self.spread + decay).rsqrt().float()
