@@ -95,6 +95,51 @@ def test_few_labelled_images_are_none_of_the_evaluated_ones(memories, data, tiny
     assert len(given[0].train) == 7
 
 
+@pytest.fixture
+def measured(memories, data, tiny_model, tmp_path, monkeypatch):
+    """`measure` of systems.py on flowers, with the comparisons it made in `asked` and what it stores."""
+    systems = importlib.import_module("systems")
+    monkeypatch.setattr(systems, "RESULTS", tmp_path / "results")
+    encoder, task = retroclip.load(str(tiny_model(0)), precision="fp32"), Task.load("flower-photos")
+    asked, plain = [], systems.compare
+    monkeypatch.setattr(systems, "compare", lambda *args, **given: asked.append(1) or plain(*args, **given))
+
+    def measure(methods=("zero-shot", "primed", "mean-neighbours"), *, data=data, task=task, work="work", seeds=(0,)):
+        samples = systems.load_samples(task, f"{data / 'flower_photos'}.parquet#val")
+        sources = memories.Sources(data, encoder, tmp_path / work)
+        results = systems.measure(sources, task, samples, "in-domain", methods, seeds)
+        stored = systems.load_results(tmp_path / "results" / "flower-photos-in-domain.json")
+        return [r.method for r in results], [r.method for r in stored], len(asked)
+
+    return measure
+
+
+def test_systems_are_measured_again_where_memory_data_or_templates_are_others(measured, data, tmp_path):
+    every = ["zero-shot", "primed", "mean-neighbours"]
+    assert measured() == (every, every, 1)
+    assert measured() == (every, every, 1), "what is stored was measured again"
+    whole = pq.read_table(data / "flower_photos.parquet")
+    task = Task.load("flower-photos")
+    for number, part in enumerate((slice(0, -1), slice(1, None))):  # an evaluated image less, then a pair less
+        own = shutil.copytree(data, tmp_path / f"data {number}")
+        pq.write_table(pa.Table.from_pylist(whole.to_pylist()[part]), own / "flower_photos.parquet")
+        assert measured(data=own, work=f"work {number}")[2] == 2 + 2 * number
+        assert measured()[2] == 3 + 2 * number
+    assert measured(task=task.model_copy(update={"templates": ["{}."]}))[2] == 6
+
+
+def test_a_stored_comparison_gives_way_to_none_of_fewer_methods_or_seeds(measured):
+    every, fewer = ["zero-shot", "primed", "real-linear"], ["zero-shot", "real-linear"]
+    assert measured(every, seeds=(0, 1)) == (every, every, 1)
+    assert measured(["real-linear"], seeds=(0, 1)) == (fewer, every, 1), "stored rows do"
+    assert measured(every) == (every, every, 2)
+    assert measured(every, seeds=(0, 1))[2] == 2, "a stored file of two seeds gave way to one"
+    others = ["zero-shot", "primed", "tip-adapter"]
+    assert measured(others, seeds=(0, 1)) == (others, every, 3)
+    more = [*every, "tip-adapter"]
+    assert measured(more, seeds=(0, 1)) == (more, more, 4) == measured(more, seeds=(0, 1))
+
+
 def test_a_feature_file_of_icar_is_whole_or_not_there(memories, data, tmp_path, monkeypatch):
     icar, plain = importlib.import_module("icar"), torch.save
     monkeypatch.setattr(icar, "conv_features", lambda encoder, images: torch.ones(len(images), 2))
