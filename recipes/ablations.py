@@ -59,7 +59,8 @@ GROUPS: dict[str, tuple[str, Callable[[MethodContext], Iterator[Variant]]]] = {
 class Runs:
     """The outcomes of one task's variants, kept on disk so that a killed run goes on and pairs can be compared.
 
-    Another model, memory, data set or default of a method means another folder.
+    Another model, memory, data set or default of a method means another folder, other options of a variant another
+    file.
     """
 
     def __init__(self, folder: Path, context: MethodContext, samples: Samples) -> None:
@@ -70,7 +71,8 @@ class Runs:
 
     def of(self, variant: Variant, seed: int) -> Outcome:
         """One run, taken from the disk if it is there."""
-        name = hashlib.sha256(f"{variant.group}/{variant.name}".encode()).hexdigest()[:12]
+        known = json.dumps([variant.group, variant.name, variant.build.options], sort_keys=True, default=str)
+        name = hashlib.sha256(known.encode()).hexdigest()[:12]
         file = self.folder / f"{name}-{seed}.npz"
         if not file.exists():
             context = self.context

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -156,6 +157,45 @@ def test_a_feature_file_of_icar_is_whole_or_not_there(memories, data, tmp_path, 
         features()
     monkeypatch.setattr(torch, "save", plain)
     assert len(features().labels) == len(features().x) == 9
+
+
+def test_a_variant_of_other_options_is_another_run(memories, tmp_path, monkeypatch):
+    ablations, variants = importlib.import_module("ablations"), importlib.import_module("variants")
+    monkeypatch.setattr(ablations, "circumstances", lambda *given: {})
+    monkeypatch.setattr(ablations, "answer", lambda model, *given, **more: SimpleNamespace(outcome=Stored(model)))
+    monkeypatch.setattr(ablations, "Outcome", Stored)
+
+    def run(k: int) -> str:
+        context = SimpleNamespace(task=None, encoder=None)
+        variant = variants.Variant("fusion", "RECO", variants.Build(lambda seed: f"k = {k}", {"k": k}))
+        return ablations.Runs(tmp_path, context, None).of(variant, 0).text
+
+    assert (run(1), run(10), run(1)) == ("k = 1", "k = 10", "k = 1")
+    assert len(list(tmp_path.rglob("*.npz"))) == 2
+
+
+class Stored:
+    """An outcome that is its text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def save(self, file: Path) -> None:
+        Path(file).write_text(self.text)
+
+    @classmethod
+    def load(cls, file: Path) -> "Stored":
+        return cls(Path(file).read_text())
+
+
+def test_the_options_of_fusions_and_retrieval_are_known(memories):
+    variants = importlib.import_module("variants")
+    context = SimpleNamespace(encoder=None, task=None)
+    options = {one.name: one.build.options for one in variants.fusions(context)}
+    assert options["RECO, k = 30"]["k"] == 30 and options["RA-CLIP, 3 blocks"]["blocks"] == 3
+    context.known_memory = None
+    found = {one.name: one.build.options for one in variants.retrievals(context)}
+    assert found["both, k = 10"] == {"k": 10} and found["t2i"] == {"search": ("t2i",)}
 
 
 @pytest.mark.slow
