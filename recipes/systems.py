@@ -64,12 +64,8 @@ def measure(
         on_result=lambda result: print(task.name, condition, summary_line(result), flush=True),
     )
     if has_more(stored, wanted, seeds):
-        print(
-            f"{file} holds more of the same and stays: delete it to store this",
-            markdown_table(results),
-            sep="\n",
-            flush=True,
-        )
+        print(f"{file} holds more of the same and stays: delete it to store this", flush=True)
+        print(markdown_table(results), flush=True)
         return results
     RESULTS.mkdir(parents=True, exist_ok=True)
     # Curves would be most of the file, and the page shows none.

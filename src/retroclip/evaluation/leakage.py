@@ -26,8 +26,8 @@ def near_duplicates(
 
     `images` (n, d) are the set's embeddings, `pictures` the encoded images. A candidate has a cosine > `threshold` with
     one of them. Small models put different photos of one kind that near, too, so where there are pictures to look at, a
-    candidate must also look like it: thumbnails that correlate by `ALIKE`, mirrored or not (docs/decisions.md). All rows
-    are compared, whatever index the memory has: an approximate one would leave some evaluated images in.
+    candidate must also look like it: thumbnails that correlate by `ALIKE`, mirrored or not (docs/decisions.md). All
+    rows are compared, whatever index the memory has: an approximate one would leave some evaluated images in.
     """
     from retroclip.memory.search import as_queries
 
