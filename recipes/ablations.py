@@ -40,6 +40,7 @@ from retroclip.evaluation.classification import answer
 from retroclip.evaluation.comparison import circumstances, prepare_context
 from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.shots import without_evaluated
+from retroclip.files import write_whole
 from retroclip.methods import MethodContext, get_method
 from retroclip.tasks import Task
 
@@ -77,9 +78,7 @@ class Runs:
         if not file.exists():
             context = self.context
             outcome = answer(variant.build(seed), context.task, self.samples, base=context.encoder).outcome
-            fresh = file.with_name(f"new-{file.name}")
-            outcome.save(fresh)
-            fresh.rename(file)
+            outcome.save(file)
         return Outcome.load(file)
 
 
@@ -128,7 +127,7 @@ def measure(sources: Sources, name: str, seeds: int, groups: list[str]) -> None:
                 }  # fmt: skip
         RESULTS.mkdir(parents=True, exist_ok=True)
         record = about | {"rows": list(rows.values()), "orderings": list(found.values())}
-        file.write_text(json.dumps(record, indent=1) + "\n")
+        write_whole(file, json.dumps(record, indent=1) + "\n")
 
 
 def row(variant: Variant, outcomes: list[Outcome], base: Outcome, metric: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 import retroclip
 from retroclip.encoders.images import image_batches
+from retroclip.files import whole_file, write_whole
 from retroclip.pairs import Pair, load_labelled, read_pairs
 from retroclip.tasks import Task
 from retroclip.tasks.wordnet import read_nouns, read_senses, synset_of
@@ -59,9 +60,8 @@ class Features:
 
 def keep(features: dict[str, Any], file: Path) -> None:
     """A feature file, which gets its name when it is whole."""
-    unfinished = file.with_name(f"{file.name}.unfinished")
-    torch.save(features, unfinished)
-    unfinished.replace(file)
+    with whole_file(file) as unfinished:
+        torch.save(features, unfinished)
 
 
 @torch.no_grad()
@@ -283,7 +283,7 @@ def store(file: Path, variant: str, summary: dict[str, list[float]], fingerprint
         "tested on": ["tiny-imagenet (direct)", *TASKS],
     }
     results = {**kept(file, fingerprint), variant: summary}
-    file.write_text(json.dumps({**head, "results": results}, indent=1) + "\n")
+    write_whole(file, json.dumps({**head, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
