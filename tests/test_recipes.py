@@ -76,20 +76,26 @@ def test_half_of_the_captions_are_wrong_and_half_of_the_pairs_unrelated(memories
         assert sum(bool(names.found_in(pair.captions)) for pair in pairs) == named
 
 
-def test_few_labelled_images_are_none_of_the_evaluated_ones(memories, data, tiny_model, tmp_path, monkeypatch):
-    ablations = importlib.import_module("ablations")
+@pytest.fixture
+def leaking(data, tmp_path):
+    """The sets with two evaluated flowers among those to learn from: one as it is, another one compressed anew."""
     whole = pq.read_table(data / "flower_photos.parquet").to_pylist()
-    for column, row in ((9, 0), (10, 1)):  # an evaluated image as it is, and another one compressed anew
+    for column, row in ((9, 0), (10, 1)):
         again = io.BytesIO()
         Image.open(io.BytesIO(whole[column]["image"])).save(again, "JPEG", quality=60)
         whole[row]["image"] = whole[column]["image"] if row == 0 else again.getvalue()
     own = shutil.copytree(data, tmp_path / "data")
     pq.write_table(pa.Table.from_pylist(whole), own / "flower_photos.parquet")
+    return own
+
+
+def test_few_labelled_images_are_none_of_the_evaluated_ones(memories, leaking, tiny_model, tmp_path, monkeypatch):
+    ablations = importlib.import_module("ablations")
     given = []
     monkeypatch.setattr(ablations, "RESULTS", tmp_path / "results")
     monkeypatch.setitem(ablations.GROUPS, "low-shot", ("general", lambda context: given.append(context) or iter(())))
     encoder = retroclip.load(str(tiny_model(0)), precision="fp32")
-    ablations.measure(memories.Sources(own, encoder, tmp_path / "work"), "flower-photos", 1, ["low-shot"])
+    ablations.measure(memories.Sources(leaking, encoder, tmp_path / "work"), "flower-photos", 1, ["low-shot"])
     assert given[0].train.rejected == [
         "flower_photos/0: is also an evaluated image", "flower_photos/1: is nearly an evaluated image"
     ]  # fmt: skip
@@ -141,12 +147,22 @@ def test_a_stored_comparison_gives_way_to_none_of_fewer_methods_or_seeds(measure
     assert measured(more, seeds=(0, 1)) == (more, more, 4) == measured(more, seeds=(0, 1))
 
 
+def test_few_shots_of_icar_are_none_of_the_evaluated_images(memories, leaking, tiny_model, tmp_path, monkeypatch):
+    icar, task = importlib.import_module("icar"), Task.load("flower-photos")
+    monkeypatch.setattr(icar, "conv_features", lambda encoder, images: torch.ones(len(images), 2))
+    encoder, source = retroclip.load(str(tiny_model(0)), precision="fp32"), leaking / "flower_photos.parquet"
+    assert len(icar.Features(encoder, task, source, "train", tmp_path, 1).x) == 5
+    shots = icar.Features(encoder, task, source, "train", tmp_path, 2, ("val", 2))
+    assert shots.labels == [task.classes[row % 5] for row in range(2, 9)]
+    assert len(icar.Features(encoder, task, source, "train", tmp_path, 2).x) == 9, "a file of others was taken"
+
+
 def test_a_feature_file_of_icar_is_whole_or_not_there(memories, data, tmp_path, monkeypatch):
     icar, plain = importlib.import_module("icar"), torch.save
     monkeypatch.setattr(icar, "conv_features", lambda encoder, images: torch.ones(len(images), 2))
 
     def features():
-        return icar.Features(None, data / "flower_photos.parquet", "train", tmp_path, 2)
+        return icar.Features(None, Task.load("flower-photos"), data / "flower_photos.parquet", "train", tmp_path, 2)
 
     def killed(content, file):
         Path(file).write_bytes(b"PK")
