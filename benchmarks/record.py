@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import retroclip
+from retroclip.files import write_whole
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -36,9 +37,7 @@ def store(name: str, figures: Mapping[str, Any], *, versions: tuple[str, ...] = 
     }
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    unfinished.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(unfinished, file)
+    write_whole(file, json.dumps(record, indent=1) + "\n")
     print(f"stored: {file.name}")
     return file
 

@@ -40,6 +40,7 @@ from retroclip.evaluation.classification import answer
 from retroclip.evaluation.comparison import circumstances, prepare_context
 from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.shots import without_evaluated
+from retroclip.files import write_whole
 from retroclip.methods import MethodContext, get_method
 from retroclip.tasks import Task
 
@@ -59,7 +60,8 @@ GROUPS: dict[str, tuple[str, Callable[[MethodContext], Iterator[Variant]]]] = {
 class Runs:
     """The outcomes of one task's variants, kept on disk so that a killed run goes on and pairs can be compared.
 
-    Another model, memory, data set or default of a method means another folder.
+    Another model, memory, data set or default of a method means another folder, other options of a variant another
+    file.
     """
 
     def __init__(self, folder: Path, context: MethodContext, samples: Samples) -> None:
@@ -70,14 +72,13 @@ class Runs:
 
     def of(self, variant: Variant, seed: int) -> Outcome:
         """One run, taken from the disk if it is there."""
-        name = hashlib.sha256(f"{variant.group}/{variant.name}".encode()).hexdigest()[:12]
+        known = json.dumps([variant.group, variant.name, variant.build.options], sort_keys=True, default=str)
+        name = hashlib.sha256(known.encode()).hexdigest()[:12]
         file = self.folder / f"{name}-{seed}.npz"
         if not file.exists():
             context = self.context
             outcome = answer(variant.build(seed), context.task, self.samples, base=context.encoder).outcome
-            fresh = file.with_name(f"new-{file.name}")
-            outcome.save(fresh)
-            fresh.rename(file)
+            outcome.save(file)
         return Outcome.load(file)
 
 
@@ -126,7 +127,7 @@ def measure(sources: Sources, name: str, seeds: int, groups: list[str]) -> None:
                 }  # fmt: skip
         RESULTS.mkdir(parents=True, exist_ok=True)
         record = about | {"rows": list(rows.values()), "orderings": list(found.values())}
-        file.write_text(json.dumps(record, indent=1) + "\n")
+        write_whole(file, json.dumps(record, indent=1) + "\n")
 
 
 def row(variant: Variant, outcomes: list[Outcome], base: Outcome, metric: str) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 Images are the pooled features of the builtin's convolutional net, texts the builtin's text embeddings; both stay
 frozen and a two-layer map of each is trained, three seeds: classes are 200 of Tiny ImageNet (30 photos each),
 captions those of 3,000 photos of Flickr8k. Tested on Tiny ImageNet `val` (direct) and on four tasks none of whose
-images were trained on (zero-, 1-, 4- and 16-shot). Written to docs/results/icar.json. Killed and run again, it goes on
-after the last finished feature file. Nothing was chosen by these figures: rates and steps are those first written down.
+images were trained on (zero-, 1-, 4- and 16-shot, drawn from `train` without near-duplicates of evaluated images).
+Written to docs/results/icar.json. Killed and run again, it goes on after the last finished feature file. Nothing was
+chosen by these figures: rates and steps are those first written down.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -25,7 +27,10 @@ from torch import Tensor, nn
 
 import retroclip
 from retroclip.encoders.images import image_batches
-from retroclip.pairs import Pair, load_labelled, read_pairs
+from retroclip.evaluation import Samples, load_samples
+from retroclip.evaluation.shots import without_evaluated
+from retroclip.files import whole_file, write_whole
+from retroclip.pairs import Pair, read_pairs
 from retroclip.tasks import Task
 from retroclip.tasks.wordnet import read_nouns, read_senses, synset_of
 from retroclip.training.loop import fit
@@ -34,34 +39,56 @@ from retroclip.training.pretraining.texts import WNID
 
 VARIANTS = ("linear", "cosine", "captions only", "split heads", "text classifier", "with descriptions")
 TASKS = {"caltech101": "caltech101", "cifar10": "cifar10", "cifar100": "cifar100", "intel-scenes": "intel_scenes"}
+DRAWN = "from the first 20 of each class in train, without near-duplicates of evaluated images"
 SHOTS, SEEDS, SCALE, TEMPLATE = (1, 4, 16), (0, 1, 2), 20.0, "a photo of a {}."
 
 
 class Features:
-    """Image features (n, 1280) and labels of a data set's rows, at most `per_class` of each, kept on disk."""
+    """Image features (n, 1280) and labels of a data set's rows, at most `per_class` of each, kept on disk.
 
-    def __init__(self, encoder: Any, source: Path, split: str, work: Path, per_class: int) -> None:
-        file = work / f"{source.stem}-{split}-{per_class}.pt"
+    evaluated: another split, and how many of each class are evaluated of it: these are left out with all that is near.
+    """
+
+    def __init__(
+        self,
+        encoder: Any,
+        task: Task,
+        source: Path,
+        split: str,
+        work: Path,
+        per_class: int,
+        evaluated: tuple[str, int] | None = None,
+    ) -> None:
+        file = work / f"{source.stem}-{split}-{per_class}{'' if evaluated is None else '-cleared'}.pt"
         if not file.exists():
-            found = load_labelled(f"{source}#{split}")
-            taken: dict[str, int] = defaultdict(int)
-            rows = []
-            for row, label in enumerate(found.labels):
-                taken[label] += 1
-                if taken[label] <= per_class:
-                    rows.append(row)
-            images = conv_features(encoder, [found.images[row] for row in rows])
-            keep({"x": images, "labels": [found.labels[row] for row in rows]}, file)
-            print(f"{file.name}: {len(rows)} images", flush=True)
+            samples = first_of_each(load_samples(task, f"{source}#{split}"), per_class)
+            if evaluated is not None:
+                other, count = evaluated
+                without_evaluated(samples, [first_of_each(load_samples(task, f"{source}#{other}"), count)], encoder)
+            labels = [samples.truth(row) for row in range(len(samples))]
+            keep({"x": conv_features(encoder, samples.images), "labels": labels}, file)
+            told = f", {len(samples.rejected)} left out" if samples.rejected else ""
+            print(f"{file.name}: {len(samples)} images{told}", flush=True)
         kept = torch.load(file, weights_only=True)
         self.x, self.labels = kept["x"], kept["labels"]
 
 
+def first_of_each(samples: Samples, per_class: int) -> Samples:
+    """The first `per_class` samples of each class, in order."""
+    taken: dict[int, int] = defaultdict(int)
+    rows = []
+    for row, label in enumerate(samples.labels.tolist()):
+        taken[label] += 1
+        if taken[label] <= per_class:
+            rows.append(row)
+    keys, images = ([values[row] for row in rows] for values in (samples.keys, samples.images))
+    return replace(samples, keys=keys, images=images, labels=samples.labels[rows])
+
+
 def keep(features: dict[str, Any], file: Path) -> None:
     """A feature file, which gets its name when it is whole."""
-    unfinished = file.with_name(f"{file.name}.unfinished")
-    torch.save(features, unfinished)
-    unfinished.replace(file)
+    with whole_file(file) as unfinished:
+        torch.save(features, unfinished)
 
 
 @torch.no_grad()
@@ -205,8 +232,8 @@ def prepare(data: Path, wordnet: Path, work: Path) -> dict[str, Any]:
     work = work / encoder.fingerprint[:8]
     work.mkdir(parents=True, exist_ok=True)
     tiny = Task.load("tiny-imagenet")
-    train_set = Features(encoder, data / "tiny_imagenet.parquet", "train", work, 30)
-    test_set = Features(encoder, data / "tiny_imagenet.parquet", "val", work, 10)
+    train_set = Features(encoder, tiny, data / "tiny_imagenet.parquet", "train", work, 30)
+    test_set = Features(encoder, tiny, data / "tiny_imagenet.parquet", "val", work, 10)
     file = work / "flickr.pt"
     if not file.exists():
         pairs = [p for p in read_pairs(f"{data / 'flickr8k.parquet'}#train") if isinstance(p, Pair)][:6000:2]
@@ -226,8 +253,10 @@ def prepare(data: Path, wordnet: Path, work: Path) -> dict[str, Any]:
         shown = [task.display_name(c) for c in task.classes]
         sentences = class_sentences(task.classes, shown, wordnet, {})
         entry: dict[str, Any] = {"classes": [encoder.encode_texts(own) for own in sentences]}
-        for part, split, each in (("train", "train", 20), ("test", "val", max(10, 1000 // len(task.classes)))):
-            rows = Features(encoder, data / f"{stem}.parquet", split, work, each)
+        tested = ("val", max(10, 1000 // len(task.classes)))
+        for part, split, each in (("train", "train", 20), ("test", *tested)):
+            evaluated = tested if part == "train" else None
+            rows = Features(encoder, task, data / f"{stem}.parquet", split, work, each, evaluated)
             entry[f"{part}_x"] = rows.x
             entry[f"{part}_y"] = torch.tensor([task.label_index[label] for label in rows.labels])
         tasks.append(entry)
@@ -268,9 +297,9 @@ def main() -> None:
 
 
 def kept(file: Path, fingerprint: str) -> dict[str, Any]:
-    """The variants in the file, if the same model made them."""
+    """The variants in the file, if they are of the same model and their shots were drawn as they are now."""
     stored = json.loads(file.read_text()) if file.exists() else {}
-    return stored["results"] if stored.get("fingerprint") == fingerprint else {}
+    return stored["results"] if (stored.get("fingerprint"), stored.get("shots")) == (fingerprint, DRAWN) else {}
 
 
 def store(file: Path, variant: str, summary: dict[str, list[float]], fingerprint: str) -> None:
@@ -281,9 +310,10 @@ def store(file: Path, variant: str, summary: dict[str, list[float]], fingerprint
         "seeds": list(SEEDS),
         "trained on": "tiny_imagenet#train (30 a class), flickr8k#train (3,000 photos)",
         "tested on": ["tiny-imagenet (direct)", *TASKS],
+        "shots": DRAWN,
     }
     results = {**kept(file, fingerprint), variant: summary}
-    file.write_text(json.dumps({**head, "results": results}, indent=1) + "\n")
+    write_whole(file, json.dumps({**head, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from page_pretraining import icar, icar_findings, small_clip
 from page_protocols import by_class, detector_seeds, protocols
 from page_systems import ablation_circumstances, ablation_findings, ablations, controls, elsewhere, systems
 
+from retroclip.files import write_whole
+
 PAGE = Path("docs/results.md")
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+)(?P<arguments>[^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -45,5 +47,5 @@ TABLES: dict[str, Callable[..., str]] = {
 }
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text()))
+    write_whole(PAGE, filled(PAGE.read_text()))
     print(f"{PAGE}: {len(BLOCK.findall(PAGE.read_text()))} tables written")

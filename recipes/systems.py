@@ -3,8 +3,10 @@
 For each task of `memories.TASKS` and each condition of its memory (pairs that know the task and as many that don't; the
 same with every second caption wrong; other pairs only) every method is measured on `val`, what is trained with three
 seeds, and stored as docs/results/systems/TASK-CONDITION.json. Each set is embedded once for all of them. Killed and run
-again, this goes on after the last finished run; what is stored for the same model and methods isn't measured again.
-Nothing is chosen by these figures. `--show` prints what is stored.
+again, this goes on after the last finished run; what is stored for the same model, memory, images, templates, methods
+and seeds isn't measured again. Fewer methods or seeds (`--methods`, `--seeds`) are taken from there, or measured and
+printed: they replace no file that holds more of the same. Nothing is chosen by these figures. `--show` prints what is
+stored.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from memories import CONDITIONS, TASKS, Sources
 
 import retroclip
+from retroclip.encoders import Encoder
 from retroclip.evaluation import Result, Samples, compare, load_results, load_samples, save_results
+from retroclip.evaluation.comparison import method_names
+from retroclip.memory import Memory
 from retroclip.report.tables import duration, markdown_table
 from retroclip.study import summary_line
 from retroclip.tasks import Task
@@ -37,21 +41,32 @@ RESULTS = Path("docs/results/systems")
 def measure(
     sources: Sources, task: Task, samples: Samples, condition: str, methods: Sequence[str], seeds: Sequence[int]
 ) -> list[Result]:
-    """Every method on one task under one condition, stored; taken from the store where it is there already."""
-    file = RESULTS / f"{task.name}-{condition}.json"
-    if file.exists() and stands(load_results(file), sources.encoder, methods, seeds):
-        return load_results(file)
+    """Every method on one task under one condition, from the store where it is there.
+
+    What was measured is stored unless the store has more of the same: methods or seeds that weren't asked for.
+    """
+    file, memory = RESULTS / f"{task.name}-{condition}.json", sources.memory(task, condition)
+    wanted, stored = method_names(methods), load_results(file) if file.exists() else []
+    if not same_circumstances(stored, sources.encoder, task, samples, memory):
+        stored = []
+    found = [result for result in stored if result.method in wanted]
+    if [r.method for r in found] == wanted and stands(found, seeds):
+        return found
     results = compare(
         sources.encoder,
         task,
         samples,
-        sources.memory(task, condition),
-        methods=methods,
+        memory,
+        methods=wanted,
         seeds=list(seeds),
         also=[elsewhere(sources.data, name) for name in ELSEWHERE.get((task.name, condition), ())],
         cache=sources.work / "runs" / f"{task.name}-{condition}",
         on_result=lambda result: print(task.name, condition, summary_line(result), flush=True),
     )
+    if has_more(stored, wanted, seeds):
+        print(f"{file} holds more of the same and stays: delete it to store this", flush=True)
+        print(markdown_table(results), flush=True)
+        return results
     RESULTS.mkdir(parents=True, exist_ok=True)
     # Curves would be most of the file, and the page shows none.
     save_results([result.model_copy(update={"history": []}) for result in results], file)
@@ -64,10 +79,28 @@ def elsewhere(data: Path, name: str) -> tuple[Task, Samples]:
     return task, load_samples(task, f"{data / TASKS.get(name, name)}.parquet#val")
 
 
-def stands(results: Sequence[Result], encoder: Any, methods: Sequence[str], seeds: Sequence[int]) -> bool:
-    """Whether stored results are those of this model, these methods and seeds, without a failure."""
-    same = [r.method for r in results] == list(methods) and all(r.fingerprint == encoder.fingerprint for r in results)
-    return same and all(r.seeds in ([], list(seeds)) for r in results) and not any(r.error for r in results)
+def same_circumstances(
+    results: Sequence[Result], encoder: Encoder, task: Task, samples: Samples, memory: Memory
+) -> bool:
+    """Whether stored results are those of this model, task, memory and evaluated images; failed rows say nothing."""
+    known = [result for result in results if not result.error]
+    if any(len(result.rejected) > len(samples.rejected) for result in known):
+        samples.drop_unreadable()  # as it was done before they were measured
+    now = (encoder.fingerprint, task.metric, task.templates, samples.hash, memory.path.name, len(memory))
+    return bool(known) and all(
+        (r.fingerprint, r.metric, r.templates, r.data_hash, r.memory, r.memory_pairs) == now for r in known
+    )
+
+
+def stands(results: Sequence[Result], seeds: Sequence[int]) -> bool:
+    """Whether stored results are those of these seeds, without a failure."""
+    return all(result.seeds in ([], list(seeds)) and not result.error for result in results)
+
+
+def has_more(stored: Sequence[Result], methods: Sequence[str], seeds: Sequence[int]) -> bool:
+    """Whether stored results have a method or a seed that isn't among these."""
+    measured = [result for result in stored if not result.error]
+    return any(result.method not in methods or not set(result.seeds) <= set(seeds) for result in measured)
 
 
 def times(results: Sequence[Result], others: dict[str, float]) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,17 @@ NOISE = (0.0, 0.25, 0.5, 0.75, 1.0)
 SHOTS = (5, 20, 50, None)
 LOW_SHOT_TASKS = ("intel-scenes", "flower-photos")
 """Tasks whose training sets are small enough to be fine-tuned on 48 times."""
-Build = Callable[[int], Any]
+
+
+@dataclass(frozen=True)
+class Build:
+    """How to build a model for a seed: `make(seed)`. `options` are what `make` was given: other ones, another run."""
+
+    make: Callable[[int], Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, seed: int) -> Any:
+        return self.make(seed)
 
 
 @dataclass(frozen=True)
@@ -81,12 +91,13 @@ ORDERINGS = [
 def fused(context: MethodContext, **options: Any) -> Build:
     """A fusion trained on the memory; two variants that are the same one train it once."""
 
-    def build(seed: int) -> Any:
-        chosen = {"kind": "reco", "k": 10, "search": "uni-modal", "values": "cross-modal"} | options
+    chosen = {"kind": "reco", "k": 10, "search": "uni-modal", "values": "cross-modal"} | options
+
+    def make(seed: int) -> Any:
         key = ("fused", seed, *sorted(chosen.items()))
         return context.share(key, lambda: fuse(context.encoder, context.known_memory, seed=seed, **chosen))
 
-    return build
+    return Build(make, chosen)
 
 
 def fusions(context: MethodContext) -> Iterator[Variant]:
@@ -120,25 +131,22 @@ def memory_sizes(context: MethodContext) -> Iterator[Variant]:
     def part(share: float) -> Any:
         return without(memory, np.sort(order[round(share * len(ids)) :]))
 
-    def on(own: Any) -> Build:
-        return lambda seed: fuse(encoder, own, seed=seed)
+    def on(share: float) -> Build:
+        own = part(share)
+        return Build(lambda seed: fuse(encoder, own, seed=seed), {"share": share})
 
     yield Variant("memory size", "RECO, whole memory", fused(context))
     for name, share in (("a half", 0.5), ("a quarter", 0.25), ("a tenth", 0.1)):
-        yield Variant("memory size", f"RECO, {name}", on(part(share)))
+        yield Variant("memory size", f"RECO, {name}", on(share))
     captions = [tuple(own or ()) for own in memory.take(ids, ["captions"])["captions"].to_pylist()]
     known = ids[[bool(own) for own in named_classes(captions, context.task)]]
     half, rest = part(0.5), without(memory, np.sort(order[: round(0.5 * len(ids))]))
     group = "another memory at test time"
-    yield Variant(group, "RECO, one half, the same", on(half))
-    yield Variant(
-        group, "RECO, trained on the other half", lambda seed: fuse(encoder, rest, seed=seed).with_memory(half)
-    )
-    yield Variant(
-        group,
-        "RECO, trained on the pairs that name no class, tested with all",
-        lambda seed: fuse(encoder, without(memory, known), seed=seed).with_memory(memory),
-    )
+    yield Variant(group, "RECO, one half, the same", on(0.5))
+    other = Build(lambda seed: fuse(encoder, rest, seed=seed).with_memory(half), {"share": 0.5})
+    yield Variant(group, "RECO, trained on the other half", other)
+    unnamed = Build(lambda seed: fuse(encoder, without(memory, known), seed=seed).with_memory(memory))
+    yield Variant(group, "RECO, trained on the pairs that name no class, tested with all", unnamed)
 
 
 def random_neighbours(context: MethodContext) -> Iterator[Variant]:
@@ -147,10 +155,10 @@ def random_neighbours(context: MethodContext) -> Iterator[Variant]:
         trained = fused(context, kind=kind, **({"blocks": 1} if kind == "ra-clip" else {}))
         for share in NOISE:
 
-            def build(seed: int, trained: Build = trained, share: float = share) -> Any:
+            def make(seed: int, trained: Build = trained, share: float = share) -> Any:
                 return trained(seed).with_memory(with_noise(context.known_memory, share, seed))
 
-            drawn = kind != "mean" or share > 0
+            build, drawn = Build(make, {**trained.options, "random": share}), kind != "mean" or share > 0
             yield Variant("random neighbours", f"{kind}, {100 * share:.0f} % random", build, drawn)
 
 
@@ -185,17 +193,17 @@ def retrievals(context: MethodContext) -> Iterator[Variant]:
             if name == "gated-image" and what not in ("t2t", "t2i", "both"):
                 continue
 
-            def build(seed: int, what: str = what, options: Any = options, use: Any = use) -> Any:
+            def make(seed: int, what: str = what, options: Any = options, use: Any = use) -> Any:
                 return use(found_by(context, what, **options), seed)
 
-            yield Variant(f"retrieval, {name}", what, build, name in ("REAL-Linear", "gated-image"))
+            yield Variant(f"retrieval, {name}", what, Build(make, options), name in ("REAL-Linear", "gated-image"))
 
 
 def tunings(context: MethodContext) -> Iterator[Variant]:
     """REACT's tuning modes on the same retrieved pairs, and what the loss is made of."""
 
     def tuned(**options: Any) -> Build:
-        return lambda seed: customize(context.encoder, found_by(context, "both"), seed=seed, **options)
+        return Build(lambda seed: customize(context.encoder, found_by(context, "both"), seed=seed, **options), options)
 
     for tuning in TUNINGS:
         yield Variant("tuning", tuning, tuned(tuning=tuning))
@@ -203,12 +211,14 @@ def tunings(context: MethodContext) -> Iterator[Variant]:
     yield Variant("loss", "gated-image, REACT's loss", tuned(recipe="react"))
     yield Variant("loss", "gated-image, SigLIP's loss", tuned(loss="sigmoid"))
 
+    options: dict[str, Any] = {"recipe": "react"}
+
     def self_trained(seed: int) -> Any:
         found = found_by(context, "both")
         pseudo = context.share("pseudo-labelled", lambda: pseudo_labelled(context.encoder, found))
-        return customize(context.encoder, pseudo, seed=seed, recipe="react")
+        return customize(context.encoder, pseudo, seed=seed, **options)
 
-    yield Variant("loss", "self-training", self_trained)
+    yield Variant("loss", "self-training", Build(self_trained, options))
 
 
 def low_shot(context: MethodContext) -> Iterator[Variant]:
@@ -234,28 +244,30 @@ def low_shot(context: MethodContext) -> Iterator[Variant]:
         return rows, labels[rows]
 
     def probe(which: str, start: str, shots: int | None) -> Build:
-        def build(seed: int) -> Any:
+        def make(seed: int) -> Any:
             own = model(which, seed)
             key = ("features", which, seed if which != "base" else None)
             features = context.share(key, lambda: own.encode_images(train.images))
             rows, labels = taken(shots, seed)
             return sgd_probe(own, task, features[None, rows], labels, init=start, seed=seed)
 
-        return build
+        return Build(make, {"init": start, "shots": shots})
 
     def tune(which: str, start: str, shots: int | None) -> Build:
-        def build(seed: int) -> Any:
+        # The whole image tower, as in ELEVATER; a customized one has gates already.
+        options: dict[str, Any] = {"tuning": "locked-text", "init": start}
+
+        def make(seed: int) -> Any:
             rows, labels = taken(shots, seed)
             images = [train.images[row] for row in rows.tolist()]
-            # The whole image tower, as in ELEVATER; a customized one has gates already.
-            options: dict[str, Any] = {"tuning": "locked-text", "init": start, "seed": seed}
-            return fine_tune(model(which, seed), task, images, labels, **options)
+            return fine_tune(model(which, seed), task, images, labels, seed=seed, **options)
 
-        return build
+        return Build(make, {**options, "shots": shots})
 
     for group, how in (("low-shot, linear probe", probe), ("low-shot, fine-tuning", tune)):
         for which in ("base", "customized"):
-            yield Variant(group, f"{which}, none", lambda seed, which=which: model(which, seed), which != "base")
+            plain = Build(lambda seed, which=which: model(which, seed))
+            yield Variant(group, f"{which}, none", plain, which != "base")
             for start in ("text", "random"):
                 for shots in SHOTS:
                     name = f"{which}, {start} start, {'all' if shots is None else f'{shots} shots'}"

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -75,24 +76,85 @@ def test_half_of_the_captions_are_wrong_and_half_of_the_pairs_unrelated(memories
         assert sum(bool(names.found_in(pair.captions)) for pair in pairs) == named
 
 
-def test_few_labelled_images_are_none_of_the_evaluated_ones(memories, data, tiny_model, tmp_path, monkeypatch):
-    ablations = importlib.import_module("ablations")
+@pytest.fixture
+def leaking(data, tmp_path):
+    """The sets with two evaluated flowers among those to learn from: one as it is, another one compressed anew."""
     whole = pq.read_table(data / "flower_photos.parquet").to_pylist()
-    for column, row in ((9, 0), (10, 1)):  # an evaluated image as it is, and another one compressed anew
+    for column, row in ((9, 0), (10, 1)):
         again = io.BytesIO()
         Image.open(io.BytesIO(whole[column]["image"])).save(again, "JPEG", quality=60)
         whole[row]["image"] = whole[column]["image"] if row == 0 else again.getvalue()
     own = shutil.copytree(data, tmp_path / "data")
     pq.write_table(pa.Table.from_pylist(whole), own / "flower_photos.parquet")
+    return own
+
+
+def test_few_labelled_images_are_none_of_the_evaluated_ones(memories, leaking, tiny_model, tmp_path, monkeypatch):
+    ablations = importlib.import_module("ablations")
     given = []
     monkeypatch.setattr(ablations, "RESULTS", tmp_path / "results")
     monkeypatch.setitem(ablations.GROUPS, "low-shot", ("general", lambda context: given.append(context) or iter(())))
     encoder = retroclip.load(str(tiny_model(0)), precision="fp32")
-    ablations.measure(memories.Sources(own, encoder, tmp_path / "work"), "flower-photos", 1, ["low-shot"])
+    ablations.measure(memories.Sources(leaking, encoder, tmp_path / "work"), "flower-photos", 1, ["low-shot"])
     assert given[0].train.rejected == [
         "flower_photos/0: is also an evaluated image", "flower_photos/1: is nearly an evaluated image"
     ]  # fmt: skip
     assert len(given[0].train) == 7
+
+
+@pytest.fixture
+def measured(memories, data, tiny_model, tmp_path, monkeypatch):
+    """`measure` of systems.py on flowers, with the comparisons it made in `asked` and what it stores."""
+    systems = importlib.import_module("systems")
+    monkeypatch.setattr(systems, "RESULTS", tmp_path / "results")
+    encoder, task = retroclip.load(str(tiny_model(0)), precision="fp32"), Task.load("flower-photos")
+    asked, plain = [], systems.compare
+    monkeypatch.setattr(systems, "compare", lambda *args, **given: asked.append(1) or plain(*args, **given))
+
+    def measure(methods=("zero-shot", "primed", "mean-neighbours"), *, data=data, task=task, work="work", seeds=(0,)):
+        samples = systems.load_samples(task, f"{data / 'flower_photos'}.parquet#val")
+        sources = memories.Sources(data, encoder, tmp_path / work)
+        results = systems.measure(sources, task, samples, "in-domain", methods, seeds)
+        stored = systems.load_results(tmp_path / "results" / "flower-photos-in-domain.json")
+        return [r.method for r in results], [r.method for r in stored], len(asked)
+
+    return measure
+
+
+def test_systems_are_measured_again_where_memory_data_or_templates_are_others(measured, data, tmp_path):
+    every = ["zero-shot", "primed", "mean-neighbours"]
+    assert measured() == (every, every, 1)
+    assert measured() == (every, every, 1), "what is stored was measured again"
+    whole = pq.read_table(data / "flower_photos.parquet")
+    task = Task.load("flower-photos")
+    for number, part in enumerate((slice(0, -1), slice(1, None))):  # an evaluated image less, then a pair less
+        own = shutil.copytree(data, tmp_path / f"data {number}")
+        pq.write_table(pa.Table.from_pylist(whole.to_pylist()[part]), own / "flower_photos.parquet")
+        assert measured(data=own, work=f"work {number}")[2] == 2 + 2 * number
+        assert measured()[2] == 3 + 2 * number
+    assert measured(task=task.model_copy(update={"templates": ["{}."]}))[2] == 6
+
+
+def test_a_stored_comparison_gives_way_to_none_of_fewer_methods_or_seeds(measured):
+    every, fewer = ["zero-shot", "primed", "real-linear"], ["zero-shot", "real-linear"]
+    assert measured(every, seeds=(0, 1)) == (every, every, 1)
+    assert measured(["real-linear"], seeds=(0, 1)) == (fewer, every, 1), "stored rows do"
+    assert measured(every) == (every, every, 2)
+    assert measured(every, seeds=(0, 1))[2] == 2, "a stored file of two seeds gave way to one"
+    others = ["zero-shot", "primed", "tip-adapter"]
+    assert measured(others, seeds=(0, 1)) == (others, every, 3)
+    more = [*every, "tip-adapter"]
+    assert measured(more, seeds=(0, 1)) == (more, more, 4) == measured(more, seeds=(0, 1))
+
+
+def test_few_shots_of_icar_are_none_of_the_evaluated_images(memories, leaking, tiny_model, tmp_path, monkeypatch):
+    icar, task = importlib.import_module("icar"), Task.load("flower-photos")
+    monkeypatch.setattr(icar, "conv_features", lambda encoder, images: torch.ones(len(images), 2))
+    encoder, source = retroclip.load(str(tiny_model(0)), precision="fp32"), leaking / "flower_photos.parquet"
+    assert len(icar.Features(encoder, task, source, "train", tmp_path, 1).x) == 5
+    shots = icar.Features(encoder, task, source, "train", tmp_path, 2, ("val", 2))
+    assert shots.labels == [task.classes[row % 5] for row in range(2, 9)]
+    assert len(icar.Features(encoder, task, source, "train", tmp_path, 2).x) == 9, "a file of others was taken"
 
 
 def test_a_feature_file_of_icar_is_whole_or_not_there(memories, data, tmp_path, monkeypatch):
@@ -100,7 +162,7 @@ def test_a_feature_file_of_icar_is_whole_or_not_there(memories, data, tmp_path, 
     monkeypatch.setattr(icar, "conv_features", lambda encoder, images: torch.ones(len(images), 2))
 
     def features():
-        return icar.Features(None, data / "flower_photos.parquet", "train", tmp_path, 2)
+        return icar.Features(None, Task.load("flower-photos"), data / "flower_photos.parquet", "train", tmp_path, 2)
 
     def killed(content, file):
         Path(file).write_bytes(b"PK")
@@ -111,6 +173,45 @@ def test_a_feature_file_of_icar_is_whole_or_not_there(memories, data, tmp_path, 
         features()
     monkeypatch.setattr(torch, "save", plain)
     assert len(features().labels) == len(features().x) == 9
+
+
+def test_a_variant_of_other_options_is_another_run(memories, tmp_path, monkeypatch):
+    ablations, variants = importlib.import_module("ablations"), importlib.import_module("variants")
+    monkeypatch.setattr(ablations, "circumstances", lambda *given: {})
+    monkeypatch.setattr(ablations, "answer", lambda model, *given, **more: SimpleNamespace(outcome=Stored(model)))
+    monkeypatch.setattr(ablations, "Outcome", Stored)
+
+    def run(k: int) -> str:
+        context = SimpleNamespace(task=None, encoder=None)
+        variant = variants.Variant("fusion", "RECO", variants.Build(lambda seed: f"k = {k}", {"k": k}))
+        return ablations.Runs(tmp_path, context, None).of(variant, 0).text
+
+    assert (run(1), run(10), run(1)) == ("k = 1", "k = 10", "k = 1")
+    assert len(list(tmp_path.rglob("*.npz"))) == 2
+
+
+class Stored:
+    """An outcome that is its text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def save(self, file: Path) -> None:
+        Path(file).write_text(self.text)
+
+    @classmethod
+    def load(cls, file: Path) -> "Stored":
+        return cls(Path(file).read_text())
+
+
+def test_the_options_of_fusions_and_retrieval_are_known(memories):
+    variants = importlib.import_module("variants")
+    context = SimpleNamespace(encoder=None, task=None)
+    options = {one.name: one.build.options for one in variants.fusions(context)}
+    assert options["RECO, k = 30"]["k"] == 30 and options["RA-CLIP, 3 blocks"]["blocks"] == 3
+    context.known_memory = None
+    found = {one.name: one.build.options for one in variants.retrievals(context)}
+    assert found["both, k = 10"] == {"k": 10} and found["t2i"] == {"search": ("t2i",)}
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from retroclip.errors import BadImageError, ModelError, SourceError
 from retroclip.evaluation import Samples
 from retroclip.evaluation.classification import head
 from retroclip.evaluation.metrics import expected_calibration_error
+from retroclip.files import whole_file
 from retroclip.memory import Memory
 from retroclip.methods import MethodContext, get_method
 from retroclip.pairs import decode_image
@@ -179,10 +180,5 @@ def _opened(out: Path | TextIO) -> Iterator[TextIO]:
     if not isinstance(out, Path):
         yield out
         return
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    try:
-        with unfinished.open("w", newline="", encoding="utf-8") as stream:
-            yield stream
-        os.replace(unfinished, out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(out) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as stream:
+        yield stream

@@ -6,10 +6,12 @@ import shutil
 import lance
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from retroclip.errors import MemoryStoreError
+from retroclip.evaluation.leakage import near_duplicates
 from retroclip.memory import Memory
 from retroclip.memory.index import IndexFolder
 from retroclip.memory.store import PAIRS_NAME
@@ -169,3 +171,28 @@ def test_embeddings_come_from_the_index_file_too(memory):
     ids = np.array([[5, -1], [59, 5]])
     np.testing.assert_allclose(memory.embeddings(ids)[1, 0], before[59], atol=1e-6)
     assert memory.embeddings(ids)[0, 1].norm() == 0
+
+
+def test_an_approximate_index_hides_no_near_duplicate_of_evaluated_images(tmp_path, encoder):
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((2000, 16)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    for name in ("img_emb", "text_emb"):
+        (tmp_path / "folder" / name).mkdir(parents=True)
+        np.save(tmp_path / "folder" / name / f"{name}_0.npy", rows)
+    (tmp_path / "folder" / "metadata").mkdir()
+    table = pa.table({"key": [f"{row:04}" for row in range(2000)], "caption": ["some text"] * 2000})
+    pq.write_table(table, tmp_path / "folder" / "metadata" / "metadata_0.parquet")
+    memory = Memory.create(tmp_path / "m", encoder, tmp_path / "folder", check=False)
+    memory.index("IVF64,Flat")
+    file = tmp_path / "m" / "index" / "index.json"
+    told = json.loads(file.read_text())
+    told["keys"]["image"]["parameters"] = {"nprobe": 1}
+    file.write_text(json.dumps(told))
+    memory = Memory.open(tmp_path / "m")
+    noise = torch.from_numpy(rng.standard_normal((2000, 16))).float()
+    images = torch.nn.functional.normalize(memory.embeddings() + 0.06 * noise, dim=1)
+    near = (memory.embeddings() @ images.T).amax(1).numpy() > 0.95
+    hits = memory.search(images, k=16)
+    assert 0 < len(np.unique(hits.ids[hits.scores > 0.95])) < near.sum(), "the index misses none: this tests nothing"
+    assert near_duplicates(memory, images).tolist() == memory.ids()[near].tolist()

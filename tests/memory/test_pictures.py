@@ -72,9 +72,21 @@ def test_what_is_added_may_be_kept_in_another_way(tmp_path, encoder, photos):
     assert kept[:4] == [kept_image(pair.image, "thumbnail") for pair in photos[:4]]
     assert kept[4:6] == [pair.image for pair in photos[4:6]]
     assert kept[6:] == [None] * 4
+    assert memory.info()["with_image"] == 6
     assert memory.add(photos, encoder).rows == 0
     with pytest.raises(MemoryStoreError, match="images is 'small': choose one of store, thumbnail, none"):
         memory.add(photos, encoder, images="small")
+
+
+def test_images_of_many_rows_are_counted_on_a_spread_of_them(tmp_path, encoder, photos, monkeypatch):
+    memory = Memory.create(tmp_path / "m", encoder, photos[:5], images="none")
+    memory.add(photos, encoder, images="store")
+    monkeypatch.setattr("retroclip.memory.describe.SAMPLED", 4)
+    assert memory.info()["with_image"] == 5
+    memory.delete("image IS NULL")
+    assert memory.info()["with_image"] == 5
+    memory.delete("image IS NOT NULL")
+    assert memory.info()["with_image"] == 0
 
 
 def test_shards_end_where_they_did_when_thumbnails_were_committed(tmp_path, encoder, photos, monkeypatch):

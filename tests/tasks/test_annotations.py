@@ -34,6 +34,11 @@ def test_lvis_names_come_from_its_json_in_the_order_of_ids(tmp_path):
     assert task_for("cifar10", file).name == "cifar10"
 
 
+def test_a_synonym_that_stands_alone_is_one(tmp_path):
+    rows = [{"id": 1, "name": "cat", "synonyms": "house_cat"}, {"id": 2, "name": "dog", "synonyms": "cat"}]
+    assert Task.load(write(tmp_path / "a.json", rows)).synonyms == {"cat": ["house cat"]}
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"categories": []}', '{"categories": [{"id": 1}]}'])
 def test_other_files_are_refused_by_name(tmp_path, text):
     (tmp_path / "a.json").write_text(text)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -86,3 +91,21 @@ def held_out():
 @pytest.fixture(scope="session")
 def make_pairs():
     return pairs_of
+
+
+@pytest.fixture
+def in_two_processes(tmp_path) -> Callable[[str, Path], None]:
+    """`in_two_processes(script, argument)`: run a script under torchrun; it finds modules in `tmp_path`, too."""
+
+    def run(script: str, argument: Path) -> None:
+        file = tmp_path / "run.py"
+        file.write_text(script)
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        paths = os.pathsep.join([str(tmp_path), *sys.path])
+        done = subprocess.run(
+            [*command, str(file), str(argument)], capture_output=True, text=True, check=False,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return run

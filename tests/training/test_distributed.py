@@ -1,9 +1,5 @@
 """Two gloo processes: embeddings gathered with gradients give one process's loss and gradients, uneven shares too."""
 
-import os
-import subprocess
-import sys
-
 import torch
 import torch.nn.functional as F
 
@@ -38,16 +34,9 @@ def test_one_process_has_everything():
     assert world() == (0, 1) and own_rows(5) == slice(0, 5) and gathered(rows, 5) is rows
 
 
-def test_gradients_of_two_processes_are_those_of_one(tmp_path):
+def test_gradients_of_two_processes_are_those_of_one(tmp_path, in_two_processes):
     (tmp_path / "test_two.py").write_text(MODULE)
-    (tmp_path / "run.py").write_text(SCRIPT)
-    paths = os.pathsep.join([str(tmp_path), *sys.path])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, str(tmp_path / "run.py"), str(tmp_path)], capture_output=True, text=True, check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    in_two_processes(SCRIPT, tmp_path)
     torch.manual_seed(0)
     net, x = torch.nn.Linear(4, 3), torch.randn(7, 4)
     rows = F.normalize(net(x), dim=-1)

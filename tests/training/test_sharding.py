@@ -1,9 +1,5 @@
 """Two gloo processes that share weights and optimiser state out train what one process trains, killed or not."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -93,22 +89,15 @@ dist.destroy_process_group()
 """
 
 
-def test_shares_train_what_one_process_trains(tmp_path, monkeypatch):
+def test_shares_train_what_one_process_trains(tmp_path, monkeypatch, in_two_processes):
     (tmp_path / "sharded_two.py").write_text(MODULE)
-    (tmp_path / "run.py").write_text(SCRIPT)
     monkeypatch.syspath_prepend(str(tmp_path))
     from sharded_two import Objective, batches
 
     options = {"steps": 8, "lr": 0.05, "warmup": 2, "grad_clip": 0.5}
     alone = Objective()
     fit(alone, batches, after_step=alone.clamp, checkpoint=tmp_path / "one process", **options)
-    paths = os.pathsep.join([str(tmp_path), *sys.path])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, str(tmp_path / "run.py"), str(tmp_path)], capture_output=True, text=True, check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(SCRIPT, tmp_path)
     shares = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for name, value in alone.state_dict().items():
         for own in shares:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from retroclip.memory import Memory
 
 NEAR = 0.95  # REACT, §"Retrieval" of methods.md: a cosine above this is the same picture
-FIRST_K = 16
+SCORES = 2**24  # compared at a time: 64 MB
 
 
 def near_duplicates(
@@ -26,20 +26,19 @@ def near_duplicates(
 
     `images` (n, d) are the set's embeddings, `pictures` the encoded images. A candidate has a cosine > `threshold` with
     one of them. Small models put different photos of one kind that near, too, so where there are pictures to look at, a
-    candidate must also look like it: thumbnails that correlate by `ALIKE`, mirrored or not (docs/decisions.md). Queries
-    whose k-th neighbour is still that near are searched again with k doubled, so none is missed.
+    candidate must also look like it: thumbnails that correlate by `ALIKE`, mirrored or not (docs/decisions.md). All
+    rows are compared, whatever index the memory has: an approximate one would leave some evaluated images in.
     """
+    from retroclip.memory.search import as_queries
+
     found: dict[int, set[int]] = {}
-    k, pending, rows = FIRST_K, np.arange(len(images)), len(memory)
-    while len(pending) and rows:
-        hits = memory.search(images[torch.from_numpy(pending)], by="image", k=min(k, rows))
-        ids, scores = np.asarray(hits.ids), np.asarray(hits.scores)
-        near = (scores > threshold) & (ids >= 0)
-        for row, column in np.argwhere(near):
-            found.setdefault(int(ids[row, column]), set()).add(int(pending[row]))
-        if k >= rows:
-            break
-        pending, k = pending[near[:, -1]], 2 * k
+    queries, ids = as_queries(images, images.shape[1]), memory.ids()
+    step = max(1, SCORES // max(1, len(queries)))
+    for start in range(0, len(ids), step):
+        part = ids[start : start + step]
+        near = memory.embeddings(part) @ queries.T > threshold
+        for row, query in near.nonzero().tolist():
+            found.setdefault(int(part[row]), set()).add(query)
     if pictures is not None:
         found = _alike(memory, found, pictures)
     return np.array(sorted(found), dtype=np.int64)

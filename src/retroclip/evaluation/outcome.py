@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from retroclip.errors import ModelError
 from retroclip.evaluation import metrics
+from retroclip.files import whole_file
 
 # Both are the share of `correct`; for retrieval a sample is an image, right if one of its captions comes first.
 SHARE_CORRECT = ("top1", "i2t-recall@1")
@@ -94,14 +95,15 @@ class Outcome:
         return self.scores
 
     def save(self, path: Path) -> None:
-        """Write as a compressed .npz."""
+        """Write as a compressed .npz, which appears whole."""
         arrays: dict[str, Any] = {name: getattr(self, name) for name in ARRAYS} | {
             "n_classes": self.n_classes,
             "top5": self.top5,
         }
         if self.scores is not None:
             arrays["scores"] = self.scores
-        np.savez_compressed(path, **arrays)
+        with whole_file(path) as unfinished, unfinished.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "Outcome":

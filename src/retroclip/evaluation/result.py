@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_serializer
 from retroclip.errors import SourceError
 from retroclip.evaluation.bootstrap import RESAMPLES, paired_gain
 from retroclip.evaluation.outcome import Outcome
+from retroclip.files import write_whole
 
 NAMED_VERSIONS = ("retroclip", "torch", "open_clip_torch", "timm", "faiss-cpu", "pylance", "numpy")
 
@@ -162,13 +162,7 @@ class SampleHash:
 
 def save_results(results: Sequence[Result], path: str | Path) -> None:
     """Write results as a JSON list; an earlier file of that name stands until all of this one is written."""
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        unfinished.write_text(json.dumps([r.model_dump(mode="json") for r in results], indent=1) + "\n")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(Path(path), json.dumps([r.model_dump(mode="json") for r in results], indent=1) + "\n")
 
 
 def find_results(paths: Sequence[str | Path]) -> list[Result]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from retroclip.classifiers import Classifier
 from retroclip.evaluation.classification import answer
 from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.samples import Samples
+from retroclip.files import write_whole
 
 if TYPE_CHECKING:
     from retroclip.methods import Method, MethodContext
@@ -109,10 +109,7 @@ class RunCache:
             "history": run.history,
             "chosen": run.chosen,
         }
-        path = self._card(method, seed)
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(card))
-        os.replace(unfinished, path)
+        write_whole(self._card(method, seed), json.dumps(card))
 
     def _card(self, method: str, seed: int) -> Path:
         assert self.directory is not None

@@ -4,14 +4,22 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from retroclip.memory.index import KeyIndex
 from retroclip.memory.location import Location
 from retroclip.memory.manifest import Manifest
 from retroclip.memory.store import Store
 
+SAMPLED = 500
+"""Rows of which images are read: to count those of all rows, the store would read every byte of them."""
+
 
 def described(path: Location, manifest: Manifest, store: Store, entries: dict[str, KeyIndex]) -> dict[str, Any]:
-    """Rows, texts, labels, sources, size, model, index and measured recall, as JSON-ready values."""
+    """Rows, texts, labels, sources, size, model, index and measured recall, as JSON-ready values.
+
+    `with_image` is estimated from `SAMPLED` evenly spread rows where there are more: exact where all or none keep one.
+    """
     labels = Counter(store.column("label").to_pylist())
     unlabelled = labels.pop(None, 0)
     rows = store.count()
@@ -19,7 +27,7 @@ def described(path: Location, manifest: Manifest, store: Store, entries: dict[st
         "path": str(path),
         "rows": rows,
         "with_text": rows - store.column("caption").null_count,
-        "with_image": 0 if manifest.creation["images"] == "none" else rows,
+        "with_image": _with_image(store),
         "with_label": rows - unlabelled,
         "labels": len(labels),
         "sources": dict(Counter(store.column("source").to_pylist()).most_common()),
@@ -39,6 +47,14 @@ def described(path: Location, manifest: Manifest, store: Store, entries: dict[st
             "recall": {name: entry.recall for name, entry in entries.items()},
         },
     }
+
+
+def _with_image(store: Store) -> int:
+    """How many rows keep an image, whatever the memory was created with: `add` and imports may keep others or none."""
+    ids = store.ids()
+    spread = ids[np.linspace(0, len(ids) - 1, min(len(ids), SAMPLED)).round().astype(int)]
+    kept = len(spread) - store.take(spread, ["image"])["image"].null_count
+    return round(len(ids) * kept / max(len(spread), 1))
 
 
 def _kind(entries: dict[str, KeyIndex]) -> str:

@@ -1,11 +1,11 @@
 """Results written to a file in the form that its name asks for."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from retroclip.errors import RetroclipError
 from retroclip.evaluation import Result
+from retroclip.files import write_whole
 from retroclip.report import plots
 from retroclip.report.html import Report, render
 from retroclip.report.overview import overview
@@ -32,9 +32,7 @@ def write_as(results: Sequence[Result], path: Path) -> None:
         raise RetroclipError(f"{path}: a report is a file that ends in {', '.join(forms)}")
     text = forms[path.suffix.lower()](results)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(path, text)
 
 
 def as_markdown(results: Sequence[Result]) -> str:

@@ -3,7 +3,6 @@
 import base64
 import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from markupsafe import Markup
 
 from retroclip.errors import BadImageError
 from retroclip.evaluation import Result
+from retroclip.files import write_whole
 from retroclip.report import plots, tables
 from retroclip.report.evidence import Example, MemorySummary, RetrievedClass
 from retroclip.report.mistakes import (
@@ -107,9 +107,7 @@ def write_report(report: Report, path: str | Path) -> Path:
     """Render and write; the file appears under its name only when whole."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(render(report), encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(path, render(report))
     return path
 
 

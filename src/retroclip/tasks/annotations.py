@@ -41,7 +41,9 @@ def task_from_annotations(path: Path, name: str | None = None) -> Task:
     own = {label_key(str(row["name"])) for row in rows}
     fields: dict[str, Any] = {"classes": [_words(row["name"]) for row in rows], "synonyms": {}, "descriptions": {}}
     for row, text in zip(rows, fields["classes"], strict=True):
-        others = [word for each in row.get("synonyms") or [] if label_key(word := _words(each)) not in own]
+        given = row.get("synonyms") or []
+        synonyms = [given] if isinstance(given, str) else given
+        others = [word for each in synonyms if label_key(word := _words(each)) not in own]
         if others:
             fields["synonyms"][text] = others
         if row.get("def"):

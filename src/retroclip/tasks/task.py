@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from retroclip.errors import TaskError
+from retroclip.files import write_whole
 from retroclip.pairs.pair import label_key
 from retroclip.tasks.shared import expand_classes
 from retroclip.tasks.templates import named_templates
@@ -170,9 +170,7 @@ class Task(BaseModel):
         """Write the task to a file that `Task.load` reads; only what differs from the defaults."""
         record = self.model_dump(exclude_defaults=True)
         text = yaml.safe_dump(record, allow_unicode=True, sort_keys=False, width=110)
-        partial = Path(path).with_name(f".{Path(path).name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        write_whole(Path(path), text)
 
 
 def _listed(value: str | list[str] | None) -> list[str]:

@@ -88,17 +88,9 @@ def test_a_run_killed_with_sigkill_ends_with_the_same_weights(recipe_of, tmp_pat
 
 @pytest.mark.parametrize("shard", [False, True])
 @pytest.mark.parametrize("kind", [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
-def test_two_processes_learn_what_one_learns(recipe_of, tmp_path, kind, shard):
+def test_two_processes_learn_what_one_learns(recipe_of, tmp_path, kind, shard, in_two_processes):
     alone = run_recipe(recipe_of(tmp_path / "one", kind, steps=5), on_progress=lambda line: None)
-    recipe = recipe_of(tmp_path / "two", kind, steps=5, shard=shard)
-    script = tmp_path / "run.py"
-    script.write_text(RUN)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-    done = subprocess.run(
-        [*torchrun, "--standalone", str(script), str(recipe)], env=environment(), capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    in_two_processes(RUN, recipe_of(tmp_path / "two", kind, steps=5, shard=shard))
     rows = json.loads((tmp_path / "two" / "work" / "history.json").read_text())
     assert [row["loss"] for row in rows] == pytest.approx(alone["loss"], rel=1e-4)
     one, two = weights(tmp_path / "one" / "model"), weights(tmp_path / "two" / "model")

@@ -1,5 +1,6 @@
 """`retroclip memory create`, `add` and `migrate`: what encodes."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
@@ -32,6 +33,48 @@ Workers = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Filling:
+    """Options that `create` and `add` share: which pairs are taken, and how they are encoded."""
+
+    check: Check = True
+    blocklist: BlocklistFile = None
+    max_rejected: MaxRejected = 0.1
+    batch_size: BatchSize = 64
+    ray: Ray = None
+    workers: Workers = None
+    dry_run: DryRun = False
+    json: Json = False
+
+    def arguments(self) -> dict[str, Any]:
+        """As `Memory.create` and `Memory.add` take them. Raises WrongUsageError for those that don't go together."""
+        return {
+            "check": self.check,
+            "blocklist": read_blocklist(self.blocklist),
+            "max_rejected": self.max_rejected,
+            "batch_size": self.batch_size,
+            "ray": _ray_address(self.ray, self.workers),
+            "workers": self.workers,
+            "progress": is_interactive(),
+        }
+
+    def print_estimate(
+        self, memory: str, encoder: Any, sources: list[str], where: str | None, *, images: Any, labels: bool
+    ) -> None:
+        """What `--dry-run` tells."""
+        from retroclip.memory import Ingest, Keeping, estimated
+
+        options = Ingest(self.batch_size, labels, images=images)
+        told = estimated(memory, encoder, sources, where, options, Keeping(check=self.check))
+        if self.json:
+            print_json(told)
+        else:
+            print_facts(f"{memory}: nothing was written", told)
+
+
+Shared = Annotated[Filling, Parameter(name="*")]
+
+
 @app.command
 def create(
     memory: MemoryName,
@@ -43,15 +86,8 @@ def create(
     where: Where = None,
     labels_as_captions: Annotated[bool, Parameter(negative=())] = False,
     images: Images = "store",
-    check: Check = True,
-    blocklist: BlocklistFile = None,
     build_index: Annotated[bool, Parameter(name="--index")] = True,
-    max_rejected: MaxRejected = 0.1,
-    batch_size: BatchSize = 64,
-    ray: Ray = None,
-    workers: Workers = None,
-    dry_run: DryRun = False,
-    json: Json = False,
+    shared: Shared = Filling(),
 ) -> None:
     """Embed pairs into a new memory. Interrupted and repeated, it goes on where it stopped.
 
@@ -69,37 +105,14 @@ def create(
         Build a search index at the end where the memory is large enough to need one.
     """
     from retroclip.encoders import load
-    from retroclip.memory import Ingest, Keeping, Memory
+    from retroclip.memory import Memory
 
-    address = _ray_address(ray, workers)
-    encoder = load(model, precision=precision)
-    if dry_run:
-        _print_estimate(
-            memory,
-            encoder,
-            sources,
-            where,
-            Ingest(batch_size, labels_as_captions, images=images),
-            Keeping(check=check),
-            json,
-        )
+    given, encoder = shared.arguments(), load(model, precision=precision)
+    if shared.dry_run:
+        shared.print_estimate(memory, encoder, sources, where, images=images, labels=labels_as_captions)
         return
-    made = Memory.create(
-        memory,
-        encoder,
-        sources,
-        where=where,
-        images=images,
-        labels_as_captions=labels_as_captions,
-        check=check,
-        blocklist=read_blocklist(blocklist),
-        index=build_index,
-        max_rejected=max_rejected,
-        batch_size=batch_size,
-        ray=address,
-        workers=workers,
-        progress=is_interactive(),
-    )
+    given |= {"where": where, "images": images, "labels_as_captions": labels_as_captions, "index": build_index}
+    made = Memory.create(memory, encoder, sources, **given)
     say(f"{memory}: {len(made)} pairs, {len(made.rejected())} rejected")
 
 
@@ -113,14 +126,7 @@ def add(
     where: Where = None,
     known: Literal["skip", "replace"] = "skip",
     images: Images | None = None,
-    check: Check = True,
-    blocklist: BlocklistFile = None,
-    max_rejected: MaxRejected = 0.1,
-    batch_size: BatchSize = 64,
-    ray: Ray = None,
-    workers: Workers = None,
-    dry_run: DryRun = False,
-    json: Json = False,
+    shared: Shared = Filling(),
 ) -> None:
     """Embed more pairs into a memory, with the model that made it. Pairs that are there already are skipped.
 
@@ -131,30 +137,16 @@ def add(
         or put in the place of the old ones.
     """
     from retroclip.encoders import load
-    from retroclip.memory import Ingest, Keeping, Memory
+    from retroclip.memory import Memory
 
-    address = _ray_address(ray, workers)
-    opened = Memory.open(memory)
+    given, opened = shared.arguments(), Memory.open(memory)
     encoder = load(opened.model, precision=precision)
-    if dry_run:
-        creation = opened.manifest.creation
-        options = Ingest(batch_size, creation["labels_as_captions"], images=images or creation["images"])
-        _print_estimate(memory, encoder, sources, where, options, Keeping(check=check), json)
+    if shared.dry_run:
+        made = opened.manifest.creation
+        labels, kept = made["labels_as_captions"], images or made["images"]
+        shared.print_estimate(memory, encoder, sources, where, images=kept, labels=labels)
         return
-    added = opened.add(
-        sources,
-        encoder,
-        where=where,
-        known=known,
-        images=images,
-        check=check,
-        blocklist=read_blocklist(blocklist),
-        max_rejected=max_rejected,
-        batch_size=batch_size,
-        ray=address,
-        workers=workers,
-        progress=is_interactive(),
-    )
+    added = opened.add(sources, encoder, where=where, known=known, images=images, **given)
     replaced = f"{added.replaced} of them in place of old ones, " if known == "replace" else ""
     say(f"{memory}: {added.rows} pairs added, {replaced}{added.duplicates} were there, {added.rejected} rejected")
 
@@ -168,18 +160,6 @@ def _ray_address(named: tuple[str, ...] | None, workers: int | None) -> str | No
     if len(named) > 1:
         raise WrongUsageError(f"memory: --ray takes one address, not {' '.join(named)}: give it after the sources")
     return named[0] if named else "local"
-
-
-def _print_estimate(
-    memory: MemoryName, encoder: Any, sources: list[str], where: str | None, options: Any, keeping: Any, json: bool
-) -> None:
-    from retroclip.memory import estimated
-
-    told = estimated(memory, encoder, sources, where, options, keeping)
-    if json:
-        print_json(told)
-    else:
-        print_facts(f"{memory}: nothing was written", told)
 
 
 @app.command

@@ -17,6 +17,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor, nn
 
 from retroclip.encoders.hybrid import IMAGE_SIZE
+from retroclip.files import whole_file
 from retroclip.pairs import Pair, decode_image, read_pairs
 
 Box = tuple[float, float, float, float]
@@ -129,9 +130,8 @@ class FeatureCache:
         if view == 0:
             (self.folder / f"{self._stem}.json").write_text(json.dumps(meta))
         for part, arrays in zip(self._parts(view), (maps, logits), strict=False):
-            fresh = self.folder / f"new-{self._stem}.npy"
-            np.save(fresh, np.concatenate(arrays))
-            fresh.rename(self._file(view, part))
+            with whole_file(self._file(view, part)) as unfinished, unfinished.open("wb") as stream:
+                np.save(stream, np.concatenate(arrays))
 
     def _file(self, view: int | str, part: str) -> Path:
         return self.folder / f"{self._stem}-{view}-{part}.npy"

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from retroclip.errors import RetroclipError
+from retroclip.files import whole_file
 from retroclip.pairs import Pair, decode_image, read_pairs
 from retroclip.training.distributed import is_main, wait
 from retroclip.training.pretraining.recipe import Source
@@ -52,9 +53,8 @@ class Corpus:
             on_progress(f"{self.source.name}: decoding")
             pixels, rows = self._decoded()
             note.write_text(json.dumps(rows))
-            fresh = file.with_name(f"new-{file.name}")
-            np.save(fresh, pixels)
-            fresh.rename(file)
+            with whole_file(file) as unfinished, unfinished.open("wb") as stream:
+                np.save(stream, pixels)
         wait()
         self.rows: list[dict[str, Any]] = json.loads(note.read_text())
         self.pixels = np.load(file, mmap_mode="r")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from retroclip.encoders import Encoder, load
 from retroclip.errors import RetroclipError
+from retroclip.files import whole_file
 from retroclip.fusion.reference import ReferenceAugmentation
 from retroclip.training.distributed import is_main, wait
 from retroclip.training.pretraining.corpus import Corpus
@@ -62,9 +63,8 @@ class References:
                 for start in range(0, len(corpus.rows), 512)
                 for stop in [min(start + 512, len(corpus.rows))]
             ]
-            fresh = file.with_name(f"new-{file.name}")
-            np.save(fresh, np.concatenate(parts))
-            fresh.rename(file)
+            with whole_file(file) as unfinished, unfinished.open("wb") as stream:
+                np.save(stream, np.concatenate(parts))
         wait()
         return torch.from_numpy(np.load(file))
 
