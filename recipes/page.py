@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from page_pretraining import icar, icar_findings, small_clip
-from page_protocols import by_class, detector_seeds, protocols
+from page_protocols import by_class, by_seed, protocols
 from page_systems import ablation_circumstances, ablation_findings, ablations, controls, elsewhere, systems
 
 from retroclip.files import write_whole
@@ -39,7 +39,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "ablation-circumstances": ablation_circumstances,
     "ablation-findings": ablation_findings,
     "protocols": protocols,
-    "detector-seeds": detector_seeds,
+    "by-seed": by_seed,
     "by-class": by_class,
     "small-clip": small_clip,
     "icar": icar,

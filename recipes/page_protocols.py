@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import mean, stdev
 
 from dense_results import line
 from page_cells import stored, table, with_interval
 
+from retroclip.evaluation import Result
 from retroclip.report.tables import percent
 
 
@@ -17,20 +19,35 @@ def protocols(*names: str) -> str:
     return "\n".join([head, *lines]) if lines else table([], [])
 
 
-def detector_seeds(name: str) -> str:
-    """AP50 of the classes that were never labelled, trained and untrained, by seed."""
-    metrics = ("ap50-novel", "zero-shot-ap50-novel", "gain-ap50-novel")
+COMPARISONS = {
+    "{}": "trained",
+    "zero-shot-{}": "untrained",
+    "gain-{}": "gain, paired",
+    "grid-{}": "untrained, on the grid",
+    "gain-over-grid-{}": "gain over that, paired",
+}
+"""What a training protocol may tell of a metric, and its column."""
+
+
+def by_seed(name: str, metric: str) -> str:
+    """A metric of a row that was measured once a seed: trained, untrained, and the gains."""
     found = stored("protocols", f"{name}.json")
+    columns = {form.format(metric): head for form, head in COMPARISONS.items() if form.format(metric) in told(found)}
     rows = []
-    for result in found:
+    for seed, result in enumerate(found):
         cells = [
-            with_interval(result.metrics[m], result.intervals.get(m), signed=m.startswith("gain")) for m in metrics
+            with_interval(result.metrics[m], result.intervals.get(m), signed=m.startswith("gain")) for m in columns
         ]
-        rows.append([str(result.options.get("seed", 0)), *cells])
+        rows.append([str(result.options.get("seed", seed)), *cells])
     if len(found) > 1:
-        columns = [[result.metrics[m] for result in found] for m in metrics]
-        rows.append(["mean ± sd", *(f"{percent(mean(own))} ± {percent(stdev(own))}" for own in columns)])
-    return table(["seed", "trained", "untrained, same proposals", "gain, paired"], rows)
+        values = [[result.metrics[m] for result in found] for m in columns]
+        rows.append(["mean ± sd", *(f"{percent(mean(own))} ± {percent(stdev(own))}" for own in values)])
+    return table(["seed", *columns.values()], rows)
+
+
+def told(found: Sequence[Result]) -> set[str]:
+    """The metrics that all results have."""
+    return set.intersection(*(set(result.metrics) for result in found)) if found else set()
 
 
 def by_class(before: str, after: str) -> str:

@@ -40,8 +40,8 @@ class LogisticProblem:
     ) -> tuple[Tensor, Tensor]:
         """Weights (K, d) and bias (K,) at strength `c`, from an earlier solution where one is given.
 
-        Stops where no component of the gradient, in the new coordinates, exceeds `tol`. At 1e-4 a weakly regularised fit
-        stops 5 % above its optimum, at 1e-5 0.05 % (20,000 × 512, 100 classes, C 5,623).
+        Stops where no component of the gradient, in the new coordinates, exceeds `tol`. At 1e-4 a weakly regularised
+        fit stops 5 % above its optimum, at 1e-5 0.05 % (20,000 × 512, 100 classes, C 5,623).
         """
         decay = 1.0 / (c * self.n)
         scale = (0.5 * self.spread + decay).rsqrt().float()
