@@ -26,7 +26,10 @@ def test_create_info_verify_search(run, memory):
 
 
 def test_search_and_info_as_tables(run, memory):
-    assert "picture 3 of a dog" in run("memory search mem --image photos/03.jpg").out
+    found = run("memory search mem --image photos/03.jpg").out
+    assert "picture 3 of a dog" in found
+    scores = [line.split()[1] for line in found.splitlines() if "picture" in line]
+    assert len(scores) == 10 and all(len(score.partition(".")[2]) == 4 for score in scores)
     assert "fingerprint" in run("memory info mem").out
 
 

@@ -71,4 +71,5 @@ def search(
         print_json(rows)
     else:
         columns = ["score", "key", "caption", "label"]
-        print_table(f"{text or image} in {memory}", columns, [[row[name] for name in columns] for row in rows])
+        cells = [[f"{row['score']:.4f}", *(row[name] for name in columns[1:])] for row in rows]
+        print_table(f"{text or image} in {memory}", columns, cells)
