@@ -88,7 +88,9 @@ def demo_memory(path: Path, encoder: Encoder, tell: Tell, *, progress: bool = Fa
         return Memory.open(path)
     source = SAMPLES / "memory.parquet"
     begun = path.with_name(path.name + ".partial").exists()
-    tell(f"{'going on with' if begun else 'building'} the memory {path} from {pq.read_metadata(source).num_rows:,} pairs")
+    tell(
+        f"{'going on with' if begun else 'building'} the memory {path} from {pq.read_metadata(source).num_rows:,} pairs"
+    )
     start = time.perf_counter()
     memory = Memory.create(path, encoder, [source], progress=progress)
     tell(f"{len(memory):,} pairs in {duration(time.perf_counter() - start)}")

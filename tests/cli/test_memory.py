@@ -243,3 +243,8 @@ def test_ray_takes_an_address_or_none(run, model, photos, monkeypatch):
         assert failed.status == 1
         assert "pip install 'retroclip[ray]'" in failed.line
     assert not (photos.parent / "other").exists()
+
+
+def test_an_emptied_memory_says_that_it_has_nothing_to_index(run, memory):
+    assert "20 pairs purged" in run("memory purge mem --where 'key IS NOT NULL'").line
+    assert run("memory index mem --dry-run").line == "mem: no pairs to index"
