@@ -22,6 +22,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml
 	@$(PY) -c 'import sys; sys.exit("retroclip needs Python 3.11 or newer: make PY=python3.12 ..." if sys.version_info < (3, 11) else 0)'
 	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PY) -m venv --clear $(VENV)
+	@echo "setting up $(VENV), once: some minutes and up to 7 GB, most of it PyTorch for GPUs; pip says nothing meanwhile"
 	$(VENV)/bin/python -m pip install --quiet torch torchvision
 	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
 	@rm -f $(VENV)/.installed-*

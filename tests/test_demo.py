@@ -69,6 +69,22 @@ def test_demo_runs_reports_and_resumes(few_samples, tiny_model, tmp_path, monkey
     assert Memory.open(out / "memory").fingerprint == json.loads((out / "demo.json").read_text())["fingerprint"]
 
 
+def test_an_interrupted_demo_says_that_it_goes_on(few_samples, tiny_model, tmp_path, monkeypatch):
+    out, told, passed = tmp_path / "out", [], []
+    create = Memory.create
+
+    def create_and_note(*arguments, **options):
+        passed.append(options["progress"])
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(demo, "METHODS", ("zero-shot",))
+    monkeypatch.setattr(Memory, "create", create_and_note)
+    (out / "memory.partial").mkdir(parents=True)
+    demo.run_demo(out, model=str(tiny_model(0)), tell=told.append, progress=True)
+    assert told[0] == f"going on with the memory {out / 'memory'} from 60 pairs"
+    assert passed == [True]
+
+
 def test_only_what_a_demo_made_is_removed(tmp_path):
     (tmp_path / "memory").mkdir()
     (tmp_path / "mine.txt").write_text("keep")

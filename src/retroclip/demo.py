@@ -39,11 +39,13 @@ NOTES = (
 Tell = Callable[[str], None]
 
 
-def run_demo(out: Path, *, model: str = "builtin", seeds: Sequence[int] = (0,), tell: Tell = print) -> Study:
+def run_demo(
+    out: Path, *, model: str = "builtin", seeds: Sequence[int] = (0,), tell: Tell = print, progress: bool = False
+) -> Study:
     """Build a memory from the samples in `out`, compare methods on it, and write results and report there.
 
-    Run again it takes up what is there; with another model or version it starts over. Raises SourceError when the
-    samples were not installed.
+    Run again it takes up what is there; with another model or version it starts over. progress: show a bar while the
+    memory is built. Raises SourceError when the samples were not installed.
     """
     start = time.perf_counter()
     if not (SAMPLES / "memory.parquet").is_file():
@@ -53,7 +55,7 @@ def run_demo(out: Path, *, model: str = "builtin", seeds: Sequence[int] = (0,), 
     start_over_unless_same(
         out, {"fingerprint": encoder.fingerprint, "samples": samples_hash(), "retroclip": __version__}
     )
-    memory = demo_memory(out / "memory", encoder, tell)
+    memory = demo_memory(out / "memory", encoder, tell, progress=progress)
     task, flowers = Task.load(SAMPLES / "things.yaml"), Task.load(SAMPLES / "flowers.yaml")
     images = pq.read_metadata(SAMPLES / "things.parquet").num_rows
     frame = Report(
@@ -79,15 +81,18 @@ def run_demo(out: Path, *, model: str = "builtin", seeds: Sequence[int] = (0,), 
     return study
 
 
-def demo_memory(path: Path, encoder: Encoder, tell: Tell) -> Memory:
+def demo_memory(path: Path, encoder: Encoder, tell: Tell, *, progress: bool = False) -> Memory:
     """The memory of the samples: the finished one, or made now (going on with one that was interrupted)."""
     if path.exists():
         tell(f"using the memory {path}")
         return Memory.open(path)
     source = SAMPLES / "memory.parquet"
-    tell(f"building the memory {path} from {pq.read_metadata(source).num_rows:,} pairs")
+    begun = path.with_name(path.name + ".partial").exists()
+    tell(
+        f"{'going on with' if begun else 'building'} the memory {path} from {pq.read_metadata(source).num_rows:,} pairs"
+    )
     start = time.perf_counter()
-    memory = Memory.create(path, encoder, [source])
+    memory = Memory.create(path, encoder, [source], progress=progress)
     tell(f"{len(memory):,} pairs in {duration(time.perf_counter() - start)}")
     return memory
 

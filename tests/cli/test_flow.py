@@ -128,7 +128,7 @@ def test_predict(run, model, task, photos, tmp_path):
 
 
 def test_predict_none_below_the_confidence_to_a_file(run, model, task, photos, tmp_path):
-    assert run(f"predict {model} {task} photos/00.jpg photos/01.jpg --min-confidence 1.1 --out answers.csv").out == ""
+    assert run(f"predict {model} {task} photos/00.jpg photos/01.jpg --min-confidence 1 --out answers.csv").out == ""
     table = rows((tmp_path / "answers.csv").read_text())
     assert [row["class"] for row in table] == ["none", "none"]
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["animals.yaml", "answers.csv"]
@@ -162,6 +162,11 @@ def test_predict_when_no_image_can_be_read(run, model, task, tmp_path):
         ("evaluate {model} {task} photos", "no labelled image"),
         ("customize nosuch --model {model} --out custom", "nosuch"),
         ("report animals.yaml --out page.html", "animals.yaml"),
+        ("report nosuch --out page.html", "no such file or folder of results: nosuch"),
+        ("memory search mem --image nosuch.jpg", "nosuch.jpg: No such file"),
+        ("memory search mem --image unknown.yaml", "unknown.yaml: not an image"),
+        ("memory delete mem --where 'source = old'", "No field named old (columns: "),
+        ("memory delete mem --where 'source = old'", "strings stand in single quotes"),
     ],
 )
 def test_bad_input_is_one_line_and_status_1(run, model, tiny_model, memory, task, labelled, tmp_path, line, told):
@@ -180,6 +185,8 @@ def test_tasks_and_models(run):
     classes = {row["task"]: row["classes"] for row in json.loads(run("tasks --json").out)}
     assert classes["cifar10"] == 10
     assert "ViT-B-32/openai" in json.loads(run("models 'ViT-B-32/*' --json").out)
+    nothing = run("models foo")
+    assert nothing.out == "" and "no model is called like 'foo'" in nothing.line
 
 
 def test_a_probe_learns_from_another_split(run, model, photos, make_encoded):

@@ -26,7 +26,10 @@ def test_create_info_verify_search(run, memory):
 
 
 def test_search_and_info_as_tables(run, memory):
-    assert "picture 3 of a dog" in run("memory search mem --image photos/03.jpg").out
+    found = run("memory search mem --image photos/03.jpg").out
+    assert "picture 3 of a dog" in found
+    scores = [line.split()[1] for line in found.splitlines() if "picture" in line]
+    assert len(scores) == 10 and all(len(score.partition(".")[2]) == 4 for score in scores)
     assert "fingerprint" in run("memory info mem").out
 
 
@@ -240,3 +243,8 @@ def test_ray_takes_an_address_or_none(run, model, photos, monkeypatch):
         assert failed.status == 1
         assert "pip install 'retroclip[ray]'" in failed.line
     assert not (photos.parent / "other").exists()
+
+
+def test_an_emptied_memory_says_that_it_has_nothing_to_index(run, memory):
+    assert "20 pairs purged" in run("memory purge mem --where 'key IS NOT NULL'").line
+    assert run("memory index mem --dry-run").line == "mem: no pairs to index"

@@ -66,6 +66,9 @@ def test_help_imports_neither_torch_nor_transformers():
         ("train recipe.yaml --lr 1", "--set.field"),
         ("train recipe.yaml --set.lr", "no value"),
         ("info mem --nosuch", "info"),
+        ("predict builtin cifar10 photos --min-confidence 50", "<= 1"),
+        ("predict builtin cifar10 photos --max-error 0.1", "See `retroclip predict --help`"),
+        ("memory search mem", "See `retroclip memory search --help`"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(run, line, told):
@@ -74,3 +77,8 @@ def test_wrong_usage_is_one_line_and_status_2(run, line, told):
     assert wrong.out == ""
     assert told in wrong.line
     assert wrong.line.startswith("retroclip")
+
+
+def test_the_verb_after_an_option_is_named(run, monkeypatch):
+    monkeypatch.setenv("RETROCLIP_DEBUG", "1")  # restored afterwards: --debug sets it
+    assert "See `retroclip memory search --help`" in run("--debug memory search mem").line

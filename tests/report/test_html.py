@@ -91,6 +91,41 @@ def test_page_says_what_the_issue_asks_for(results):
         assert part in page, part
 
 
+def test_names_are_not_said_twice(results):
+    for result in results:
+        result.task, result.dataset, result.split, result.memory = "things", "things", "all", "memory"
+    page = render(full_report(results))
+    assert '<h2>things <span class="muted">memory</span></h2>' in page
+    assert "<summary>things · n = 200" in page and "memory (5,000 pairs)" in page
+
+
+def test_a_task_that_a_memory_improved_is_explained(results):
+    def other(change):
+        return Forgetting(
+            task="scenes", dataset="s#all", metric="top1", n=9, base=0.8, value=0.8, change=change, interval=(-6, 6)
+        )
+
+    told = "can improve it instead"
+    results[2].forgetting = [other(-4)]
+    page = render(Report(results=results))
+    assert told not in page and "<td>s</td>" in page
+    results[2].forgetting.append(other(4))
+    assert told in render(Report(results=results))
+
+
+def test_a_gain_is_coloured_when_its_interval_lies_above_zero(results):
+    assert '<div class="card gain"><b>+41.2' in render(Report(results=results))
+    results[2].gain_interval = (-1.0, 80.0)
+    assert '<div class="card"><b>+41.2' in render(Report(results=results))
+
+
+def test_plots_and_names_stay_readable_on_a_narrow_screen(results):
+    page = render(Report(results=results))
+    assert page.count('<figure class="plot">') == 2
+    assert ".plot { overflow-x: auto; }" in page and "min-width: 520px" in page
+    assert "td:not(.num, .axis, [colspan]) { min-width: 6.5rem; }" in page
+
+
 def test_results_alone_make_a_page(results, tmp_path):
     path = write_report(Report(results=results[:1], title="Mine"), tmp_path / "deep" / "r.html")
     assert "<h1>Mine</h1>" in path.read_text()

@@ -42,3 +42,10 @@ def test_curves_name_each_method(results, make_result):
     svg = plots.plot_curves([results[2], second])
     assert "gated-image" in svg
     assert "reco" in svg
+
+
+def test_the_legend_lies_below_the_curves(make_result):
+    many = [make_result(f"method {n}", 0.8, history=[{"loss": 2.0 - n / 5}, {"loss": 1.0}]) for n in range(5)]
+    root = ElementTree.fromstring(plots.plot_curves(many))
+    height = {"".join(node.itertext()).strip(): float(node.get("y")) for node in root.iter() if "text" in node.tag}
+    assert min(height[f"method {n}"] for n in range(5)) > height["training done, %"]

@@ -64,6 +64,8 @@ def test_a_class_name_goes_before_another_classes_synonym():
         ({"classes": ["a"], "templates": []}, "no templates"),
         ({"classes": ["a"], "templates": "nonsense"}, "no template set 'nonsense'; there are photo, imagenet"),
         ({"classes": ["a"], "clases": ["b"]}, "unknown key 'clases'; the keys are name, classes"),
+        ({"clases": ["b"]}, "unknown key 'clases'; the keys are name, classes"),
+        ({"classes": ["a", "a"]}, "class 'a' is there twice$"),
         ({"classes": ["a"], "metric": "f1"}, "metric"),
         ({"classes": ["a"], "synonyms": {"b": ["c"]}}, "'b', which is not a class"),
         ({"classes": {"shared": "imagenet", "indices": [1000]}}, "between|within"),

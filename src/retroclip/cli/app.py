@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{verb}: {' '.join(str(error).split())} See `{verb} --help`.", file=sys.stderr)
         return WRONG_USAGE
     except WrongUsageError as error:
-        print(f"retroclip {error}. See `retroclip --help`.", file=sys.stderr)
+        print(f"retroclip {error}. See `{named_verb(tokens)} --help`.", file=sys.stderr)
         return WRONG_USAGE
     except BrokenPipeError:
         discard_unwritable()  # the reader of our output, `head` say, has what it wanted
@@ -92,6 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         print(f"retroclip: {explain(error)}", file=sys.stderr)
         return FAILED
+
+
+def named_verb(tokens: Sequence[str]) -> str:
+    """The command with the verb that the tokens begin with: `retroclip memory search`."""
+    chain, _, _ = app.parse_commands([token for token in tokens if token != "--debug"])
+    return " ".join(["retroclip", *chain])
 
 
 def discard_unwritable() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 from retroclip.cli.options import Json, ModelReference
-from retroclip.cli.terminal import print_json, print_results, say, told_failures
+from retroclip.cli.terminal import is_interactive, print_json, print_results, say, told_failures
 
 
 def demo(
@@ -25,7 +25,7 @@ def demo(
     """
     from retroclip.demo import run_demo
 
-    finished = run_demo(out, model=model, seeds=range(seeds), tell=say)
+    finished = run_demo(out, model=model, seeds=range(seeds), tell=say, progress=is_interactive())
     if json:
         print_json([result.model_dump(mode="json") for result in finished.results])
     else:

@@ -19,6 +19,8 @@ def models(pattern: str = "*", /, *, json: Json = False) -> None:
     names, untrained = list_models(pattern), list_architectures(pattern)
     if json:
         print_json(names + untrained)
+    elif not names and not untrained:
+        say(f"no model is called like {pattern!r}: a pattern such as '*{pattern}*' finds parts of names")
     else:
         print_table("Models", ["model"], [[name] for name in names])
         if untrained:

@@ -19,7 +19,12 @@ def predict(
     *,
     memory: MemoryName | None = None,
     method: Method = None,
-    min_confidence: Annotated[float | None, Parameter(help="Below this probability the class is `none`.")] = None,
+    min_confidence: Annotated[
+        float | None,
+        Parameter(
+            help="Below this probability, from 0 to 1, the class is `none`.", validator=validators.Number(gte=0, lte=1)
+        ),
+    ] = None,
     calibrate: str | None = None,
     max_error: Annotated[float | None, Parameter(validator=validators.Number(gte=0, lt=1))] = None,
     out: Annotated[Path | None, Parameter(help="A file instead of stdout.")] = None,

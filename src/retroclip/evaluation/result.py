@@ -181,6 +181,8 @@ def load_results(path: str | Path) -> list[Result]:
     try:
         stored = json.loads(Path(path).read_text())
         return [Result.model_validate(row) for row in (stored if isinstance(stored, list) else [stored])]
+    except FileNotFoundError as error:
+        raise SourceError(f"no such file or folder of results: {path}") from error
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise SourceError(f"{path} is not a file of results (write one with --json): {reason}") from error

@@ -5,6 +5,7 @@ import re
 from retroclip.errors import MemoryStoreError
 
 _LITERAL = re.compile(r"'(?:[^']|'')*'")
+_FIELDS = re.compile(r"\.? Valid fields are .*$", re.DOTALL)  # with the store's own; ours follow
 _STORE_NOISE = re.compile(r"^(?:Invalid user input: )+|,? ?/[^\s,]+\.rs:\d+:\d+.*$", re.DOTALL)
 
 
@@ -25,8 +26,11 @@ def checked_predicate(where: str) -> str:
 
 def predicate_error(where: str, error: Exception, columns: list[str]) -> MemoryStoreError:
     """The store's complaint about `where` as one line that ends with the columns that can be named."""
-    told = f"the predicate {where!r} is not understood: {without_noise(error)} (columns: {', '.join(columns)})"
-    return MemoryStoreError(told)
+    complaint = _FIELDS.sub("", without_noise(error)).rstrip(".")
+    hint = "; strings stand in single quotes" if "No field named" in complaint else ""
+    return MemoryStoreError(
+        f"the predicate {where!r} is not understood: {complaint} (columns: {', '.join(columns)}{hint})"
+    )
 
 
 def without_noise(error: BaseException) -> str:

@@ -91,6 +91,7 @@ def render(report: Report) -> str:
         "caption": tables.caption,
         "footnotes": tables.footnotes,
         "circumstances": circumstances,
+        "measured_on": tables.measured_on,
         "side_metrics": tables.side_metrics,
         "side_value": tables.side_value,
     }

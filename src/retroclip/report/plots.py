@@ -1,6 +1,7 @@
 """Plots for the report, as inline SVG that follows the page's colours and fonts."""
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -92,9 +93,10 @@ def plot_curves(results: Sequence[Result]) -> str:
         axes.set_ylabel("training loss")
         axes.set_xlim(0, 100)
         axes.grid(axis="y", linewidth=0.6)
-        axes.legend(frameon=False)
+        # Below the curves: inside, it covers one of them.
+        axes.figure.legend(frameon=False, loc="outside lower center", ncols=4)
 
-    return _svg(draw, width=7.2, height=3.2)
+    return _svg(draw, width=7.2, height=3.2 + 0.2 * math.ceil(len(results) / 4))
 
 
 def plot_overview(table: Overview) -> str:

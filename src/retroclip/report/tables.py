@@ -87,12 +87,19 @@ def data_name(result: Result) -> str:
     return f"{result.dataset}#{result.split}" if result.split not in (None, "", "all") else result.dataset
 
 
+def measured_on(result: Result) -> list[str]:
+    """The data and the memory, in words; a name that says nothing new is left out ("memory memory")."""
+    data = [f"data {data_name(result)}"] if data_name(result) != result.task else []
+    memory = ["memory" if result.memory == "memory" else f"memory {result.memory}"] if result.memory else []
+    return data + memory
+
+
 def caption(results: Sequence[Result]) -> str:
     """One line that says what the figures of a group were measured on."""
     first = results[0]
     seeds = max((r.seeds for r in results), key=len)
     parts = [
-        f"{first.task} on {data_name(first)}",
+        first.task if data_name(first) == first.task else f"{first.task} on {data_name(first)}",
         f"n = {first.n:,}",
         f"model {first.model}",
         f"metric {first.metric}",
@@ -100,7 +107,7 @@ def caption(results: Sequence[Result]) -> str:
     if first.templates:
         parts.append(_templates(first.templates))
     if first.memory:
-        parts.append(f"memory {first.memory} ({count(first.memory_pairs)} pairs)")
+        parts.append(f"{measured_on(first)[-1]} ({count(first.memory_pairs)} pairs)")
     if seeds:
         parts.append(f"seeds {', '.join(map(str, seeds))}")
     return " · ".join(parts)

@@ -93,7 +93,8 @@ class Task(BaseModel):
             if not name:
                 raise ValueError("a class name is empty")
             if label_key(name) in seen:
-                raise ValueError(f"class {name!r} is there twice (also as {seen[label_key(name)]!r})")
+                other = seen[label_key(name)]
+                raise ValueError(f"class {name!r} is there twice" + (f" (also as {other!r})" if other != name else ""))
             seen[label_key(name)] = name
         return value
 
@@ -181,7 +182,9 @@ def _listed(value: str | list[str] | None) -> list[str]:
 
 def _first(error: ValidationError) -> str:
     """The first complaint in one line."""
-    problem = error.errors()[0]
+    problems = error.errors()
+    # A misspelt key comes first: it is why another one is missing.
+    problem = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"unknown key {where!r}; the keys are {', '.join(Task.model_fields)}"

@@ -1,7 +1,7 @@
 """`retroclip memory info`, `verify` and `search`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
@@ -59,7 +59,7 @@ def search(
     opened = Memory.open(memory)
     encoder = load(opened.model)
     opened.check_encoder(encoder)
-    query = encoder.encode_images([image]) if image is not None else encoder.encode_texts([str(text)])
+    query = encoder.encode_images([_picture(image)]) if image is not None else encoder.encode_texts([str(text)])
     hits = opened.search(query, by=by, k=k, where=where)
     ids, scores = hits.ids[0], hits.scores[0]
     found = opened.take(ids[ids >= 0], ["key", "caption", "label", "source", "license"]).to_pylist()
@@ -71,4 +71,17 @@ def search(
         print_json(rows)
     else:
         columns = ["score", "key", "caption", "label"]
-        print_table(f"{text or image} in {memory}", columns, [[row[name] for name in columns] for row in rows])
+        cells = [[f"{row['score']:.4f}", *(row[name] for name in columns[1:])] for row in rows]
+        print_table(f"{text or image} in {memory}", columns, cells)
+
+
+def _picture(file: Path) -> Any:
+    """The image, decoded here so that a failure names its file."""
+    from retroclip.errors import BadImageError
+    from retroclip.pairs import decode_image
+
+    try:
+        return decode_image(file)
+    except BadImageError as error:
+        told = str(error)
+        raise BadImageError(told if str(file) in told else f"{file}: {told}") from error

@@ -101,7 +101,10 @@ def index(
     from retroclip.memory import Memory
 
     opened = Memory.open(memory)
-    for of, plan in opened.plan(kind, ram=ram).items():
+    plans = opened.plan(kind, ram=ram)
+    if not plans:
+        say(f"{memory}: no pairs to index")
+    for of, plan in plans.items():
         say(f"{of}: " + ", ".join(f"{name} {value}" for name, value in plan.told().items()))
     if not dry_run:
         print_facts("index", opened.index(kind, recall=recall, ram=ram))
