@@ -27,7 +27,7 @@ class Tuning:
     """What happens to each tower ("locked", "gated" or "trained"), and the learning rate for it.
 
     REACT's rates, 5e-4 for gates and 5e-5 otherwise, are for 10 M pairs in batches of 4096. On a few thousand they
-    hardly move the model in any bearable time; ours were chosen on a slice of Caltech-101 `train` (docs/decisions.md).
+    hardly move the model in any bearable time; ours were chosen on slices of `train` (docs/decisions.md).
     """
 
     image: str
@@ -39,7 +39,7 @@ TUNINGS = {
     "gated-image": Tuning("gated", "locked", 5e-3),
     "locked-text": Tuning("trained", "locked", 1e-3),
     "locked-image": Tuning("locked", "trained", 1e-3),
-    "full": Tuning("trained", "trained", 1e-3),
+    "full": Tuning("trained", "trained", 1e-4),
     "gated-text": Tuning("locked", "gated", 5e-3),
     "gated-both": Tuning("gated", "gated", 5e-3),
 }
