@@ -1,6 +1,8 @@
 """Files that appear whole or not at all."""
 
 import errno
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +60,52 @@ def test_an_unfinished_file_takes_the_name_at_the_end(tmp_path):
         unfinished.write_text("new")
         assert unfinished.parent == tmp_path and not file.exists()
     assert file.read_text() == "new"
+
+
+def test_of_two_that_write_one_file_the_last_stands_whole(tmp_path):
+    file = tmp_path / "a.txt"
+    with whole_file(file) as first:
+        first.write_text("first")
+        with whole_file(file) as second:
+            second.write_text("the second")
+            assert first.read_text() == "first"
+        assert file.read_text() == "the second"
+    assert file.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_link_goes_on_pointing_at_its_file(tmp_path):
+    (tmp_path / "there").mkdir()
+    there, link = tmp_path / "there" / "a.txt", tmp_path / "link"
+    there.write_text("old")
+    link.symlink_to(there)
+    write_whole(link, "new")
+    assert link.is_symlink() and there.read_text() == "new"
+    assert list(there.parent.iterdir()) == [there]
+
+
+def test_permissions_are_the_earlier_files_or_the_usual_ones(tmp_path):
+    file, plain = tmp_path / "a.txt", tmp_path / "plain"
+    plain.touch()
+    write_whole(file, "a")
+    assert file.stat().st_mode == plain.stat().st_mode
+    file.chmod(0o600)
+    write_whole(file, "b")
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_pipe_is_written_and_not_replaced(tmp_path):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    write_whole(pipe, "through")
+    reader.join(10)
+    assert read == ["through"] and pipe.is_fifo()
+
+
+def test_a_folder_that_is_not_there_and_one_in_the_way_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such folder: '.*/nosuch'$"):
+        write_whole(tmp_path / "nosuch" / "a.txt", "")
+    with pytest.raises(IsADirectoryError, match=f"{tmp_path}'$"):
+        write_whole(tmp_path, "")

@@ -1,6 +1,9 @@
 """Files that appear under their name only when they are whole."""
 
+import errno
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +13,22 @@ from pathlib import Path
 def whole_file(path: Path) -> Iterator[Path]:
     """The path of an unfinished file beside `path`, which takes its name when the block ends without an error.
 
-    Until then what stood under that name stays; after an error, such as a full disk, nothing is left but that.
+    Until then what stood under that name stays; after an error, such as a full disk, nothing is left but that. Of
+    several processes that write the same file, the last one's stands. A link goes on pointing at its file, an earlier
+    file's permissions stay, and a device or pipe (`/dev/stdout`), whose place nothing can take, is written itself.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(target.parent))
+    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}.unfinished")
     try:
         yield unfinished
-        os.replace(unfinished, path)
+        if target.exists():
+            shutil.copymode(target, unfinished)
+        os.replace(unfinished, target)
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -12,6 +12,7 @@ from retroclip.errors import MemoryStoreError
 from retroclip.memory import Blocklist, Memory
 from retroclip.memory.manifest import Manifest
 from retroclip.memory.pictures import LONGEST_SIDE, is_kept_of, kept_image, original_hash
+from retroclip.memory.store import Store
 from retroclip.pairs import Pair
 
 
@@ -87,6 +88,13 @@ def test_images_of_many_rows_are_counted_on_a_spread_of_them(tmp_path, encoder, 
     assert memory.info()["with_image"] == 5
     memory.delete("image IS NOT NULL")
     assert memory.info()["with_image"] == 0
+
+
+def test_few_images_are_held_while_they_are_counted(tmp_path, encoder, photos, monkeypatch):
+    memory, taken, take = Memory.create(tmp_path / "m", encoder, photos), [], Store.take
+    monkeypatch.setattr(Store, "take", lambda store, ids, columns: taken.append(len(ids)) or take(store, ids, columns))
+    monkeypatch.setattr("retroclip.memory.describe.AT_A_TIME", 4)
+    assert memory.info()["with_image"] == len(photos) == sum(taken) and max(taken) == 4
 
 
 def test_shards_end_where_they_did_when_thumbnails_were_committed(tmp_path, encoder, photos, monkeypatch):
