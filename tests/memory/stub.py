@@ -26,7 +26,11 @@ class StubEncoder:
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         return torch.from_numpy(np.asarray(image.resize((4, 4))).copy()).permute(2, 0, 1).float() / 255
 
-    def encode_images(self, images: torch.Tensor, *, batch_size: int = 64, progress: bool = False) -> torch.Tensor:
+    def encode_images(
+        self, images: torch.Tensor | Sequence[bytes], *, batch_size: int = 64, progress: bool = False
+    ) -> torch.Tensor:
+        if not isinstance(images, torch.Tensor):
+            images = torch.stack([self.preprocess(Image.open(io.BytesIO(image)).convert("RGB")) for image in images])
         return torch.nn.functional.normalize(images.flatten(1) @ self.projection - 1e-3, dim=1)
 
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> torch.Tensor:

@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from retroclip.errors import SourceError
 from retroclip.evaluation.leakage import near_duplicates
-from retroclip.pairs import Pair, decode_image, read_pairs
+from retroclip.pairs import Pair, read_pairs
 from retroclip.retrieval.hygiene import blocked, mismatched, near_copies
 
 if TYPE_CHECKING:
     from retroclip.memory import Blocklist, Memory
 
-BATCH = 256
+BATCH = 2048
+"""Images of an evaluation set compared with all rows at a time: each time every row is read."""
 
 
 def clean_memory(
@@ -67,15 +67,10 @@ def _near_to(memory: "Memory", dataset: str, encoder: Any) -> NDArray[np.int64]:
             batch.append(item.image)
             images += 1
         if len(batch) == BATCH:
-            found.append(_copies(memory, encoder, batch))
+            found.append(near_duplicates(memory, encoder.encode_images(batch), pictures=batch))
             batch = []
     if batch:
-        found.append(_copies(memory, encoder, batch))
+        found.append(near_duplicates(memory, encoder.encode_images(batch), pictures=batch))
     if not images:
         raise SourceError(f"{dataset} has no image")
     return np.unique(np.concatenate(found))
-
-
-def _copies(memory: "Memory", encoder: Any, images: list[bytes]) -> NDArray[np.int64]:
-    pixels = torch.stack([encoder.preprocess(decode_image(image)) for image in images])
-    return near_duplicates(memory, encoder.encode_images(pixels), pictures=images)
