@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--work", type=Path, default=Path("runs/protocols"))
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     if unknown := sorted(set(given.rows) - set(ROWS)):
         parser.error(f"no row {unknown[0]!r}; the rows are {', '.join(ROWS)}")
     encoder = retroclip.load(given.model)
