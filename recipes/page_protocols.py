@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from statistics import mean, stdev
 
 from dense_results import line
 from page_cells import stored, table, with_interval
 
-from retroclip.evaluation import Result
 from retroclip.report.tables import percent
 
 
@@ -32,22 +30,18 @@ COMPARISONS = {
 def by_seed(name: str, metric: str) -> str:
     """A metric of a row that was measured once a seed: trained, untrained, and the gains."""
     found = stored("protocols", f"{name}.json")
-    columns = {form.format(metric): head for form, head in COMPARISONS.items() if form.format(metric) in told(found)}
+    named = {form.format(metric): head for form, head in COMPARISONS.items()}
+    columns = {m: head for m, head in named.items() if all(m in result.metrics for result in found)}
     rows = []
-    for seed, result in enumerate(found):
+    for result in found:
         cells = [
             with_interval(result.metrics[m], result.intervals.get(m), signed=m.startswith("gain")) for m in columns
         ]
-        rows.append([str(result.options.get("seed", seed)), *cells])
+        rows.append([str(result.options["seed"]), *cells])
     if len(found) > 1:
         values = [[result.metrics[m] for result in found] for m in columns]
         rows.append(["mean ± sd", *(f"{percent(mean(own))} ± {percent(stdev(own))}" for own in values)])
     return table(["seed", *columns.values()], rows)
-
-
-def told(found: Sequence[Result]) -> set[str]:
-    """The metrics that all results have."""
-    return set.intersection(*(set(result.metrics) for result in found)) if found else set()
 
 
 def by_class(before: str, after: str) -> str:

@@ -148,7 +148,7 @@ def test_a_stored_comparison_gives_way_to_none_of_fewer_methods_or_seeds(measure
 
 
 def test_few_shots_of_icar_are_none_of_the_evaluated_images(memories, leaking, tiny_model, tmp_path, monkeypatch):
-    icar, task = importlib.import_module("icar"), Task.load("flower-photos")
+    icar, task = importlib.import_module("icar_features"), Task.load("flower-photos")
     monkeypatch.setattr(icar, "conv_features", lambda encoder, images: torch.ones(len(images), 2))
     encoder, source = retroclip.load(str(tiny_model(0)), precision="fp32"), leaking / "flower_photos.parquet"
     assert len(icar.Features(encoder, task, source, "train", tmp_path, 1).x) == 5
@@ -158,7 +158,7 @@ def test_few_shots_of_icar_are_none_of_the_evaluated_images(memories, leaking, t
 
 
 def test_a_feature_file_of_icar_is_whole_or_not_there(memories, data, tmp_path, monkeypatch):
-    icar, plain = importlib.import_module("icar"), torch.save
+    icar, plain = importlib.import_module("icar_features"), torch.save
     monkeypatch.setattr(icar, "conv_features", lambda encoder, images: torch.ones(len(images), 2))
 
     def features():

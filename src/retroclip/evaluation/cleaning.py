@@ -1,6 +1,7 @@
 """Unwanted pairs taken out of a memory: near copies, those of evaluation sets, mismatched and blocked ones."""
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,16 +62,10 @@ def _near_to(memory: "Memory", dataset: str, encoder: Any) -> NDArray[np.int64]:
 
         encoder = load(memory.model)
     memory.check_encoder(encoder)
-    found, batch, images = [np.zeros(0, np.int64)], list[bytes](), 0
-    for item in read_pairs(dataset):
-        if isinstance(item, Pair) and item.image is not None:
-            batch.append(item.image)
-            images += 1
-        if len(batch) == BATCH:
-            found.append(near_duplicates(memory, encoder.encode_images(batch), pictures=batch))
-            batch = []
-    if batch:
+    images = (item.image for item in read_pairs(dataset) if isinstance(item, Pair) and item.image is not None)
+    found = []
+    while batch := list(islice(images, BATCH)):
         found.append(near_duplicates(memory, encoder.encode_images(batch), pictures=batch))
-    if not images:
+    if not found:
         raise SourceError(f"{dataset} has no image")
     return np.unique(np.concatenate(found))
