@@ -28,12 +28,15 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield unfinished
         if target.exists():
             shutil.copymode(target, unfinished)
-        os.replace(unfinished, target)
+        unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file, in UTF-8, as `whole_file`."""
+    """Write a text file, in UTF-8, as `whole_file`; it is on the disk before it has its name."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+        if unfinished.is_file():  # not a device or pipe
+            with unfinished.open("rb+") as written:
+                os.fsync(written.fileno())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from retroclip.errors import MemoryStoreError
+from retroclip.files import write_whole
 from retroclip.memory.location import Location, Url
 
 
@@ -21,16 +22,8 @@ def write_text(path: Location, text: str) -> None:
     """Write so that `path` holds either its old text or all of the new one, whatever happens meanwhile."""
     if isinstance(path, Url):
         path.write_text(text)
-        return
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    else:
+        write_whole(path, text)
 
 
 def read_json(path: Location) -> dict[str, Any]:
