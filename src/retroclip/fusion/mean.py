@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -47,10 +46,3 @@ class MeanFusion(Fusion):
     ) -> Tensor:
         """(n, d), (n, k, d), mask (n, k) → (n, d); the keys and the search's scores count for nothing here."""
         return mean_fusion(query, neighbours, self.weight, mask)
-
-
-def attend(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax over the neighbours (n, k) that `mask` allows; a row without any gets zeros instead of NaN."""
-    if mask is None:
-        return logits.softmax(dim=-1)
-    return torch.nan_to_num(logits.masked_fill(~mask, float("-inf")).softmax(dim=-1))

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retroclip.fusion.attention import attend_once
 from retroclip.fusion.base import Fusion
 
 if TYPE_CHECKING:
@@ -32,14 +33,8 @@ class RamBlock(nn.Module):
 
     def forward(self, v: Tensor, key: Tensor, value: Tensor, a: Tensor, mask: Tensor | None = None) -> Tensor:
         """v, a (n, d); key, value (n, k, d); mask (n, k), True where there is a neighbour → the next a (n, d)."""
-        attended, _ = self.attention(
-            self.norm_query(v + a)[:, None],
-            self.norm_key(key),
-            self.norm_value(value),
-            key_padding_mask=None if mask is None else ~mask,
-            need_weights=False,
-        )
-        a = a + attended[:, 0]
+        key, value = self.norm_key(key), self.norm_value(value)
+        a = a + attend_once(self.attention, self.norm_query(v + a), key, value, mask)
         return a + self.linear2(F.gelu(self.linear1(self.norm(a))))
 
 

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retroclip.fusion.attention import attend, attend_once
 from retroclip.fusion.base import Fusion
-from retroclip.fusion.mean import attend, masked_mean
+from retroclip.fusion.mean import masked_mean
 
 if TYPE_CHECKING:
     from retroclip.memory.opened import Modality
@@ -40,28 +41,10 @@ class PlainLayer(nn.Module):
         asking = query + self.type_embedding[0]
         tokens = torch.cat([asking[:, None], neighbours + self.type_embedding[1]], dim=1)
         seen = None if mask is None else F.pad(mask, (1, 0), value=True)
-        first = asking + attend_once(self.self_attn, self.norm1(tokens), seen)
+        normed = self.norm1(tokens)
+        first = asking + attend_once(self.self_attn, normed[:, 0], normed, normed, seen)
         first = first + self.linear2(F.gelu(self.linear1(self.norm2(first))))
         return F.normalize(query + torch.tanh(self.gate) * (first - query), dim=-1)
-
-
-def attend_once(attention: nn.MultiheadAttention, tokens: Tensor, seen: Tensor | None) -> Tensor:
-    """`attention(tokens, tokens, tokens)` of token 0 alone: tokens (n, L, d), seen (n, L) True where allowed → (n, d).
-
-    q_hᵀ(W_k x_j + b_k) = (W_kᵀ q_h)ᵀ x_j + const, and Σ_j a_j (W_v x_j + b_v) = W_v Σ_j a_j x_j + b_v: keys and values
-    need not be computed for every token. No dropout.
-    """
-    heads, (n, _, dim) = attention.num_heads, tokens.shape
-    w_query, w_key, w_value = attention.in_proj_weight.view(3, dim, dim)
-    b_query, _, b_value = attention.in_proj_bias.view(3, dim)
-    asking = F.linear(tokens[:, 0], w_query, b_query).view(n, heads, -1) * (dim // heads) ** -0.5
-    asking = torch.einsum("nhe,hed->nhd", asking, w_key.view(heads, -1, dim))
-    logits = asking @ tokens.transpose(1, 2)
-    if seen is not None:
-        logits = logits.masked_fill(~seen[:, None], float("-inf"))
-    mixed = logits.softmax(dim=-1) @ tokens
-    attended = torch.einsum("nhd,hed->nhe", mixed, w_value.view(heads, -1, dim)).flatten(1) + b_value
-    return F.linear(attended, attention.out_proj.weight, attention.out_proj.bias)
 
 
 class IdentityLayer(nn.Module):
