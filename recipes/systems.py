@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from memories import CONDITIONS, TASKS, Sources
@@ -23,6 +23,7 @@ from retroclip.encoders import Encoder
 from retroclip.evaluation import Result, Samples, compare, load_results, load_samples, save_results
 from retroclip.evaluation.comparison import method_names
 from retroclip.memory import Memory
+from retroclip.methods import get_method
 from retroclip.report.tables import duration, markdown_table
 from retroclip.study import summary_line
 from retroclip.tasks import Task
@@ -43,33 +44,47 @@ def measure(
 ) -> list[Result]:
     """Every method on one task under one condition, from the store where it is there.
 
-    What was measured is stored unless the store has more of the same: methods or seeds that weren't asked for.
+    What trains nothing is measured again beside what the store lacks: training is compared with the best of it. Stored
+    rows of other methods stay, and a file with more seeds gives way to none with fewer.
     """
     file, memory = RESULTS / f"{task.name}-{condition}.json", sources.memory(task, condition)
     wanted, stored = method_names(methods), load_results(file) if file.exists() else []
     if not same_circumstances(stored, sources.encoder, task, samples, memory):
         stored = []
-    found = [result for result in stored if result.method in wanted]
-    if [r.method for r in found] == wanted and stands(found, seeds):
-        return found
-    results = compare(
-        sources.encoder,
-        task,
-        samples,
-        memory,
-        methods=wanted,
-        seeds=list(seeds),
-        also=[elsewhere(sources.data, name) for name in ELSEWHERE.get((task.name, condition), ())],
-        cache=sources.work / "runs" / f"{task.name}-{condition}",
-        on_result=lambda result: print(task.name, condition, summary_line(result), flush=True),
-    )
-    if has_more(stored, wanted, seeds):
-        print(f"{file} holds more of the same and stays: delete it to store this", flush=True)
+    rows = {result.method: result for result in stored}
+    known = {name for name, result in rows.items() if stands([result], seeds)}
+    if known.issuperset(wanted):
+        return [rows[name] for name in wanted]
+
+    def compared(names: Sequence[str]) -> dict[str, Result]:
+        results = compare(
+            sources.encoder,
+            task,
+            samples,
+            memory,
+            methods=names,
+            seeds=list(seeds),
+            also=[elsewhere(sources.data, name) for name in ELSEWHERE.get((task.name, condition), ())],
+            cache=sources.work / "runs" / f"{task.name}-{condition}",
+            on_result=lambda result: print(task.name, condition, summary_line(result), flush=True),
+        )
+        return {result.method: result for result in results}
+
+    found = compared([name for name in wanted if name not in known or not get_method(name).trained])
+    kept = {name: rows[name] for name in wanted if name not in found}
+    if any(result.control != best_control(found.values()) for result in kept.values()):
+        found, kept = compared(wanted), {}
+    measured = kept | found
+    results = [measured[name] for name in wanted]
+    if has_more_seeds(stored, seeds):
+        print(f"{file} holds more seeds and stays: delete it to store this", flush=True)
         print(markdown_table(results), flush=True)
         return results
     RESULTS.mkdir(parents=True, exist_ok=True)
+    rows |= measured
+    order = [*(name for name in METHODS if name in rows), *(name for name in rows if name not in METHODS)]
     # Curves would be most of the file, and the page shows none.
-    save_results([result.model_copy(update={"history": []}) for result in results], file)
+    save_results([rows[name].model_copy(update={"history": []}) for name in order], file)
     return results
 
 
@@ -97,10 +112,16 @@ def stands(results: Sequence[Result], seeds: Sequence[int]) -> bool:
     return all(result.seeds in ([], list(seeds)) and not result.error for result in results)
 
 
-def has_more(stored: Sequence[Result], methods: Sequence[str], seeds: Sequence[int]) -> bool:
-    """Whether stored results have a method or a seed that isn't among these."""
-    measured = [result for result in stored if not result.error]
-    return any(result.method not in methods or not set(result.seeds) <= set(seeds) for result in measured)
+def best_control(results: Collection[Result]) -> str | None:
+    """The method that uses the memory without training and is best among these."""
+    methods = {result.method: get_method(result.method) for result in results}
+    controls = [r for r in results if methods[r.method].needs_memory and not methods[r.method].trained and not r.error]
+    return max(controls, key=lambda result: result.value or 0.0).method if controls else None
+
+
+def has_more_seeds(stored: Sequence[Result], seeds: Sequence[int]) -> bool:
+    """Whether stored results have a seed that isn't among these."""
+    return any(not set(result.seeds) <= set(seeds) for result in stored if not result.error)
 
 
 def times(results: Sequence[Result], others: dict[str, float]) -> str:
