@@ -33,8 +33,8 @@ ELSEWHERE = {("caltech101", "in-domain"): ("intel-scenes", "cifar10")}
 """On which other tasks the models of a comparison are asked what they forgot."""
 METHODS = (
     "zero-shot", "primed", "mean-neighbours", "mean-neighbours-centred", "tip-adapter", "tip-x", "real-prompt",
-    "real-linear", "reco", "reco-plain", "ra-clip", "locked-text", "gated-image",
-    "gated-image-averaged", "gated-image-linear",
+    "real-linear", "stacked-linear", "stacked-linear-features", "reco", "reco-plain", "ra-clip", "locked-text",
+    "gated-image", "gated-image-averaged", "gated-image-linear",
 )  # fmt: skip
 RESULTS = Path("docs/results/systems")
 

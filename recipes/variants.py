@@ -14,7 +14,7 @@ from retroclip.evaluation.leakage import without
 from retroclip.evaluation.robustness import with_noise
 from retroclip.evaluation.shots import draw_shots
 from retroclip.methods import MethodContext
-from retroclip.retrieval import named_classes, retrieve
+from retroclip.retrieval import matched_pairs, named_classes, retrieve
 from retroclip.training import customize, fine_tune, fuse
 from retroclip.training.pseudo import pseudo_labelled
 from retroclip.training.tuning import TUNINGS
@@ -182,10 +182,15 @@ def retrievals(context: MethodContext) -> Iterator[Variant]:
         "both, 16 a class by rank": {"max_per_class": 16},
         "both, 16 a class that cover the others": {"max_per_class": 16, "selection": "cover"},
     }
+
+    def matched_head(found: Any, seed: int) -> Any:
+        rows, labels = matched_pairs(found.captions, task, seed=seed)
+        return real_linear(encoder, task, found.image_embeddings[rows], labels)
+
     users: dict[str, Callable[[Any, int], Any]] = {
         "primed": lambda found, seed: primed(encoder, task, found),
         "Tip-Adapter": lambda found, seed: tip_adapter(encoder, task, found),
-        "REAL-Linear": lambda found, seed: real_linear(encoder, task, found, seed=seed),
+        "REAL-Linear": matched_head,
         "gated-image": lambda found, seed: customize(encoder, found, seed=seed),
     }
     for name, use in users.items():

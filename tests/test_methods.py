@@ -1,10 +1,14 @@
 """The registry, and that every method passes on what its room needs."""
 
+import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 
 from retroclip import methods
-from retroclip.errors import RetroclipError
+from retroclip.errors import MemoryStoreError, RetroclipError
 from retroclip.methods import MethodContext, get_method, list_methods, register_method
+from retroclip.tasks import Task
 
 
 @pytest.fixture
@@ -20,7 +24,7 @@ def context():
 def test_order_of_a_comparison():
     assert methods.default_methods() == [
         "zero-shot", "primed", "mean-neighbours", "tip-adapter", "mean-neighbours-centred", "tip-x", "real-prompt",
-        "real-linear", "reco", "ra-clip", "locked-text", "gated-image",
+        "real-linear", "stacked-linear", "stacked-linear-features", "reco", "ra-clip", "locked-text", "gated-image",
     ]  # fmt: skip
     assert list_methods("*-clip") == ["ra-clip"]
     assert all(get_method(name).summary for name in list_methods())
@@ -96,16 +100,22 @@ def test_a_head_over_a_tuned_model_learns_from_what_that_model_sees(monkeypatch,
         trained_parameters = 7
 
     class Found:
+        captions, image_embeddings = "captions", torch.eye(3)
+
         def seen_by(self, encoder):
             calls.append(encoder)
-            return "seen"
+            return self
 
-    tuned, head = Model(), Model()
+    tuned, head, labels = Model(), Model(), torch.tensor([1, 0])
     monkeypatch.setattr("retroclip.retrieval.retrieve", lambda *args, **given: Found())
     monkeypatch.setattr("retroclip.training.customize", lambda *args, **given: tuned)
-    monkeypatch.setattr("retroclip.classifiers.real_linear", lambda *args, **given: calls.append((args, given)) or head)
+    monkeypatch.setattr("retroclip.classifiers.real_linear", lambda *args: calls.append(args) or head)
+    matched = lambda *args, **given: calls.append((args, given)) or (torch.tensor([2, 0]), labels)  # noqa: E731
+    monkeypatch.setattr("retroclip.retrieval.matched_pairs", matched)
     assert get_method("gated-image-linear")(context) is head
-    assert calls == [tuned, ((tuned, "task", "seen"), {"seed": 5})]
+    seen, asked, (encoder, task, images, given) = calls
+    assert seen is encoder is tuned and asked == (("captions", "task"), {"seed": 5})
+    assert task == "task" and given is labels and images.argmax(1).tolist() == [2, 0]
     assert head.trained_parameters == 14
 
 
@@ -132,7 +142,6 @@ def test_a_head_over_a_tuned_model_learns_from_what_that_model_sees(monkeypatch,
         ("locked-text", "training.customize", (("encoder", "found"), {"tuning": "locked-text", "seed": 5})),
         ("primed", "classifiers.primed", (("encoder", "task", "found"), {})),
         ("tip-adapter", "classifiers.tip_adapter", (("encoder", "task", "found"), {})),
-        ("real-linear", "classifiers.real_linear", (("encoder", "task", "found"), {"seed": 5})),
         ("zero-shot", "classifiers.zero_shot", (("encoder", "task"), {})),
     ],
 )
@@ -155,6 +164,69 @@ def test_methods_that_read_more_than_what_was_found(monkeypatch, context):
     monkeypatch.setattr("retroclip.training.customize", lambda *args, **given: (args, given))
     expected = ("encoder", ("answers", "encoder", "found")), {"seed": 5, "recipe": "react"}
     assert get_method("self-training")(context) == expected
+
+
+class Pairs:
+    """A memory of five pairs, one of them without a stored image."""
+
+    captions = (("cat",), ("dog",), ("grass",), ("cat",), ("cat and dog",))
+
+    def ids(self):
+        return np.arange(10, 15)
+
+    def take(self, ids, columns):
+        stored = {"captions": list(self.captions), "image": [None, b"1", b"2", b"3", b"4"]}
+        return pa.table({name: [stored[name][row - 10] for row in ids] for name in columns})
+
+    def embeddings(self, ids):
+        return torch.from_numpy(np.asarray(ids))[:, None].float()
+
+
+def heads(monkeypatch, name):
+    """Where the arguments of a head go that a method trains."""
+    calls = []
+    monkeypatch.setattr(f"retroclip.classifiers.{name}", lambda *args, **given: calls.append((args, given)) or "head")
+    return calls
+
+
+@pytest.mark.parametrize(("method", "function", "given"), [
+    ("real-linear", "real_linear", {}),
+    ("stacked-linear", "stacked_linear", {"seed": 5, "sharpness": 0.1}),
+])  # fmt: skip
+def test_linear_heads_learn_from_all_pairs_of_the_memory_that_name_one_class(monkeypatch, method, function, given):
+    calls, task = heads(monkeypatch, function), Task("pets", classes=["cat", "dog"])
+    options = {"stacked-linear": {"per_class": 9, "sharpness": 0.1}}
+    assert get_method(method)(MethodContext("encoder", Pairs(), task, seed=5, options=options)) == "head"
+    (((encoder, own, images, labels), named),) = calls
+    assert (encoder, own, named) == ("encoder", task, given)
+    assert sorted(zip(images[:, 0].tolist(), labels.tolist(), strict=True)) == [(10, 0), (11, 1), (13, 0)]
+
+
+def test_features_are_read_from_the_stored_images_once_for_all_seeds(monkeypatch):
+    calls, embedded = heads(monkeypatch, "stacked_linear"), []
+
+    class Wide:
+        def __init__(self, base):
+            self.base = base
+
+        def encode_images(self, images):
+            embedded.append(images)
+            return torch.tensor([[float(image)] for image in images])
+
+    monkeypatch.setattr("retroclip.encoders.features.FeatureEncoder", Wide)
+    context = MethodContext("encoder", Pairs(), Task("pets", classes=["cat", "dog"]))
+    for seed in range(2):
+        assert get_method("stacked-linear-features")(context.for_run(seed)) == "head"
+    for seed, ((encoder, _, images, labels), given) in enumerate(calls):
+        assert encoder.base == "encoder" and given == {"seed": seed}
+        assert sorted(zip(images[:, 0].tolist(), labels.tolist(), strict=True)) == [(1, 1), (3, 0)]
+    assert len(embedded) == 1
+    bare = Pairs()
+    bare.take = lambda ids, columns: (
+        Pairs.take(bare, ids, columns) if columns == ["captions"] else pa.table({"image": pa.nulls(len(ids))})
+    )
+    with pytest.raises(MemoryStoreError, match="kept no images to embed again"):
+        get_method("stacked-linear-features")(MethodContext("encoder", bare, Task("pets", classes=["cat", "dog"])))
 
 
 def test_options_are_copies(context):

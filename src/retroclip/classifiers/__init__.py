@@ -7,6 +7,7 @@ from retroclip.classifiers.linear import real_linear
 from retroclip.classifiers.naming import memory_captions, most_frequent_names, real_prompt
 from retroclip.classifiers.primed import primed
 from retroclip.classifiers.probe import linear_probe, sgd_probe
+from retroclip.classifiers.stacked import stacked_linear
 from retroclip.classifiers.zero_shot import class_texts, zero_shot
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "real_linear",
     "real_prompt",
     "sgd_probe",
+    "stacked_linear",
     "threshold_for",
     "tip_adapter",
     "tip_x",

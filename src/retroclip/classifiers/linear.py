@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,32 +12,10 @@ from torch import Tensor
 from retroclip.classifiers.classifier import LinearClassifier
 from retroclip.classifiers.zero_shot import class_texts
 from retroclip.errors import RetroclipError
-from retroclip.retrieval import named_classes
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
-    from retroclip.retrieval import Retrieved
     from retroclip.tasks import Task
-
-
-def matched_pairs(
-    captions: list[tuple[str, ...]], task: Task, *, per_class: int = 500, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Rows and class indices of the pairs that name exactly one class, at most `per_class` of each, drawn by `seed`."""
-    named = named_classes(captions, task)
-    rows_of: dict[int, list[int]] = {}
-    for row, classes in enumerate(named):
-        if len(classes) == 1:
-            rows_of.setdefault(classes[0], []).append(row)
-    generator = torch.Generator().manual_seed(seed)
-    rows, labels = [], []
-    for label, own in sorted(rows_of.items()):
-        kept = torch.randperm(len(own), generator=generator)[:per_class]
-        rows.append(torch.tensor(own)[kept])
-        labels.append(torch.full((len(kept),), label))
-    if not rows:
-        return torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
-    return torch.cat(rows), torch.cat(labels)
 
 
 def train_head(
@@ -67,25 +46,31 @@ def train_head(
     return weights.detach(), losses
 
 
-def real_linear(
-    encoder: Encoder, task: Task, retrieved: Retrieved, *, per_class: int = 500, seed: int = 0
-) -> LinearClassifier:
-    """REAL-Linear over the retrieved pairs that name exactly one class; see `half_trained` for those few or none name.
+def real_linear(encoder: Encoder, task: Task, images: Tensor, labels: Tensor) -> LinearClassifier:
+    """REAL-Linear over pairs that name a class: image embeddings (m, d), unit norm, and class indices (m,).
 
-    Raises RetroclipError if no caption names a class.
+    See `retrieval.matched_pairs`, and `half_trained` for classes that few or none of them name.
+    Raises RetroclipError if there is no pair.
     """
-    rows, labels = matched_pairs(retrieved.captions, task, per_class=per_class, seed=seed)
-    if not len(rows):
-        raise RetroclipError(
-            f"no retrieved caption names one class of task {task.name!r}: real-linear can't be trained"
-        )
+    check_matched(labels, task, "real-linear")
     texts = class_texts(encoder, task)
-    trained, losses = train_head(texts, retrieved.image_embeddings[rows], labels, encoder.logit_scale)
+    trained, losses = train_head(texts, images, labels, encoder.logit_scale)
     weights = half_trained(texts, trained, torch.bincount(labels, minlength=len(texts)))
     classifier = LinearClassifier("real-linear", encoder, task.classes, weights)
     classifier.trained_parameters = texts.numel()
-    classifier.history = [{"step": float(step), "loss": loss} for step, loss in enumerate(losses, 1)]
+    classifier.history = as_history(losses)
     return classifier
+
+
+def check_matched(labels: Tensor, task: Task, method: str) -> None:
+    """Raise RetroclipError if there is no pair to learn from."""
+    if not len(labels):
+        raise RetroclipError(f"no caption names one class of task {task.name!r}: {method} can't be trained")
+
+
+def as_history(losses: Sequence[float]) -> list[dict[str, float]]:
+    """The losses of steps 1, 2, … as rows of a training curve."""
+    return [{"step": float(step), "loss": loss} for step, loss in enumerate(losses, 1)]
 
 
 def half_trained(texts: Tensor, trained: Tensor, counts: Tensor) -> Tensor:

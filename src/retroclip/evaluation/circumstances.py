@@ -38,7 +38,7 @@ def method_defaults() -> dict[str, Any]:
     from retroclip.training.tuning import TUNINGS
 
     beneath: list[Callable[..., Any]] = [classifiers.primed, classifiers.tip_adapter, classifiers.tip_x]
-    beneath += [classifiers.real_linear, classifiers.linear_probe, classifiers.sgd_probe]
+    beneath += [classifiers.stacked_linear, classifiers.linear_probe, classifiers.sgd_probe, retrieval.matched_pairs]
     beneath += [training.augmented_probe, training.fine_tune]
     beneath += [retrieval.retrieve, training.customize, training.fuse, fusion.MemoryEncoder, *fusion.KINDS.values()]
     taken = {made.__name__: inspect.signature(made).parameters.values() for made in beneath}

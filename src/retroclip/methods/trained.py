@@ -2,22 +2,56 @@
 
 from typing import TYPE_CHECKING, Any, cast
 
+from retroclip.errors import MemoryStoreError
 from retroclip.methods.context import MethodContext
 from retroclip.methods.fused import fused
 from retroclip.methods.registry import register_method
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
     from retroclip.classifiers import Classifier
     from retroclip.encoders import Encoder
 
 
 @register_method("real-linear", trained=True)
 def _real_linear(context: MethodContext) -> "Classifier":
-    """A linear head on the pairs whose caption names a class, averaged with the zero-shot head (REAL-Linear)."""
+    """A linear head on the memory's pairs that name a class, averaged with the zero-shot head (REAL-Linear)."""
     from retroclip.classifiers import real_linear
 
-    options = {"seed": context.seed} | context.options_for("real-linear")
-    return real_linear(context.encoder, context.task, context.retrieved, **options)
+    ids, labels = _matched(context, **context.options_for("real-linear"))
+    return real_linear(context.encoder, context.task, context.known_memory.embeddings(ids), labels)
+
+
+@register_method("stacked-linear", trained=True)
+def _stacked_linear(context: MethodContext) -> "Classifier":
+    """A linear head on the memory's pairs that name a class, weighed against the zero-shot head on held-out pairs."""
+    from retroclip.classifiers import stacked_linear
+
+    options = context.options_for("stacked-linear")
+    ids, labels = _matched(context, options.pop("per_class", 500))
+    images = context.known_memory.embeddings(ids)
+    return stacked_linear(context.encoder, context.task, images, labels, **{"seed": context.seed} | options)
+
+
+@register_method("stacked-linear-features", trained=True)
+def _stacked_linear_features(context: MethodContext) -> "Classifier":
+    """The same with a head on what the image tower knows before its projection; embeds the stored images again."""
+    from retroclip.classifiers import stacked_linear
+    from retroclip.encoders.features import FeatureEncoder
+
+    options = context.options_for("stacked-linear-features")
+    ids, labels = _matched(context, options.pop("per_class", 100))
+    encoder: Any = context.share("features", lambda: FeatureEncoder(context.encoder))
+    stored = context.known_memory.take(ids, ["image"])["image"].to_pylist()
+    kept = [row for row, image in enumerate(stored) if image is not None]
+    if stored and not kept:
+        raise MemoryStoreError("the memory kept no images to embed again: make it with --images store or thumbnail")
+    key = ("features of", ids[kept].tobytes())
+    images = context.share(key, lambda: encoder.encode_images([stored[row] for row in kept]))
+    return stacked_linear(encoder, context.task, images, labels[kept], **{"seed": context.seed} | options)
 
 
 @register_method("reco", trained=True)
@@ -54,10 +88,12 @@ def _gated_image(context: MethodContext) -> "Encoder":
 def _gated_image_linear(context: MethodContext) -> "Classifier":
     """REAL-Linear on the tuned model: a head over the retrieved pairs as its gated tower sees them."""
     from retroclip.classifiers import real_linear
+    from retroclip.retrieval import matched_pairs
 
     tuned, options = _customized(context, "gated-image"), context.options_for("gated-image-linear")
     found = context.share(("seen by gated-image", context.seed), lambda: context.retrieved.seen_by(tuned))
-    classifier = real_linear(tuned, context.task, found, **{"seed": context.seed} | options)
+    rows, labels = matched_pairs(found.captions, context.task, **{"seed": context.seed} | options)
+    classifier = real_linear(tuned, context.task, found.image_embeddings[rows], labels)
     classifier.trained_parameters = (classifier.trained_parameters or 0) + (tuned.trained_parameters or 0)
     return classifier
 
@@ -101,6 +137,16 @@ def _locked_text_averaged(context: MethodContext) -> "Encoder":
 def _gated_image_averaged(context: MethodContext) -> "Encoder":
     """The gates of the gated-image tuning half open, to forget less (WiSE-FT)."""
     return _averaged(context, "gated-image")
+
+
+def _matched(context: MethodContext, per_class: int = 500) -> "tuple[NDArray[np.int64], Tensor]":
+    """Ids and classes of the memory's pairs that name one class of the task, at most so many a class."""
+    from retroclip.classifiers import memory_captions
+    from retroclip.retrieval import matched_pairs
+
+    captions = context.share("captions", lambda: memory_captions(context.known_memory))
+    rows, labels = matched_pairs(captions, context.task, per_class=per_class, seed=context.seed)
+    return context.known_memory.ids()[rows.numpy()], labels
 
 
 def _customized(context: MethodContext, tuning: str, variant: str = "", **fixed: Any) -> "Encoder":

@@ -1,0 +1,186 @@
+"""A linear head on the pairs that name a class, stacked with the zero-shot head by what held-out pairs say. [D]"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from retroclip.classifiers.classifier import Classifier
+from retroclip.classifiers.linear import as_history, check_matched, train_head
+from retroclip.classifiers.probe import ALL_FOLDS_BELOW, FOLDS, fold_of
+from retroclip.classifiers.zero_shot import class_texts
+from retroclip.fusion.relevance import Density, relevance
+from retroclip.memory.exact import exact_search
+
+if TYPE_CHECKING:
+    from retroclip.encoders import Encoder
+    from retroclip.tasks import Task
+
+SCALE = 20.0  # of the head's logits while it is trained; stacking finds how far they are to be believed
+NEIGHBOURS = 10
+PRIOR = 20  # pairs: with much fewer there is hardly any head, with some hundreds nothing holds it back
+
+
+def stacked_linear(
+    encoder: Encoder, task: Task, images: Tensor, labels: Tensor, *, sharpness: float = 0.5, seed: int = 0
+) -> StackedClassifier:
+    """α·zero-shot + w·g·head over pairs that name a class: `images` (m, D) of `encoder`, class indices `labels` (m,).
+
+    The head starts from nothing (`train_head`, class-balanced) on embeddings, or on the features behind them where
+    `encoder` is a `FeatureEncoder`, less their mean. α and w are fitted to the weak labels of pairs that a head was not
+    trained on (stacked generalisation, Wolpert 1992): where captions mislead, w is small. g is the query's relevance
+    among the pairs, as RECO's (`fusion.relevance`, β = `sharpness`; 0: always 1): pictures of another kind are left to
+    the zero-shot head. Nothing is chosen on evaluated images.
+
+    Raises RetroclipError if there is no pair.
+    """
+    check_matched(labels, task, "stacked-linear")
+    texts = class_texts(encoder, task)
+    embeddings, features = split(images, encoder.dim)
+    centre = features.mean(dim=0)
+    known = Known(F.normalize(features - centre, dim=-1), sharpness)
+    zero_shot = encoder.logit_scale * embeddings @ texts.T
+    held, logits, share = held_out(known.rows, labels, len(texts), seed=seed)
+    weights, losses = head(known.rows, labels, len(texts))
+    believed = known.relevance_of_own(held)[:, None] * logits
+    alpha, w = stack(zero_shot[held], believed, labels[held], share)
+    classifier = StackedClassifier("stacked-linear", encoder, task, texts, centre, w * SCALE * weights, alpha, known)
+    classifier.trained_parameters = weights.numel() + 2
+    classifier.history = as_history(losses)
+    classifier.chosen = {"zero_shot": alpha, "head": w, "pairs": len(labels)}
+    return classifier
+
+
+class StackedClassifier(Classifier):
+    """α·s·fTᵀ + g(x)·xWᵀ: f the embedding, x the centred features, T (K, d) the class texts, s the logit scale."""
+
+    def __init__(
+        self,
+        name: str,
+        encoder: Encoder,
+        task: Task,
+        texts: Tensor,
+        centre: Tensor,
+        weights: Tensor,
+        alpha: float,
+        known: Known,
+    ) -> None:
+        super().__init__(name, encoder, task.classes)
+        self.texts, self.centre, self.weights, self.alpha, self.known = texts, centre, weights, alpha, known
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        own, features = split(embeddings, self.encoder.dim)
+        x = F.normalize(features - self.centre, dim=-1)
+        zero_shot = self.alpha * self.encoder.logit_scale * own @ self.texts.T
+        return zero_shot + self.known.relevance(x)[:, None] * (x @ self.weights.T)
+
+
+def split(rows: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Embeddings (n, dim) and the features behind them, each of unit norm; without any, the embeddings twice."""
+    embeddings, features = F.normalize(rows[:, :dim], dim=-1), F.normalize(rows[:, dim:], dim=-1)
+    return embeddings, features if features.shape[1] else embeddings
+
+
+def head(rows: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, list[float]]:
+    """Weights (K, f) of a head over unit-norm rows (m, f), from zeros, and its losses.
+
+    A class without rows keeps zeros: it is nobody's negative.
+    """
+    weights = torch.zeros(classes, rows.shape[1])
+    present, own = labels.unique(return_inverse=True)
+    weights[present], losses = train_head(weights[present], rows, own, SCALE, lr=3e-3)
+    return weights, losses
+
+
+def held_out(rows: Tensor, labels: Tensor, classes: int, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Row numbers (h,), logits (h, K) for them of heads that haven't seen them, and what each counts (h,), in sum 1.
+
+    Every row is held out in a fold of rows; from `ALL_FOLDS_BELOW` on, those of one fold are. Where a share ρ of the
+    task's classes has no pairs, folds of whole classes count ρ beside: so it shows what a head does to an image whose
+    class it doesn't know. Each class counts the same.
+    """
+    counts = torch.bincount(labels, minlength=classes)
+    present = counts > 0
+    absent = 1 - float(present.float().mean())
+    parts = {1 - absent: fold_of(labels, FOLDS, seed=seed)}
+    if absent:
+        order = torch.randperm(classes, generator=torch.Generator().manual_seed(seed))
+        # Present classes first, so that the folds share them out evenly.
+        order = order[(~present[order]).long().argsort(stable=True)]
+        fold_of_class = torch.empty(classes, dtype=torch.long)
+        fold_of_class[order] = torch.arange(classes) % FOLDS
+        parts[absent] = fold_of_class[labels]
+    found, logits, shares = [], [], []
+    for part, fold in parts.items():
+        for number in range(FOLDS if len(labels) < ALL_FOLDS_BELOW else 1):
+            inside = fold == number
+            if inside.any() and not inside.all():
+                own = inside.nonzero()[:, 0]
+                found.append(own)
+                logits.append(SCALE * rows[own] @ head(rows[~inside], labels[~inside], classes)[0].T)
+                shares.append(part / counts[labels[own]])
+    if not found:
+        return torch.zeros(0, dtype=torch.long), torch.zeros(0, classes), torch.zeros(0)
+    share = torch.cat(shares)
+    return torch.cat(found), torch.cat(logits), share / share.sum()
+
+
+def stack(zero_shot: Tensor, trained: Tensor, labels: Tensor, share: Tensor) -> tuple[float, float]:
+    """α and w ≥ 0 with the least cross-entropy of α·zero_shot + w·trained, both (h, K), of which each row is a `share`.
+
+    (PRIOR/h)²·((α − 1)² + w²) is added, so that a few pairs don't overrule the class texts. Without rows: 1 and 0.
+    """
+    if not len(labels):
+        return 1.0, 0.0
+    doubt = (PRIOR / len(labels)) ** 2
+    both = torch.tensor([1.0, 0.1], requires_grad=True)
+    optimizer = torch.optim.LBFGS([both], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        alpha, w = both.clamp_min(0)
+        value = (share * F.cross_entropy(alpha * zero_shot + w * trained, labels, reduction="none")).sum()
+        value = value + doubt * ((alpha - 1).square() + w.square())
+        value.backward()
+        return value
+
+    optimizer.step(loss)  # type: ignore[arg-type]
+    alpha, w = both.detach().clamp_min(0).tolist()
+    return alpha, w
+
+
+@dataclass
+class Known:
+    """The centred features (m, f) that a head has seen, and how relevant they are to a query; `sharpness` is β."""
+
+    rows: Tensor
+    sharpness: float
+
+    def __post_init__(self) -> None:
+
+        self._ids = np.arange(len(self.rows))
+        self._density: Density = Density(self._ids, lambda ids, side: self._nearest(self.rows[ids], itself=ids))
+
+    def relevance(self, queries: Tensor) -> Tensor:
+        """g (n,) in [0, 1] of centred features (n, f)."""
+        return self._relevance(*self._nearest(queries)) if self.sharpness else torch.ones(len(queries))
+
+    def relevance_of_own(self, numbers: Tensor) -> Tensor:
+        """The same of rows that are among the known ones, each without itself."""
+        if not self.sharpness:
+            return torch.ones(len(numbers))
+        return self._relevance(*self._nearest(self.rows[numbers], itself=numbers.numpy()))
+
+    def _nearest(self, queries: Tensor, itself: np.ndarray | None = None) -> tuple[Tensor, np.ndarray]:
+        banned = None if itself is None else [np.array([row]) for row in itself]
+        ids, scores = exact_search(queries, self.rows, self._ids, NEIGHBOURS, exclude=banned)
+        return torch.from_numpy(scores).where(torch.from_numpy(ids >= 0), 0.0), ids
+
+    def _relevance(self, scores: Tensor, ids: np.ndarray) -> Tensor:
+        usual, spread = self._density.usual("image", ids), self._density.spread("image")
+        return relevance(scores, usual, spread, self.sharpness, torch.from_numpy(ids >= 0))

@@ -1,0 +1,125 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from retroclip.classifiers import class_texts, stacked_linear, zero_shot
+from retroclip.classifiers.stacked import SCALE, Known, head, held_out, stack
+from retroclip.errors import RetroclipError
+
+LABELS = torch.tensor([0, 1, 2] * 12)
+
+
+def accuracy(head, images, labels):
+    return float((head(images).argmax(1) == labels).float().mean())
+
+
+def test_it_learns_where_captions_are_right_and_stays_zero_shot_where_they_are_not(encoder, task, make_images):
+    images, labels = make_images([0, 1, 2] * 40, seed=9), torch.tensor([0, 1, 2] * 40)
+    base = accuracy(zero_shot(encoder, task), images, labels)
+    right = stacked_linear(encoder, task, make_images(LABELS.tolist()), LABELS)
+    assert accuracy(right, images, labels) > base + 0.1
+    drawn = torch.randint(3, (36,), generator=torch.Generator().manual_seed(0))
+    wrong = stacked_linear(encoder, task, make_images(LABELS.tolist()), drawn)
+    assert wrong.chosen["head"] < 0.2 < right.chosen["head"]
+    assert right.chosen["pairs"] == 36 and right.trained_parameters == 3 * 8 + 2
+    assert right.history[-1]["loss"] < right.history[0]["loss"]
+
+
+def test_logits_are_those_of_the_formula(encoder, task, make_images):
+    rows, queries = make_images(LABELS.tolist()), make_images([0, 1, 2], seed=4)
+    made = stacked_linear(encoder, task, rows, LABELS, sharpness=0.7)
+    x = F.normalize(queries - rows.mean(0), dim=-1)
+    known = F.normalize(rows - rows.mean(0), dim=-1)
+    own = (known @ known.T).fill_diagonal_(-2)
+    usual = own.topk(10).values.mean(1)
+    spread = (own.topk(10).values.mean(1) - usual[own.topk(10).indices].mean(1)).std(correction=0)
+    for i in range(3):
+        scores, near = (known @ x[i]).topk(10)
+        g = math.exp(0.7 * min(0.0, float((scores - usual[near]).mean() / spread)))
+        expected = made.alpha * 20.0 * class_texts(encoder, task) @ queries[i] + g * made.weights @ x[i]
+        torch.testing.assert_close(made(queries)[i], expected)
+
+
+def test_features_behind_the_embedding_are_what_the_head_reads(encoder, task, make_images):
+    embeddings, features = make_images([0] * 36), torch.eye(5)[LABELS] + 0.01 * torch.randn(36, 5)
+    made = stacked_linear(encoder, task, torch.cat([embeddings, features], 1), LABELS)
+    assert made.weights.shape == (3, 5)
+    same = torch.cat([make_images([0, 0, 0]), torch.eye(5)[:3]], 1)
+    assert made(same).argmax(1).tolist() == [0, 1, 2]
+    torch.testing.assert_close(made(same), made(torch.cat([3 * same[:, :8], 2 * same[:, 8:]], 1)))
+
+
+def test_pictures_of_another_kind_are_left_to_the_zero_shot_head(encoder, task, make_images):
+    made = stacked_linear(encoder, task, make_images(LABELS.tolist()), LABELS, sharpness=2.0)
+    far = F.normalize(torch.eye(8)[[3, 7]] - torch.eye(8)[4:7].sum(0), dim=-1)
+    assert made.known.relevance(F.normalize(far - made.centre, dim=-1)).max() < 0.01
+    near = F.normalize(make_images([0, 1, 2], seed=4) - made.centre, dim=-1)
+    assert made.known.relevance(near).mean() > 0.2
+    assert Known(made.known.rows, 0.0).relevance(far).tolist() == [1.0, 1.0]
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Which rows each head was trained on, as told by the axes they are; heads are all ones."""
+    own = []
+
+    def spied(rows, labels, classes):
+        own.append(set(rows.argmax(1).tolist()))
+        return torch.ones(classes, rows.shape[1]), []
+
+    monkeypatch.setattr("retroclip.classifiers.stacked.head", spied)
+    return own
+
+
+def test_held_out_logits_are_of_heads_that_have_not_seen_the_row(seen, monkeypatch):
+    labels = torch.tensor([0] * 15 + [1] * 5)
+    found, logits, share = held_out(torch.eye(20), labels, 2)
+    assert sorted(found.tolist()) == list(range(20)) and [len(own) for own in seen] == [16] * 5
+    assert all(own.isdisjoint(part.tolist()) for own, part in zip(seen, found.split(4), strict=True))
+    torch.testing.assert_close(logits, torch.full((20, 2), SCALE))
+    torch.testing.assert_close(share, torch.where(labels[found] == 0, 0.5 / 15, 0.5 / 5))
+    monkeypatch.setattr("retroclip.classifiers.stacked.ALL_FOLDS_BELOW", 20)
+    assert len(held_out(torch.eye(20), labels, 2)[0]) == 4
+
+
+def test_classes_without_pairs_are_stood_for_by_classes_held_out_whole(seen):
+    labels = torch.arange(3).repeat_interleave(10)
+    found, _, share = held_out(torch.eye(30), labels, 4)
+    assert sorted(found.tolist()) == sorted([*range(30)] * 2)
+    torch.testing.assert_close(share[:30].sum(), torch.tensor(0.75))
+    for own, part in zip(seen[5:], found[30:].split(10), strict=True):
+        (label,) = labels[part].unique().tolist()
+        assert own == set((labels != label).nonzero()[:, 0].tolist())
+
+
+def test_a_class_without_rows_is_nobodys_negative():
+    weights, _ = head(F.normalize(torch.randn(12, 5), dim=1), torch.tensor([0, 2] * 6), 3)
+    assert weights[1].tolist() == [0.0] * 5 and weights[0].abs().min() > 0
+
+
+def test_stack_finds_the_least_cross_entropy_of_balanced_classes():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * 300 + [1] * 60)
+    first, second = (torch.randn(360, 2, generator=generator) + F.one_hot(labels, 2) * c for c in (0.5, 1.5))
+    share = torch.where(labels == 0, 0.5 / 300, 0.5 / 60)
+
+    def loss(alpha, w):
+        each = F.cross_entropy(alpha * first + w * second, labels, reduction="none")
+        return float(0.5 * each[:300].mean() + 0.5 * each[300:].mean() + (20 / 360) ** 2 * ((alpha - 1) ** 2 + w**2))
+
+    alpha, w = stack(first, second, labels, share)
+    steps = [(a, b) for a in (-0.05, 0.0, 0.05) for b in (-0.05, 0.0, 0.05)]
+    assert min(steps, key=lambda step: loss(alpha + step[0], w + step[1])) == (0.0, 0.0)
+    assert stack(first, -second, labels, share)[1] == 0.0
+    few = torch.arange(298, 304)
+    assert stack(first[few], second[few], labels[few], torch.full((6,), 1 / 6))[1] < 0.1 < w
+
+
+def test_one_pair_alone_and_none(encoder, task, make_images):
+    made = stacked_linear(encoder, task, make_images([1]), torch.tensor([1]))
+    images = make_images([0, 1, 2], seed=2)
+    torch.testing.assert_close(made(images), zero_shot(encoder, task)(images))
+    with pytest.raises(RetroclipError, match="no caption names one class of task 'animals'"):
+        stacked_linear(encoder, task, torch.zeros(0, 8), torch.zeros(0, dtype=torch.long))
