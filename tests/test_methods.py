@@ -1,5 +1,7 @@
 """The registry, and that every method passes on what its room needs."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -28,7 +30,8 @@ def test_order_of_a_comparison():
     ]  # fmt: skip
     assert list_methods("*-clip") == ["ra-clip"]
     assert all(get_method(name).summary for name in list_methods())
-    learning = ["linear-probe", "linear-probe-text", "linear-probe-sgd", "linear-probe-sgd-text", "fine-tune"]
+    probes = [f"linear-probe{kind}" for kind in ("", "-features", "-text", "-sgd", "-sgd-text")]
+    learning = [*probes, "fine-tune"]
     assert [name for name in list_methods() if get_method(name).needs_train] == learning
     assert [name for name in list_methods() if not get_method(name).needs_memory] == ["zero-shot", *learning]
 
@@ -182,10 +185,10 @@ class Pairs:
         return torch.from_numpy(np.asarray(ids))[:, None].float()
 
 
-def heads(monkeypatch, name):
+def heads(monkeypatch, name, made="head"):
     """Where the arguments of a head go that a method trains."""
     calls = []
-    monkeypatch.setattr(f"retroclip.classifiers.{name}", lambda *args, **given: calls.append((args, given)) or "head")
+    monkeypatch.setattr(f"retroclip.classifiers.{name}", lambda *args, **given: calls.append((args, given)) or made)
     return calls
 
 
@@ -202,25 +205,49 @@ def test_linear_heads_learn_from_all_pairs_of_the_memory_that_name_one_class(mon
     assert sorted(zip(images[:, 0].tolist(), labels.tolist(), strict=True)) == [(10, 0), (11, 1), (13, 0)]
 
 
-def test_features_are_read_from_the_stored_images_once_for_all_seeds(monkeypatch):
-    calls, embedded = heads(monkeypatch, "stacked_linear"), []
+def test_a_probe_of_features_leaves_the_embedding_before_them_alone(monkeypatch, encoder_of_features):
+    shots = SimpleNamespace(images=[b"1", b"2"], labels=torch.tensor([0, 1]))
+    monkeypatch.setattr(MethodContext, "labelled", property(lambda self: shots))
+    calls, made = [], SimpleNamespace(weights=torch.ones(2, 1))
+    monkeypatch.setattr(
+        "retroclip.classifiers.linear_probe", lambda *args, **given: calls.append((args, given)) or made
+    )
+    context = MethodContext("encoder", None, "task", seed=5, train="train")
+    assert get_method("linear-probe-features")(context) is made
+    assert made.weights.tolist() == [[0.0, 1.0], [0.0, 1.0]]
+    (((encoder, task, features, labels), given),) = calls
+    assert (encoder.base, task, given) == ("encoder", "task", {"seed": 5})
+    assert features.tolist() == [[10.0], [20.0]] and labels is shots.labels
+
+
+@pytest.fixture
+def encoder_of_features(monkeypatch):
+    """In the place of `FeatureEncoder`: an embedding and a feature, both told by the image; gives what was embedded."""
+    embedded = []
 
     class Wide:
+        dim = 1
+
         def __init__(self, base):
             self.base = base
 
         def encode_images(self, images):
             embedded.append(images)
-            return torch.tensor([[float(image)] for image in images])
+            return torch.tensor([[float(image), 10 * float(image)] for image in images])
 
     monkeypatch.setattr("retroclip.encoders.features.FeatureEncoder", Wide)
+    return embedded
+
+
+def test_features_are_read_from_the_stored_images_once_for_all_seeds(monkeypatch, encoder_of_features):
+    calls = heads(monkeypatch, "stacked_linear")
     context = MethodContext("encoder", Pairs(), Task("pets", classes=["cat", "dog"]))
     for seed in range(2):
         assert get_method("stacked-linear-features")(context.for_run(seed)) == "head"
     for seed, ((encoder, _, images, labels), given) in enumerate(calls):
         assert encoder.base == "encoder" and given == {"seed": seed}
         assert sorted(zip(images[:, 0].tolist(), labels.tolist(), strict=True)) == [(1, 1), (3, 0)]
-    assert len(embedded) == 1
+    assert len(encoder_of_features) == 1
     bare = Pairs()
     bare.take = lambda ids, columns: (
         Pairs.take(bare, ids, columns) if columns == ["captions"] else pa.table({"image": pa.nulls(len(ids))})

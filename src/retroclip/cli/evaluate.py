@@ -52,7 +52,7 @@ def evaluate(
     """Measure a model by the task's protocol: labelled images, captioned ones, regions, detection, masks, clips.
 
     With --train a linear probe learns from labelled images (or another --method that does: linear-probe,
-    linear-probe-text, linear-probe-sgd, linear-probe-sgd-text, fine-tune).
+    linear-probe-features, linear-probe-text, linear-probe-sgd, linear-probe-sgd-text, fine-tune).
 
     With --memory image-text retrieval is refined by it (default: --method mean-neighbours).
 

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from torch.nn.functional import pad
+
 from retroclip.methods.context import MethodContext
 from retroclip.methods.registry import register_method
 
@@ -13,6 +15,20 @@ if TYPE_CHECKING:
 def _linear_probe(context: MethodContext) -> "Classifier":
     """CLIP's probe: logistic regression by L-BFGS on labelled images, its strength swept on folds of them."""
     return _probed(context, "linear-probe", "zero")
+
+
+@register_method("linear-probe-features", trained=True, needs_memory=False, default=False, needs_train=True)
+def _linear_probe_features(context: MethodContext) -> "Classifier":
+    """The same probe on what the image tower knows before its projection, as CLIP's paper reads it."""
+    from retroclip.classifiers import linear_probe
+    from retroclip.encoders.features import FeatureEncoder
+
+    shots, options = context.labelled, {"seed": context.seed} | context.options_for("linear-probe-features")
+    encoder: Any = context.share("features", lambda: FeatureEncoder(context.encoder))
+    rows = context.share(("features of shots", context.seed), lambda: encoder.encode_images(shots.images))
+    probe = linear_probe(encoder, context.task, rows[:, encoder.dim :], shots.labels, **options)
+    probe.weights = pad(probe.weights, (encoder.dim, 0))  # the embedding before the features counts nothing
+    return probe
 
 
 @register_method("linear-probe-text", trained=True, needs_memory=False, default=False, needs_train=True)
