@@ -3,10 +3,11 @@
 For each task an in-domain memory (`memories.py`: the task's `train` pairs and as many unrelated ones), and on it, by
 groups of `variants.py`: which search and which values RECO fuses (2 × 2), transformer against mean, k, how much memory,
 another memory at test time, the same capacity without retrieval; RA-CLIP's depth and random neighbours; what retrieval
-finds; tuning modes and losses; and, on a memory without any image of the task, few labelled images with the base model
-and with the customized one. Measured on `val`, trained ones with three seeds; nothing is chosen by it. A line a variant
-goes to docs/results/ablations/TASK.json, with the paired differences that the papers' orderings are about. Killed and
-run again this goes on after the last run. `--show` prints the tables of what is stored.
+finds; tuning modes and losses; heads on the pairs that name a class, also on a memory without any image of the task;
+and on that memory few labelled images with the base model and with the customized one. Measured on `val`, trained ones
+with three seeds; nothing is chosen by it. A line a variant goes to docs/results/ablations/TASK.json, with the paired
+differences that the papers' orderings are about. Killed and run again this goes on after the last run. `--show` prints
+the tables of what is stored.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from variants import (
     ORDERINGS,
     Variant,
     fusions,
+    heads,
     low_shot,
     memory_sizes,
     random_neighbours,
@@ -52,6 +54,8 @@ GROUPS: dict[str, tuple[str, Callable[[MethodContext], Iterator[Variant]]]] = {
     "noise": ("in-domain", random_neighbours),
     "retrieval": ("in-domain", retrievals),
     "tuning": ("in-domain", tunings),
+    "heads": ("in-domain", heads),
+    "heads-general": ("general", heads),
     "low-shot": ("general", low_shot),
 }
 """Which memory a group of variants is measured on, and what makes them."""

@@ -109,12 +109,12 @@ def test_stack_finds_the_least_cross_entropy_of_balanced_classes():
         each = F.cross_entropy(alpha * first + w * second, labels, reduction="none")
         return float(0.5 * each[:300].mean() + 0.5 * each[300:].mean() + (20 / 360) ** 2 * ((alpha - 1) ** 2 + w**2))
 
-    alpha, w = stack(first, second, labels, share)
+    alpha, w = stack(first, second, labels, share, 20)
     steps = [(a, b) for a in (-0.05, 0.0, 0.05) for b in (-0.05, 0.0, 0.05)]
     assert min(steps, key=lambda step: loss(alpha + step[0], w + step[1])) == (0.0, 0.0)
-    assert stack(first, -second, labels, share)[1] == 0.0
+    assert stack(first, -second, labels, share, 20)[1] == 0.0
     few = torch.arange(298, 304)
-    assert stack(first[few], second[few], labels[few], torch.full((6,), 1 / 6))[1] < 0.1 < w
+    assert stack(first[few], second[few], labels[few], torch.full((6,), 1 / 6), 20)[1] < 0.1 < w
 
 
 def test_one_pair_alone_and_none(encoder, task, make_images):

@@ -23,11 +23,17 @@ if TYPE_CHECKING:
 
 SCALE = 20.0  # of the head's logits while it is trained; stacking finds how far they are to be believed
 NEIGHBOURS = 10
-PRIOR = 20  # pairs: with much fewer there is hardly any head, with some hundreds nothing holds it back
 
 
 def stacked_linear(
-    encoder: Encoder, task: Task, images: Tensor, labels: Tensor, *, sharpness: float = 0.5, seed: int = 0
+    encoder: Encoder,
+    task: Task,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    sharpness: float = 0.5,
+    prior: float = 20.0,
+    seed: int = 0,
 ) -> StackedClassifier:
     """α·zero-shot + w·g·head over pairs that name a class: `images` (m, D) of `encoder`, class indices `labels` (m,).
 
@@ -35,7 +41,8 @@ def stacked_linear(
     `encoder` is a `FeatureEncoder`, less their mean. α and w are fitted to the weak labels of pairs that a head was not
     trained on (stacked generalisation, Wolpert 1992): where captions mislead, w is small. g is the query's relevance
     among the pairs, as RECO's (`fusion.relevance`, β = `sharpness`; 0: always 1): pictures of another kind are left to
-    the zero-shot head. Nothing is chosen on evaluated images.
+    the zero-shot head. Far fewer pairs than `prior` hardly move α and w from 1 and 0, and some hundreds are not held
+    back. Nothing is chosen on evaluated images.
 
     Raises RetroclipError if there is no pair.
     """
@@ -48,7 +55,7 @@ def stacked_linear(
     held, logits, share = held_out(known.rows, labels, len(texts), seed=seed)
     weights, losses = head(known.rows, labels, len(texts))
     believed = known.relevance_of_own(held)[:, None] * logits
-    alpha, w = stack(zero_shot[held], believed, labels[held], share)
+    alpha, w = stack(zero_shot[held], believed, labels[held], share, prior)
     classifier = StackedClassifier("stacked-linear", encoder, task, texts, centre, w * SCALE * weights, alpha, known)
     classifier.trained_parameters = weights.numel() + 2
     classifier.history = as_history(losses)
@@ -130,14 +137,14 @@ def held_out(rows: Tensor, labels: Tensor, classes: int, *, seed: int = 0) -> tu
     return torch.cat(found), torch.cat(logits), share / share.sum()
 
 
-def stack(zero_shot: Tensor, trained: Tensor, labels: Tensor, share: Tensor) -> tuple[float, float]:
+def stack(zero_shot: Tensor, trained: Tensor, labels: Tensor, share: Tensor, prior: float) -> tuple[float, float]:
     """α and w ≥ 0 with the least cross-entropy of α·zero_shot + w·trained, both (h, K), of which each row is a `share`.
 
-    (PRIOR/h)²·((α − 1)² + w²) is added, so that a few pairs don't overrule the class texts. Without rows: 1 and 0.
+    (prior/h)²·((α − 1)² + w²) is added, so that a few pairs don't overrule the class texts. Without rows: 1 and 0.
     """
     if not len(labels):
         return 1.0, 0.0
-    doubt = (PRIOR / len(labels)) ** 2
+    doubt = (prior / len(labels)) ** 2
     both = torch.tensor([1.0, 0.1], requires_grad=True)
     optimizer = torch.optim.LBFGS([both], max_iter=100, line_search_fn="strong_wolfe")
 
