@@ -21,7 +21,7 @@ def _real_linear(context: MethodContext) -> "Classifier":
     """A linear head on the memory's pairs that name a class, averaged with the zero-shot head (REAL-Linear)."""
     from retroclip.classifiers import real_linear
 
-    ids, labels = _matched(context, **context.options_for("real-linear"))
+    ids, labels = _matched(context, **{"seed": context.seed} | context.options_for("real-linear"))
     return real_linear(context.encoder, context.task, context.known_memory.embeddings(ids), labels)
 
 
@@ -31,7 +31,7 @@ def _stacked_linear(context: MethodContext) -> "Classifier":
     from retroclip.classifiers import stacked_linear
 
     options = context.options_for("stacked-linear")
-    ids, labels = _matched(context, options.pop("per_class", 500))
+    ids, labels = _matched(context, options.pop("per_class", 500), seed=context.seed)
     images = context.known_memory.embeddings(ids)
     return stacked_linear(context.encoder, context.task, images, labels, **{"seed": context.seed} | options)
 
@@ -43,14 +43,15 @@ def _stacked_linear_features(context: MethodContext) -> "Classifier":
     from retroclip.encoders.features import FeatureEncoder
 
     options = context.options_for("stacked-linear-features")
-    ids, labels = _matched(context, options.pop("per_class", 100))
+    per_class = options.pop("per_class", 100)
+    # One draw for all seeds, which differ in the folds: embedding is the dear part.
+    ids, labels = _matched(context, per_class, seed=0)
     encoder: Any = context.share("features", lambda: FeatureEncoder(context.encoder))
     stored = context.known_memory.take(ids, ["image"])["image"].to_pylist()
     kept = [row for row, image in enumerate(stored) if image is not None]
     if stored and not kept:
         raise MemoryStoreError("the memory kept no images to embed again: make it with --images store or thumbnail")
-    key = ("features of", ids[kept].tobytes())
-    images = context.share(key, lambda: encoder.encode_images([stored[row] for row in kept]))
+    images = context.share(("matched", per_class), lambda: encoder.encode_images([stored[row] for row in kept]))
     return stacked_linear(encoder, context.task, images, labels[kept], **{"seed": context.seed} | options)
 
 
@@ -139,13 +140,13 @@ def _gated_image_averaged(context: MethodContext) -> "Encoder":
     return _averaged(context, "gated-image")
 
 
-def _matched(context: MethodContext, per_class: int = 500) -> "tuple[NDArray[np.int64], Tensor]":
+def _matched(context: MethodContext, per_class: int = 500, *, seed: int) -> "tuple[NDArray[np.int64], Tensor]":
     """Ids and classes of the memory's pairs that name one class of the task, at most so many a class."""
     from retroclip.classifiers import memory_captions
     from retroclip.retrieval import matched_pairs
 
     captions = context.share("captions", lambda: memory_captions(context.known_memory))
-    rows, labels = matched_pairs(captions, context.task, per_class=per_class, seed=context.seed)
+    rows, labels = matched_pairs(captions, context.task, per_class=per_class, seed=seed)
     return context.known_memory.ids()[rows.numpy()], labels
 
 
