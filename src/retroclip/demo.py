@@ -19,7 +19,10 @@ from retroclip.tasks import Task
 from retroclip.version import __version__
 
 SAMPLES = Path(__file__).parent / "samples"
-METHODS = ("zero-shot", "primed", "mean-neighbours", "tip-adapter", "reco", "locked-text", "gated-image")
+METHODS = (
+    "zero-shot", "primed", "mean-neighbours", "tip-adapter", "stacked-linear", "stacked-linear-features", "reco",
+    "locked-text", "gated-image",
+)  # fmt: skip
 MADE_HERE = ("memory", "memory.partial", "runs", "results.json", "report.html")
 
 INTRODUCTION = (
