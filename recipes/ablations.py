@@ -28,7 +28,8 @@ from variants import (
     Variant,
     fusions,
     heads,
-    low_shot,
+    low_shot_probes,
+    low_shot_tunings,
     memory_sizes,
     random_neighbours,
     retrievals,
@@ -56,7 +57,8 @@ GROUPS: dict[str, tuple[str, Callable[[MethodContext], Iterator[Variant]]]] = {
     "tuning": ("in-domain", tunings),
     "heads": ("in-domain", heads),
     "heads-general": ("general", heads),
-    "low-shot": ("general", low_shot),
+    "low-shot-probe": ("general", low_shot_probes),
+    "low-shot-tuning": ("general", low_shot_tunings),
 }
 """Which memory a group of variants is measured on, and what makes them."""
 

@@ -248,8 +248,18 @@ def tunings(context: MethodContext) -> Iterator[Variant]:
     yield Variant("loss", "self-training", Build(self_trained, options))
 
 
-def low_shot(context: MethodContext) -> Iterator[Variant]:
-    """5, 20, 50 and all labelled images: the base and what was customized on a memory that has no image of the task.
+def low_shot_probes(context: MethodContext) -> Iterator[Variant]:
+    """A linear probe on 5, 20, 50 and all labelled images: see `low_shot`."""
+    return low_shot(context, "linear probe")
+
+
+def low_shot_tunings(context: MethodContext) -> Iterator[Variant]:
+    """The whole image tower tuned on them, half an hour a task: see `low_shot`."""
+    return low_shot(context, "fine-tuning")
+
+
+def low_shot(context: MethodContext, how: str) -> Iterator[Variant]:
+    """Few labelled images: the base and what was customized on a memory that has no image of the task.
 
     `context.memory` is the general one here: in the in-domain one stand the training images, with captions that name
     their class.
@@ -291,11 +301,11 @@ def low_shot(context: MethodContext) -> Iterator[Variant]:
 
         return Build(make, {**options, "shots": shots})
 
-    for group, how in (("low-shot, linear probe", probe), ("low-shot, fine-tuning", tune)):
-        for which in ("base", "customized"):
-            plain = Build(lambda seed, which=which: model(which, seed))
-            yield Variant(group, f"{which}, none", plain, which != "base")
-            for start in ("text", "random"):
-                for shots in SHOTS:
-                    name = f"{which}, {start} start, {'all' if shots is None else f'{shots} shots'}"
-                    yield Variant(group, name, how(which, start, shots))
+    group, learnt = f"low-shot, {how}", {"linear probe": probe, "fine-tuning": tune}[how]
+    for which in ("base", "customized"):
+        plain = Build(lambda seed, which=which: model(which, seed))
+        yield Variant(group, f"{which}, none", plain, which != "base")
+        for start in ("text", "random"):
+            for shots in SHOTS:
+                name = f"{which}, {start} start, {'all' if shots is None else f'{shots} shots'}"
+                yield Variant(group, name, learnt(which, start, shots))

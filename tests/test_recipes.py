@@ -93,9 +93,11 @@ def test_few_labelled_images_are_none_of_the_evaluated_ones(memories, leaking, t
     ablations = importlib.import_module("ablations")
     given = []
     monkeypatch.setattr(ablations, "RESULTS", tmp_path / "results")
-    monkeypatch.setitem(ablations.GROUPS, "low-shot", ("general", lambda context: given.append(context) or iter(())))
+    monkeypatch.setitem(
+        ablations.GROUPS, "low-shot-probe", ("general", lambda context: given.append(context) or iter(()))
+    )
     encoder = retroclip.load(str(tiny_model(0)), precision="fp32")
-    ablations.measure(memories.Sources(leaking, encoder, tmp_path / "work"), "flower-photos", 1, ["low-shot"])
+    ablations.measure(memories.Sources(leaking, encoder, tmp_path / "work"), "flower-photos", 1, ["low-shot-probe"])
     assert given[0].train.rejected == [
         "flower_photos/0: is also an evaluated image", "flower_photos/1: is nearly an evaluated image"
     ]  # fmt: skip
