@@ -82,7 +82,8 @@ def test_every_ordering_is_about_variants_of_the_recipe(recipe):
 
     context = MethodContext("encoder", Memory(), Task.load("flower-photos"), train="labelled images")
     makers = [variants.fusions, variants.memory_sizes, variants.random_neighbours]
-    makers += [variants.retrievals, variants.tunings, variants.low_shot]
+    makers += [variants.retrievals, variants.tunings]
+    makers += [variants.low_shot_probes, variants.low_shot_tunings]
     there = [(v.group, v.name) for make in makers for v in make(context)]
     assert len(set(there)) == len(there)
     named = {(o.group, name) for o in variants.ORDERINGS for name in (o.better, o.worse)}
