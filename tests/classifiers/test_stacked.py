@@ -117,6 +117,22 @@ def test_stack_finds_the_least_cross_entropy_of_balanced_classes():
     assert stack(first[few], second[few], labels[few], torch.full((6,), 1 / 6), 20)[1] < 0.1 < w
 
 
+@pytest.mark.parametrize("loud", [(0.1, 100.0), (100.0, 0.1), (30.0, 30.0)])
+def test_a_head_that_is_too_loud_is_turned_down_and_not_off(loud):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 5
+    first, second = (size * (torch.randn(300, 5, generator=generator) + F.one_hot(labels, 5)) for size in loud)
+
+    def loss(alpha, w):
+        away = (20 / 300) ** 2 * ((alpha - 1) ** 2 + w**2)
+        return float(F.cross_entropy(alpha * first + w * second, labels)) + away
+
+    alpha, w = stack(first, second, labels, torch.full((300,), 1 / 300), 20)
+    assert alpha > 0 and w > 0
+    steps = [(a, b) for a in (0.98, 1.0, 1.02) for b in (0.98, 1.0, 1.02)]
+    assert min(steps, key=lambda step: loss(alpha * step[0], w * step[1])) == (1.0, 1.0)
+
+
 def test_one_pair_alone_and_none(encoder, task, make_images):
     made = stacked_linear(encoder, task, make_images([1]), torch.tensor([1]))
     images = make_images([0, 1, 2], seed=2)

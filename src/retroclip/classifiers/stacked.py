@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.optimize import minimize
 from torch import Tensor
 
 from retroclip.classifiers.classifier import Classifier
@@ -144,20 +146,25 @@ def stack(zero_shot: Tensor, trained: Tensor, labels: Tensor, share: Tensor, pri
     """
     if not len(labels):
         return 1.0, 0.0
-    doubt = (prior / len(labels)) ** 2
-    both = torch.tensor([1.0, 0.1], requires_grad=True)
-    optimizer = torch.optim.LBFGS([both], max_iter=100, line_search_fn="strong_wolfe")
+    doubt, rows = (prior / len(labels)) ** 2, torch.arange(len(labels))
+    heads = torch.stack([zero_shot, trained]).double()
+    heads -= heads[:, rows, labels][:, :, None]
+    # In units in which both heads are equally loud: one step length then suits both.
+    loud = heads.square().mean(dim=(1, 2)).sqrt().numpy()
+    loud[loud == 0] = 1.0
 
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        alpha, w = both.clamp_min(0)
-        value = (share * F.cross_entropy(alpha * zero_shot + w * trained, labels, reduction="none")).sum()
-        value = value + doubt * ((alpha - 1).square() + w.square())
-        value.backward()
-        return value
+    def loss(scaled: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        both = scaled / loud
+        logits = torch.einsum("hnk,h->nk", heads, torch.from_numpy(both))
+        slopes = (share[:, None] * logits.softmax(dim=1) * heads).sum(dim=(1, 2)).numpy()
+        away = both - [1.0, 0.0]
+        value = float((share * logits.logsumexp(dim=1)).sum()) + doubt * float((away**2).sum())
+        return value, (slopes + 2 * doubt * away) / loud
 
-    optimizer.step(loss)  # type: ignore[arg-type]
-    alpha, w = both.detach().clamp_min(0).tolist()
+    # The problem is convex; its bounds are the solver's, for where a clamp holds a value there is no slope to leave by.
+    options = {"ftol": 1e-10, "gtol": 1e-7}
+    found = minimize(loss, loud * [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=[(0, None)] * 2, options=options)
+    alpha, w = (found.x / loud).tolist()
     return alpha, w
 
 
@@ -169,7 +176,6 @@ class Known:
     sharpness: float
 
     def __post_init__(self) -> None:
-
         self._ids = np.arange(len(self.rows))
         self._density: Density = Density(self._ids, lambda ids, side: self._nearest(self.rows[ids], itself=ids))
 
