@@ -82,13 +82,16 @@ def test_held_out_logits_are_of_heads_that_have_not_seen_the_row(seen, monkeypat
     torch.testing.assert_close(share, torch.where(labels[found] == 0, 0.5 / 15, 0.5 / 5))
     monkeypatch.setattr("retroclip.classifiers.stacked.ALL_FOLDS_BELOW", 20)
     assert len(held_out(torch.eye(20), labels, 2)[0]) == 4
+    found, _, share = held_out(torch.eye(20), torch.tensor([0] * 19 + [1]), 2)
+    torch.testing.assert_close(share, torch.where(found == 19, 0.5, 0.5 / 4), msg="a class of one pair counted more")
 
 
-def test_classes_without_pairs_are_stood_for_by_classes_held_out_whole(seen):
+@pytest.mark.parametrize("classes", [4, 6])
+def test_classes_without_pairs_are_stood_for_by_classes_held_out_whole(seen, classes):
     labels = torch.arange(3).repeat_interleave(10)
-    found, _, share = held_out(torch.eye(30), labels, 4)
+    found, _, share = held_out(torch.eye(30), labels, classes)
     assert sorted(found.tolist()) == sorted([*range(30)] * 2)
-    torch.testing.assert_close(share[:30].sum(), torch.tensor(0.75))
+    torch.testing.assert_close(share[:30].sum(), torch.tensor(3 / classes))
     for own, part in zip(seen[5:], found[30:].split(10), strict=True):
         (label,) = labels[part].unique().tolist()
         assert own == set((labels != label).nonzero()[:, 0].tolist())

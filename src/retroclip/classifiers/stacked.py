@@ -113,28 +113,29 @@ def held_out(rows: Tensor, labels: Tensor, classes: int, *, seed: int = 0) -> tu
     task's classes has no pairs, folds of whole classes count ρ beside: so it shows what a head does to an image whose
     class it doesn't know. Each class counts the same.
     """
-    counts = torch.bincount(labels, minlength=classes)
-    present = counts > 0
+    present = torch.bincount(labels, minlength=classes) > 0
     absent = 1 - float(present.float().mean())
-    parts = {1 - absent: fold_of(labels, FOLDS, seed=seed)}
+    parts = [(1 - absent, fold_of(labels, FOLDS, seed=seed))]
     if absent:
         order = torch.randperm(classes, generator=torch.Generator().manual_seed(seed))
         # Present classes first, so that the folds share them out evenly.
         order = order[(~present[order]).long().argsort(stable=True)]
         fold_of_class = torch.empty(classes, dtype=torch.long)
         fold_of_class[order] = torch.arange(classes) % FOLDS
-        parts[absent] = fold_of_class[labels]
-    found, logits, shares = [], [], []
-    for part, fold in parts.items():
+        parts.append((absent, fold_of_class[labels]))
+    nothing = torch.zeros(0, dtype=torch.long)
+    found, logits, shares = [nothing], [torch.zeros(0, classes)], [torch.zeros(0)]
+    for part, fold in parts:
+        own = [nothing]
         for number in range(FOLDS if len(labels) < ALL_FOLDS_BELOW else 1):
             inside = fold == number
             if inside.any() and not inside.all():
-                own = inside.nonzero()[:, 0]
-                found.append(own)
-                logits.append(SCALE * rows[own] @ head(rows[~inside], labels[~inside], classes)[0].T)
-                shares.append(part / counts[labels[own]])
-    if not found:
-        return torch.zeros(0, dtype=torch.long), torch.zeros(0, classes), torch.zeros(0)
+                own.append(inside.nonzero()[:, 0])
+                logits.append(SCALE * rows[inside] @ head(rows[~inside], labels[~inside], classes)[0].T)
+        found.append(torch.cat(own))
+        held = labels[found[-1]]
+        counts = torch.bincount(held, minlength=classes)  # one fold alone has all of a class of one pair
+        shares.append(part / ((counts > 0).sum() * counts[held]))
     share = torch.cat(shares)
     return torch.cat(found), torch.cat(logits), share / share.sum()
 
