@@ -170,15 +170,15 @@ def test_methods_that_read_more_than_what_was_found(monkeypatch, context):
 
 
 class Pairs:
-    """A memory of five pairs, one of them without a stored image."""
+    """A memory of seven pairs, one of them without a stored image."""
 
-    captions = (("cat",), ("dog",), ("grass",), ("cat",), ("cat and dog",))
+    captions = (("cat",), ("dog",), ("grass",), ("cat",), ("cat and dog",), ("cat",), ("cat",))
 
     def ids(self):
-        return np.arange(10, 15)
+        return np.arange(10, 17)
 
     def take(self, ids, columns):
-        stored = {"captions": list(self.captions), "image": [None, b"1", b"2", b"3", b"4"]}
+        stored = {"captions": list(self.captions), "image": [None, *(b"%d" % row for row in range(1, 7))]}
         return pa.table({name: [stored[name][row - 10] for row in ids] for name in columns})
 
     def embeddings(self, ids):
@@ -202,7 +202,13 @@ def test_linear_heads_learn_from_all_pairs_of_the_memory_that_name_one_class(mon
     assert get_method(method)(MethodContext("encoder", Pairs(), task, seed=5, options=options)) == "head"
     (((encoder, own, images, labels), named),) = calls
     assert (encoder, own, named) == ("encoder", task, given)
-    assert sorted(zip(images[:, 0].tolist(), labels.tolist(), strict=True)) == [(10, 0), (11, 1), (13, 0)]
+    assert sorted(zip(images[:, 0].tolist(), labels.tolist(), strict=True)) == [
+        (10, 0),
+        (11, 1),
+        (13, 0),
+        (15, 0),
+        (16, 0),
+    ]
 
 
 def test_a_probe_of_features_leaves_the_embedding_before_them_alone(monkeypatch, encoder_of_features):
@@ -242,12 +248,18 @@ def encoder_of_features(monkeypatch):
 def test_features_are_read_from_the_stored_images_once_for_all_seeds(monkeypatch, encoder_of_features):
     calls = heads(monkeypatch, "stacked_linear")
     context = MethodContext("encoder", Pairs(), Task("pets", classes=["cat", "dog"]))
-    for seed in range(2):
+    for seed in range(4):
         assert get_method("stacked-linear-features")(context.for_run(seed)) == "head"
     for seed, ((encoder, _, images, labels), given) in enumerate(calls):
         assert encoder.base == "encoder" and given == {"seed": seed}
-        assert sorted(zip(images[:, 0].tolist(), labels.tolist(), strict=True)) == [(1, 1), (3, 0)]
+        assert sorted(zip(images[:, 0].tolist(), labels.tolist(), strict=True)) == [(1, 1), (3, 0), (5, 0), (6, 0)]
     assert len(encoder_of_features) == 1
+    monkeypatch.setattr("retroclip.methods.trained.IMAGES", 1)
+    get_method("stacked-linear-features")(MethodContext("encoder", Pairs(), Task("pets", classes=["cat", "dog"])))
+    assert sorted(encoder_of_features[1:]) == [[b"1"], [b"3"], [b"5"], [b"6"]]
+    assert calls[-1][0][2].tolist() == calls[0][0][2].tolist() and calls[-1][0][3].tolist() == calls[0][0][3].tolist()
+    with pytest.raises(RetroclipError, match="names one class of task 'cows': stacked-linear-features can't be"):
+        get_method("stacked-linear-features")(MethodContext("encoder", Pairs(), Task("cows", classes=["cow"])))
     bare = Pairs()
     bare.take = lambda ids, columns: (
         Pairs.take(bare, ids, columns) if columns == ["captions"] else pa.table({"image": pa.nulls(len(ids))})

@@ -49,6 +49,7 @@ def test_features_behind_the_embedding_are_what_the_head_reads(encoder, task, ma
     same = torch.cat([make_images([0, 0, 0]), torch.eye(5)[:3]], 1)
     assert made(same).argmax(1).tolist() == [0, 1, 2]
     torch.testing.assert_close(made(same), made(torch.cat([3 * same[:, :8], 2 * same[:, 8:]], 1)))
+    assert made.name == "stacked-linear-features"
 
 
 def test_pictures_of_another_kind_are_left_to_the_zero_shot_head(encoder, task, make_images):

@@ -3,11 +3,16 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
+from retroclip.classifiers import stacked_linear
 from retroclip.encoders import Encoder, add_gates
+from retroclip.encoders.dense import pool_boxes
 from retroclip.encoders.features import FeatureEncoder, feature_tap
 from retroclip.encoders.loading import build
+from retroclip.encoders.regions import encode_cuts
 from retroclip.errors import ModelError
+from retroclip.tasks import Task
 
 
 def pixels(size=32, count=3):
@@ -71,6 +76,18 @@ def test_texts_and_everything_else_are_the_encoders_own(fresh):
     torch.testing.assert_close(wide.encode_texts(["a dog"]), encoder.encode_texts(["a dog"]))
     assert (wide.dim, wide.logit_scale, wide.fingerprint) == (encoder.dim, encoder.logit_scale, encoder.fingerprint)
     assert wide.encode_images([]).shape == (0, 32 + 64)
+
+
+def test_boxes_are_classified_by_the_features_of_their_cuts_and_not_by_patches(fresh):
+    wide, image = FeatureEncoder(fresh("vit")), Image.new("RGB", (32, 32), "red")
+    assert encode_cuts(wide, []).shape == (0, 32 + 64)
+    cuts = encode_cuts(wide, [(image, [(0, 0, 16, 16), (8, 8, 16, 24)])])
+    torch.testing.assert_close(cuts, wide.encode_images([image.crop((0, 0, 16, 16)), image.crop((8, 8, 24, 32))]))
+    task = Task("pets", classes=["cat", "dog"])
+    made = stacked_linear(wide, task, wide.encode_images(pixels(count=4)), torch.tensor([0, 1, 0, 1]))
+    assert made(cuts).shape == (2, 2)
+    with pytest.raises(ModelError, match="stacked-linear-features reads features, which patches have none of"):
+        made(pool_boxes(wide, image, [(0, 0, 16, 16)]))
 
 
 def test_what_has_no_features_of_its_own_is_refused(fresh):

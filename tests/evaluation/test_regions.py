@@ -29,7 +29,7 @@ class ColourEncoder:
 
     def encode_images(self, images, **_):
         means = [np.asarray(decode_image(image), dtype=float).mean((0, 1)) + 1 for image in images]
-        return torch.nn.functional.normalize(torch.tensor(np.array(means), dtype=torch.float32), dim=-1)
+        return torch.nn.functional.normalize(torch.tensor(np.array(means).reshape(-1, 3), dtype=torch.float32), dim=-1)
 
     def encode_texts(self, texts, **_):
         rows = [next(COLOURS[name] for name in COLOURS if name in text) for text in texts]

@@ -16,6 +16,8 @@ from retroclip.classifiers.classifier import Classifier
 from retroclip.classifiers.linear import as_history, check_matched, train_head
 from retroclip.classifiers.probe import ALL_FOLDS_BELOW, FOLDS, fold_of
 from retroclip.classifiers.zero_shot import class_texts
+from retroclip.encoders.features import FeatureEncoder
+from retroclip.errors import ModelError
 from retroclip.fusion.relevance import Density, relevance
 from retroclip.memory.exact import exact_search
 
@@ -48,7 +50,8 @@ def stacked_linear(
 
     Raises RetroclipError if there is no pair.
     """
-    check_matched(labels, task, "stacked-linear")
+    name = "stacked-linear-features" if images.shape[1] > encoder.dim else "stacked-linear"
+    check_matched(labels, task, name)
     texts = class_texts(encoder, task)
     embeddings, features = split(images, encoder.dim)
     centre = features.mean(dim=0)
@@ -58,7 +61,7 @@ def stacked_linear(
     weights, losses = head(known.rows, labels, len(texts))
     believed = known.relevance_of_own(held)[:, None] * logits
     alpha, w = stack(zero_shot[held], believed, labels[held], share, prior)
-    classifier = StackedClassifier("stacked-linear", encoder, task, texts, centre, w * SCALE * weights, alpha, known)
+    classifier = StackedClassifier(name, encoder, task, texts, centre, w * SCALE * weights, alpha, known)
     classifier.trained_parameters = weights.numel() + 2
     classifier.history = as_history(losses)
     classifier.chosen = {"zero_shot": alpha, "head": w, "pairs": len(labels)}
@@ -66,7 +69,10 @@ def stacked_linear(
 
 
 class StackedClassifier(Classifier):
-    """α·s·fTᵀ + g(x)·xWᵀ: f the embedding, x the centred features, T (K, d) the class texts, s the logit scale."""
+    """α·s·fTᵀ + g(x)·xWᵀ: f the embedding, x the centred features, T (K, d) the class texts, s the logit scale.
+
+    Raises ModelError for embeddings without the features that it reads, such as those of patches.
+    """
 
     def __init__(
         self,
@@ -83,6 +89,9 @@ class StackedClassifier(Classifier):
         self.texts, self.centre, self.weights, self.alpha, self.known = texts, centre, weights, alpha, known
 
     def __call__(self, embeddings: Tensor) -> Tensor:
+        wide = isinstance(self.encoder, FeatureEncoder)
+        if wide and embeddings.shape[1] == self.encoder.dim:
+            raise ModelError(f"{self.name} reads features, which patches have none of: use stacked-linear, or cuts")
         own, features = split(embeddings, self.encoder.dim)
         x = F.normalize(features - self.centre, dim=-1)
         zero_shot = self.alpha * self.encoder.logit_scale * own @ self.texts.T

@@ -35,13 +35,13 @@ def encode_cuts(
 
     Images may be encoded bytes, paths or PIL images. `options` are those of `encode_images`.
     """
-    rows, waiting = [torch.zeros(0, encoder.dim)], list[Image.Image]()
+    rows, waiting = list[Tensor](), list[Image.Image]()
     for piece in _cuts(parts, context):
         waiting.append(piece)
         if len(waiting) == CHUNK:
             rows.append(encoder.encode_images(waiting, **options))
             waiting = []
-    if waiting:
+    if waiting or not rows:
         rows.append(encoder.encode_images(waiting, **options))
     return torch.cat(rows)
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from retroclip.classifiers import Classifier
     from retroclip.encoders import Encoder
 
+IMAGES = 1024  # stored images held at a time: of a thousand classes they would be 10 GB
+
 
 @register_method("real-linear", trained=True)
 def _real_linear(context: MethodContext) -> "Classifier":
@@ -40,18 +42,16 @@ def _stacked_linear(context: MethodContext) -> "Classifier":
 def _stacked_linear_features(context: MethodContext) -> "Classifier":
     """The same with a head on what the image tower knows before its projection; embeds the stored images again."""
     from retroclip.classifiers import stacked_linear
+    from retroclip.classifiers.linear import check_matched
     from retroclip.encoders.features import FeatureEncoder
 
     options = context.options_for("stacked-linear-features")
     per_class = options.pop("per_class", 100)
     # One draw for all seeds, which differ in the folds: embedding is the dear part.
     ids, labels = _matched(context, per_class, seed=0)
+    check_matched(labels, context.task, "stacked-linear-features")
     encoder: Any = context.share("features", lambda: FeatureEncoder(context.encoder))
-    stored = context.known_memory.take(ids, ["image"])["image"].to_pylist()
-    kept = [row for row, image in enumerate(stored) if image is not None]
-    if stored and not kept:
-        raise MemoryStoreError("the memory kept no images to embed again: make it with --images store or thumbnail")
-    images = context.share(("matched", per_class), lambda: encoder.encode_images([stored[row] for row in kept]))
+    kept, images = context.share(("matched", per_class), lambda: _embedded_again(context, encoder, ids))
     return stacked_linear(encoder, context.task, images, labels[kept], **{"seed": context.seed} | options)
 
 
@@ -148,6 +148,22 @@ def _matched(context: MethodContext, per_class: int = 500, *, seed: int) -> "tup
     captions = context.share("captions", lambda: memory_captions(context.known_memory))
     rows, labels = matched_pairs(captions, context.task, per_class=per_class, seed=seed)
     return context.known_memory.ids()[rows.numpy()], labels
+
+
+def _embedded_again(context: MethodContext, encoder: "Encoder", ids: "NDArray[np.int64]") -> "tuple[list[int], Tensor]":
+    """Positions in `ids` of the pairs with a stored image, and what `encoder` makes of these, `IMAGES` at a time."""
+    import torch
+
+    kept: list[int] = []
+    rows: list[Tensor] = []
+    for start in range(0, len(ids), IMAGES):
+        stored = context.known_memory.take(ids[start : start + IMAGES], ["image"])["image"].to_pylist()
+        if images := [image for image in stored if image is not None]:
+            kept += [start + place for place, image in enumerate(stored) if image is not None]
+            rows.append(encoder.encode_images(images))
+    if not kept:
+        raise MemoryStoreError("the memory kept no images to embed again: make it with --images store or thumbnail")
+    return kept, torch.cat(rows)
 
 
 def _customized(context: MethodContext, tuning: str, variant: str = "", **fixed: Any) -> "Encoder":
