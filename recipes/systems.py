@@ -44,8 +44,9 @@ def measure(
 ) -> list[Result]:
     """Every method on one task under one condition, from the store where it is there.
 
-    What trains nothing is measured again beside what the store lacks: training is compared with the best of it. Stored
-    rows of other methods stay, and a file with more seeds gives way to none with fewer.
+    What trains nothing, asked for or stored, is measured again beside what the store lacks: training is compared with
+    the best of it. Where that is another than a stored row was compared with, everything is measured again. Stored rows
+    of other methods stay, and a file with more seeds gives way to none with fewer.
     """
     file, memory = RESULTS / f"{task.name}-{condition}.json", sources.memory(task, condition)
     wanted, stored = method_names(methods), load_results(file) if file.exists() else []
@@ -70,22 +71,27 @@ def measure(
         )
         return {result.method: result for result in results}
 
-    found = compared([name for name in wanted if name not in known or not get_method(name).trained])
-    kept = {name: rows[name] for name in wanted if name not in found}
-    if any(result.control != best_control(found.values()) for result in kept.values()):
-        found, kept = compared(wanted), {}
-    measured = kept | found
-    results = [measured[name] for name in wanted]
+    every = in_order({*wanted, *rows})
+    missing = {name for name in wanted if name not in known}
+    found = compared([name for name in every if name in missing or not get_method(name).trained])
+    best = best_control(found.values())
+    if any(result.control != best for name, result in rows.items() if name not in found and not result.error):
+        found = compared(every)
+    rows |= found
+    results = [rows[name] for name in wanted]
     if has_more_seeds(stored, seeds):
         print(f"{file} holds more seeds and stays: delete it to store this", flush=True)
         print(markdown_table(results), flush=True)
         return results
     RESULTS.mkdir(parents=True, exist_ok=True)
-    rows |= measured
-    order = [*(name for name in METHODS if name in rows), *(name for name in rows if name not in METHODS)]
     # Curves would be most of the file, and the page shows none.
-    save_results([rows[name].model_copy(update={"history": []}) for name in order], file)
+    save_results([rows[name].model_copy(update={"history": []}) for name in every], file)
     return results
+
+
+def in_order(names: Collection[str]) -> list[str]:
+    """Names in the order of `METHODS`, then others."""
+    return [*(name for name in METHODS if name in names), *sorted(set(names) - set(METHODS))]
 
 
 def elsewhere(data: Path, name: str) -> tuple[Task, Samples]:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import retroclip
+from retroclip.methods import get_method
 from retroclip.tasks import Task
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -165,8 +166,31 @@ def test_what_was_trained_is_measured_again_only_beside_another_control(measured
     assert measured([*first, "tip-x"])[0] == [*first, "tip-x"]
     values(**{"tip-adapter": 0.9})
     assert measured([*first, "tip-adapter"])[0] == [*first, "tip-adapter"]
-    untrained = [["zero-shot", "primed", one] for one in ("tip-x", "tip-adapter")]
-    assert asked == [*untrained, [*first, "tip-adapter"]], "a row kept a control that isn't the best any more"
+    untrained = ["zero-shot", "primed", "tip-adapter", "tip-x"]
+    assert asked == [["zero-shot", "primed", "tip-x"], untrained, [*untrained, "real-linear"]]
+
+
+def test_a_row_that_joins_is_compared_with_what_is_stored_and_stored_rows_with_what_joins(measured, monkeypatch):
+    systems, plain = importlib.import_module("systems"), importlib.import_module("systems").compare
+
+    def compare(*args, methods, **given):
+        marked = {"primed": 0.5, "tip-adapter": 0.9}
+        monkeypatch.setattr("retroclip.evaluation.comparison.summarise", lambda *own, method, **options: summarise(
+            *own, method=method, **options).model_copy(update={"value": marked.get(method, 0.1)}))  # fmt: skip
+        return plain(*args, methods=methods, **given)
+
+    summarise = importlib.import_module("retroclip.evaluation.comparison").summarise
+    monkeypatch.setattr(systems, "compare", compare)
+
+    def controls():
+        stored = systems.load_results(systems.RESULTS / "flower-photos-in-domain.json")
+        return {result.method: result.control for result in stored if get_method(result.method).trained}
+
+    measured(["zero-shot", "primed"])
+    measured(["real-linear"])
+    assert controls() == {"real-linear": "primed"}, "a row joined without the control that is stored"
+    measured(["tip-adapter"])
+    assert controls() == {"real-linear": "tip-adapter"}, "a stored row kept a control that isn't the best any more"
 
 
 def test_few_shots_of_icar_are_none_of_the_evaluated_images(memories, leaking, tiny_model, tmp_path, monkeypatch):
