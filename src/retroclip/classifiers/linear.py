@@ -65,7 +65,10 @@ def real_linear(encoder: Encoder, task: Task, images: Tensor, labels: Tensor) ->
 def check_matched(labels: Tensor, task: Task, method: str) -> None:
     """Raise RetroclipError if there is no pair to learn from."""
     if not len(labels):
-        raise RetroclipError(f"no caption names one class of task {task.name!r}: {method} can't be trained")
+        raise RetroclipError(
+            f"no caption names one class of task {task.name!r}: {method} can't be trained; labels and names of class "
+            "folders become captions with memory create --labels-as-captions"
+        )
 
 
 def as_history(losses: Sequence[float]) -> list[dict[str, float]]:

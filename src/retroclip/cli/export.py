@@ -58,7 +58,10 @@ def export(
         opened = Memory.open(memory) if memory else None
         classifier = build_classifier(encoder, Task.load(task), method=method, memory=opened)
         if not isinstance(classifier, LinearClassifier):
-            raise ModelError(f"method {method!r} makes no linear classifier: export zero-shot, primed or real-linear")
+            raise ModelError(
+                f"method {method!r} makes no classifier that is linear in the embedding alone: export zero-shot, "
+                "primed or real-linear"
+            )
         weights, names = classifier.scale * classifier.weights, classifier.classes
         difference = export_onnx(classifier.encoder, out, weights=weights, bias=classifier.bias, classes=names)
     say(f"model: {out} (largest difference to the model itself: {difference:.1e})")
