@@ -18,6 +18,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,7 @@ from variants import (
     Variant,
     fusions,
     heads,
-    low_shot_probes,
-    low_shot_tunings,
+    low_shot,
     memory_sizes,
     random_neighbours,
     retrievals,
@@ -56,9 +56,9 @@ GROUPS: dict[str, tuple[str, Callable[[MethodContext], Iterator[Variant]]]] = {
     "retrieval": ("in-domain", retrievals),
     "tuning": ("in-domain", tunings),
     "heads": ("in-domain", heads),
-    "heads-general": ("general", heads),
-    "low-shot-probe": ("general", low_shot_probes),
-    "low-shot-tuning": ("general", low_shot_tunings),
+    "heads-general": ("general", partial(heads, group="heads, general memory")),
+    "low-shot-probe": ("general", partial(low_shot, how="linear probe")),
+    "low-shot-tuning": ("general", partial(low_shot, how="fine-tuning")),
 }
 """Which memory a group of variants is measured on, and what makes them."""
 

@@ -204,9 +204,8 @@ def retrievals(context: MethodContext) -> Iterator[Variant]:
             yield Variant(f"retrieval, {name}", what, Build(make, options), name in ("REAL-Linear", "gated-image"))
 
 
-def heads(context: MethodContext) -> Iterator[Variant]:
+def heads(context: MethodContext, group: str = "heads") -> Iterator[Variant]:
     """Heads on the pairs that name a class, and what keeps ours from harm where these mislead."""
-    group = "heads" if "general" not in context.known_memory.path.name else "heads, general memory"
 
     def made(method: str, alone: bool = False, **options: Any) -> Build:
         def make(seed: int) -> Any:
@@ -248,21 +247,11 @@ def tunings(context: MethodContext) -> Iterator[Variant]:
     yield Variant("loss", "self-training", Build(self_trained, options))
 
 
-def low_shot_probes(context: MethodContext) -> Iterator[Variant]:
-    """A linear probe on 5, 20, 50 and all labelled images: see `low_shot`."""
-    return low_shot(context, "linear probe")
-
-
-def low_shot_tunings(context: MethodContext) -> Iterator[Variant]:
-    """The whole image tower tuned on them, half an hour a task: see `low_shot`."""
-    return low_shot(context, "fine-tuning")
-
-
 def low_shot(context: MethodContext, how: str) -> Iterator[Variant]:
-    """Few labelled images: the base and what was customized on a memory that has no image of the task.
+    """5, 20, 50 and all labelled images: the base and what was customized on a memory that has no image of the task
+    (in the in-domain one stand the training images, with captions that name their class).
 
-    `context.memory` is the general one here: in the in-domain one stand the training images, with captions that name
-    their class.
+    `how`: a "linear probe", in minutes, or "fine-tuning" of the whole image tower, about an hour a task.
     """
     if context.task.name not in LOW_SHOT_TASKS or context.train is None:
         return

@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def test_every_ordering_is_about_variants_of_the_recipe(recipe):
     context = MethodContext("encoder", Memory(), Task.load("flower-photos"), train="labelled images")
     makers = [variants.fusions, variants.memory_sizes, variants.random_neighbours]
     makers += [variants.retrievals, variants.tunings]
-    makers += [variants.low_shot_probes, variants.low_shot_tunings]
+    makers += [partial(variants.low_shot, how=how) for how in ("linear probe", "fine-tuning")]
     there = [(v.group, v.name) for make in makers for v in make(context)]
     assert len(set(there)) == len(there)
     named = {(o.group, name) for o in variants.ORDERINGS for name in (o.better, o.worse)}

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retroclip.classifiers.classifier import LinearClassifier
+from retroclip.classifiers.linear import as_history
 from retroclip.classifiers.logistic import LogisticProblem, sweep
 from retroclip.classifiers.zero_shot import class_texts
 from retroclip.errors import RetroclipError
@@ -160,5 +161,5 @@ def sgd_probe(
     name = "linear-probe-sgd" if init == "random" else "linear-probe-sgd-text"
     probe = LinearClassifier(name, encoder, task.classes, FEATURE_NORM * weights, scale=1.0, bias=bias)
     probe.trained_parameters = weights.numel() + bias.numel()
-    probe.history = [{"step": float(epoch), "loss": loss} for epoch, loss in enumerate(losses, 1)]
+    probe.history = as_history(losses)
     return probe

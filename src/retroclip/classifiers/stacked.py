@@ -127,10 +127,9 @@ def held_out(rows: Tensor, labels: Tensor, classes: int, *, seed: int = 0) -> tu
     parts = [(1 - absent, fold_of(labels, FOLDS, seed=seed))]
     if absent:
         order = torch.randperm(classes, generator=torch.Generator().manual_seed(seed))
-        # Present classes first, so that the folds share them out evenly.
-        order = order[(~present[order]).long().argsort(stable=True)]
-        fold_of_class = torch.empty(classes, dtype=torch.long)
-        fold_of_class[order] = torch.arange(classes) % FOLDS
+        order = order[present[order]]
+        fold_of_class = torch.zeros(classes, dtype=torch.long)
+        fold_of_class[order] = torch.arange(len(order)) % FOLDS
         parts.append((absent, fold_of_class[labels]))
     nothing = torch.zeros(0, dtype=torch.long)
     found, logits, shares = [nothing], [torch.zeros(0, classes)], [torch.zeros(0)]
