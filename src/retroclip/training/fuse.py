@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from retroclip.encoders.precision import has_fast_bf16
 from retroclip.errors import MemoryStoreError
 from retroclip.fusion import Fusion, MemoryEncoder, Neighbours, build_fusion
 from retroclip.fusion.relevance import as_relevant
@@ -74,11 +75,12 @@ class FusionObjective(nn.Module):
     def forward(self, rows: Tensor) -> dict[str, Tensor]:
         v, t = (self._examples.embeddings[side][rows] for side in SIDES)
         labels = self._examples.labels[rows]
+        products = torch.bfloat16 if has_fast_bf16(v.device) else None
+        refined_v, refined_t = (self.refined(side, rows) for side in SIDES)
         if len(self.fusion.sides) == 2:
-            refined_v, refined_t = (self.refined(side, rows) for side in SIDES)
-            loss = reco_loss(refined_v, refined_t, v, t, self._scale, labels=labels)
+            loss = reco_loss(refined_v, refined_t, v, t, self._scale, labels=labels, products=products)
         else:
-            loss = class_aware_loss(self.refined("image", rows), self.refined("text", rows), labels, self._scale)
+            loss = class_aware_loss(refined_v, refined_t, labels, self._scale, products=products)
         moved = [(p - self._start[name]).square().sum() for name, p in self.fusion.named_parameters() if self._start]
         return {"loss": loss + self._anchor * sum(moved, start=loss.new_zeros(())), "contrast": loss}
 

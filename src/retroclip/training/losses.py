@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from retroclip.training.partition import log_partitions
+
 
 def clip_loss(u: Tensor, v: Tensor, scale: Tensor | float) -> Tensor:
     """Symmetric InfoNCE: row i of `u` belongs to row i of `v` and to no other. Formal CLIP, Eq. 1; REACT, γ = 1."""
@@ -49,18 +51,23 @@ def multi_positive_loss(
 
 
 def class_aware_loss(
-    u: Tensor, v: Tensor, labels: Tensor, scale: Tensor | float, weights: Tensor | None = None
+    u: Tensor,
+    v: Tensor,
+    labels: Tensor,
+    scale: Tensor | float,
+    weights: Tensor | None = None,
+    *,
+    products: torch.dtype | None = None,
 ) -> Tensor:
     """CLIP's loss in which pairs of one label (B,) are positives of each other; UniCL's and REACT's, Eq. 4.
 
     Equals `clip_loss` when all labels are distinct or negative (unlabelled). `weights`: see `multi_positive_loss`, of
     which this is a special case; without weights only the logits are of size B × B, since the positives of a row enter
-    by their mean.
+    by their mean. `products`: see `log_partitions`; the positives are always multiplied in full.
     """
     if weights is not None:
         return multi_positive_loss(u, v, positives(labels), scale, weights)
-    logits = scale * u @ v.T
-    drawn_apart = logits.logsumexp(dim=1).mean() + logits.logsumexp(dim=0).mean()
+    drawn_apart = log_partitions(u, v, scale, products)
     group = groups(labels)
     drawn_together = (u * _group_means(v, group)).sum() + (v * _group_means(u, group)).sum()
     return 0.5 * (drawn_apart - scale * drawn_together / len(u))
@@ -135,17 +142,23 @@ def _texts_to_images(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def reco_loss(
-    refined_u: Tensor, refined_v: Tensor, u: Tensor, v: Tensor, scale: Tensor | float, *, labels: Tensor | None = None
+    refined_u: Tensor,
+    refined_v: Tensor,
+    u: Tensor,
+    v: Tensor,
+    scale: Tensor | float,
+    *,
+    labels: Tensor | None = None,
+    products: torch.dtype | None = None,
 ) -> Tensor:
     """L = NCE(ū, v̄) + NCE(ū, v) + NCE(u, v̄), each in both directions: refined and original stay aligned. RECO, Eq. 3.
 
-    With `labels` (B,), pairs that share one (identical captions, say) are positives of each other [D].
+    With `labels` (B,), pairs that share one (identical captions, say) are positives of each other [D]. `products`: see
+    `class_aware_loss`.
     """
     labels = torch.arange(len(u), device=u.device) if labels is None else labels
-    return sum(
-        (class_aware_loss(a, b, labels, scale) for a, b in ((refined_u, refined_v), (refined_u, v), (u, refined_v))),
-        start=u.new_zeros(()),
-    )
+    terms = ((refined_u, refined_v), (refined_u, v), (u, refined_v))
+    return sum((class_aware_loss(a, b, labels, scale, products=products) for a, b in terms), start=u.new_zeros(()))
 
 
 def siglip_loss(
