@@ -6,10 +6,10 @@ made here, which borrows this one's torch and open_clip: the kernels are the sam
 
 No trained weights of a public CLIP are needed: the towers are random (seed 0), and the image projection is fitted by
 ridge regression to the class texts on the data set's `train` split, so that accuracy is well above chance and a change
-of precision has something to spoil. The penalty is the smallest at which bf16 keeps the bound that this project sets for
-`auto` (`encoders.precision`), on other images of `train`; printed. The figures of `val` are compared, never used. Times
-are processor time of all
-processes and, between brackets, by the clock. Everything is kept in benchmarks/results/clip_benchmark-PART.json.
+of precision has something to spoil. The penalty is the smallest at which bf16 keeps the bound that `auto` goes by
+(`encoders.precision`), on other images of `train`; printed. The figures of `val` are compared, never used. Times are
+processor time of all processes and, between brackets, by the clock. Everything is kept in
+benchmarks/results/clip_benchmark-PART.json.
 
 Data: caltech101.parquet and flickr8k.parquet in a folder (first argument, default ../shared/data). About 15 minutes.
 """

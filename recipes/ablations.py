@@ -1,13 +1,13 @@
 """Ablations of what consults a memory: python recipes/ablations.py ../shared/data [--task gtsrb] [--group tuning]
 
 For each task an in-domain memory (`memories.py`: the task's `train` pairs and as many unrelated ones), and on it, by
-groups of `variants.py`: which search and which values RECO fuses (2 × 2), transformer against mean, k, how much memory,
-another memory at test time, the same capacity without retrieval; RA-CLIP's depth and random neighbours; what retrieval
-finds; tuning modes and losses; heads on the pairs that name a class, also on a memory without any image of the task;
-and on that memory few labelled images with the base model and with the customized one. Measured on `val`, trained ones
-with three seeds; nothing is chosen by it. A line a variant goes to docs/results/ablations/TASK.json, with the paired
-differences that the papers' orderings are about. Killed and run again this goes on after the last run. `--show` prints
-the tables of what is stored.
+groups of `variants.py` and `head_variants.py`: which search and which values RECO fuses (2 × 2), transformer against
+mean, k, how much memory, another memory at test time, the same capacity without retrieval; RA-CLIP's depth and random
+neighbours; what retrieval finds; tuning modes and losses; heads on the pairs that name a class, also on few of them, or
+on a memory without any image of the task; and on that memory few labelled images with the base model and with the
+customized one. Measured on `val`, trained ones with three seeds; nothing is chosen by it. A line a variant goes to
+docs/results/ablations/TASK.json, with the paired differences that the papers' orderings are about. Killed and run again
+this goes on after the last run. `--show` prints the tables of what is stored.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from head_variants import heads, heads_of_few
 from memories import TASKS, Sources
 from variants import (
     ORDERINGS,
     Variant,
     fusions,
-    heads,
     low_shot,
     memory_sizes,
     random_neighbours,
@@ -56,6 +56,7 @@ GROUPS: dict[str, tuple[str, Callable[[MethodContext], Iterator[Variant]]]] = {
     "retrieval": ("in-domain", retrievals),
     "tuning": ("in-domain", tunings),
     "heads": ("in-domain", heads),
+    "heads-few": ("in-domain", heads_of_few),
     "heads-general": ("general", partial(heads, group="heads, general memory")),
     "low-shot-probe": ("general", partial(low_shot, how="linear probe")),
     "low-shot-tuning": ("general", partial(low_shot, how="fine-tuning")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from retroclip.classifiers import primed, real_linear, sgd_probe, tip_adapter
 from retroclip.evaluation.leakage import without
 from retroclip.evaluation.robustness import with_noise
 from retroclip.evaluation.shots import draw_shots
-from retroclip.methods import MethodContext, get_method
+from retroclip.methods import MethodContext
 from retroclip.retrieval import matched_pairs, named_classes, retrieve
 from retroclip.training import customize, fine_tune, fuse
 from retroclip.training.pseudo import pseudo_labelled
@@ -202,27 +202,6 @@ def retrievals(context: MethodContext) -> Iterator[Variant]:
                 return use(found_by(context, what, **options), seed)
 
             yield Variant(f"retrieval, {name}", what, Build(make, options), name in ("REAL-Linear", "gated-image"))
-
-
-def heads(context: MethodContext, group: str = "heads") -> Iterator[Variant]:
-    """Heads on the pairs that name a class, and what keeps ours from harm where these mislead."""
-
-    def made(method: str, alone: bool = False, **options: Any) -> Build:
-        def make(seed: int) -> Any:
-            own = replace(context, seed=seed, options={**context.options, method: options})
-            head: Any = get_method(method)(own)
-            if alone:
-                head.alpha = 0.0
-            return head
-
-        return Build(make, {"method": method, "alone": alone, **options})
-
-    yield Variant(group, "REAL-Linear", made("real-linear"))
-    for method in ("stacked-linear", "stacked-linear-features"):
-        yield Variant(group, method, made(method))
-        yield Variant(group, f"{method}, the head alone", made(method, alone=True))
-        yield Variant(group, f"{method}, relevance not asked", made(method, sharpness=0.0))
-        yield Variant(group, f"{method}, no prior", made(method, prior=0.0))
 
 
 def tunings(context: MethodContext) -> Iterator[Variant]:

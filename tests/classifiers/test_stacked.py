@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from retroclip.classifiers import class_texts, stacked_linear, zero_shot
-from retroclip.classifiers.stacked import SCALE, Known, head, held_out, stack
+from retroclip.classifiers.primed import primed_texts
+from retroclip.classifiers.stacked import Known, head, held_out, stack
 from retroclip.errors import RetroclipError
 
 LABELS = torch.tensor([0, 1, 2] * 12)
@@ -22,14 +23,18 @@ def test_it_learns_where_captions_are_right_and_stays_zero_shot_where_they_are_n
     assert accuracy(right, images, labels) > base + 0.1
     drawn = torch.randint(3, (36,), generator=torch.Generator().manual_seed(0))
     wrong = stacked_linear(encoder, task, make_images(LABELS.tolist()), drawn)
-    assert wrong.chosen["head"] < 0.2 < right.chosen["head"]
+    assert wrong.chosen["primed"] < 0.5 < right.chosen["primed"] and wrong.chosen["head"] < 0.02
     assert right.chosen["pairs"] == 36 and right.trained_parameters == 3 * 8 + 2
     assert right.history[-1]["loss"] < right.history[0]["loss"]
 
 
-def test_logits_are_those_of_the_formula(encoder, task, make_images):
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+def test_logits_are_those_of_the_formula(encoder, task, make_images, alpha):
     rows, queries = make_images(LABELS.tolist()), make_images([0, 1, 2], seed=4)
-    made = stacked_linear(encoder, task, rows, LABELS, sharpness=0.7)
+    made = stacked_linear(encoder, task, rows, LABELS, alpha=alpha, sharpness=0.7)
+    texts = class_texts(encoder, task)
+    primed = primed_texts(texts, rows, torch.eye(3)[LABELS].bool(), alpha)
+    assert torch.allclose(primed, texts) == (alpha == 1)
     x = F.normalize(queries - rows.mean(0), dim=-1)
     known = F.normalize(rows - rows.mean(0), dim=-1)
     own = (known @ known.T).fill_diagonal_(-2)
@@ -38,7 +43,7 @@ def test_logits_are_those_of_the_formula(encoder, task, make_images):
     for i in range(3):
         scores, near = (known @ x[i]).topk(10)
         g = math.exp(0.7 * min(0.0, float((scores - usual[near]).mean() / spread)))
-        expected = made.alpha * 20.0 * class_texts(encoder, task) @ queries[i] + g * made.weights @ x[i]
+        expected = made.chosen["primed"] * 20.0 * (texts + g * (primed - texts)) @ queries[i] + g * made.weights @ x[i]
         torch.testing.assert_close(made(queries)[i], expected)
 
 
@@ -61,39 +66,38 @@ def test_pictures_of_another_kind_are_left_to_the_zero_shot_head(encoder, task, 
     assert Known(made.known.rows, 0.0).relevance(far).tolist() == [1.0, 1.0]
 
 
-@pytest.fixture
-def seen(monkeypatch):
-    """Which rows each head was trained on, as told by the axes they are; heads are all ones."""
-    own = []
+class Spy:
+    """Heads that answer with the rows that they have seen."""
 
-    def spied(rows, labels, classes):
-        own.append(set(rows.argmax(1).tolist()))
-        return torch.ones(classes, rows.shape[1]), []
+    def __init__(self) -> None:
+        self.seen: list[set[int]] = []
 
-    monkeypatch.setattr("retroclip.classifiers.stacked.head", spied)
-    return own
+    def __call__(self, seen, asked):
+        assert not (seen & asked).any()
+        self.seen.append(set(seen.nonzero()[:, 0].tolist()))
+        return torch.stack([asked.nonzero()[:, 0], -asked.nonzero()[:, 0]])[:, :, None].expand(-1, -1, 2).float()
 
 
-def test_held_out_logits_are_of_heads_that_have_not_seen_the_row(seen, monkeypatch):
-    labels = torch.tensor([0] * 15 + [1] * 5)
-    found, logits, share = held_out(torch.eye(20), labels, 2)
-    assert sorted(found.tolist()) == list(range(20)) and [len(own) for own in seen] == [16] * 5
-    assert all(own.isdisjoint(part.tolist()) for own, part in zip(seen, found.split(4), strict=True))
-    torch.testing.assert_close(logits, torch.full((20, 2), SCALE))
+def test_held_out_logits_are_of_heads_that_have_not_seen_the_row(monkeypatch):
+    labels, spy = torch.tensor([0] * 15 + [1] * 5), Spy()
+    found, logits, share = held_out(spy, labels, 2)
+    assert sorted(found.tolist()) == list(range(20)) and [len(own) for own in spy.seen] == [16] * 5
+    assert all(own.isdisjoint(part.tolist()) for own, part in zip(spy.seen, found.split(4), strict=True))
+    assert logits[0, :, 0].tolist() == found.tolist() and logits.shape == (2, 20, 2)
     torch.testing.assert_close(share, torch.where(labels[found] == 0, 0.5 / 15, 0.5 / 5))
     monkeypatch.setattr("retroclip.classifiers.stacked.ALL_FOLDS_BELOW", 20)
-    assert len(held_out(torch.eye(20), labels, 2)[0]) == 4
-    found, _, share = held_out(torch.eye(20), torch.tensor([0] * 19 + [1]), 2)
+    assert len(held_out(spy, labels, 2)[0]) == 4
+    found, _, share = held_out(spy, torch.tensor([0] * 19 + [1]), 2)
     torch.testing.assert_close(share, torch.where(found == 19, 0.5, 0.5 / 4), msg="a class of one pair counted more")
 
 
 @pytest.mark.parametrize("classes", [4, 6])
-def test_classes_without_pairs_are_stood_for_by_classes_held_out_whole(seen, classes):
-    labels = torch.arange(3).repeat_interleave(10)
-    found, _, share = held_out(torch.eye(30), labels, classes)
+def test_classes_without_pairs_are_stood_for_by_classes_held_out_whole(classes):
+    labels, spy = torch.arange(3).repeat_interleave(10), Spy()
+    found, _, share = held_out(lambda *rows: spy(*rows).repeat(1, 1, classes // 2), labels, classes)
     assert sorted(found.tolist()) == sorted([*range(30)] * 2)
     torch.testing.assert_close(share[:30].sum(), torch.tensor(3 / classes))
-    for own, part in zip(seen[5:], found[30:].split(10), strict=True):
+    for own, part in zip(spy.seen[5:], found[30:].split(10), strict=True):
         (label,) = labels[part].unique().tolist()
         assert own == set((labels != label).nonzero()[:, 0].tolist())
 
@@ -113,12 +117,12 @@ def test_stack_finds_the_least_cross_entropy_of_balanced_classes():
         each = F.cross_entropy(alpha * first + w * second, labels, reduction="none")
         return float(0.5 * each[:300].mean() + 0.5 * each[300:].mean() + (20 / 360) ** 2 * ((alpha - 1) ** 2 + w**2))
 
-    alpha, w = stack(first, second, labels, share, 20)
+    alpha, w = stack(torch.stack([first, second]), labels, share, 20)
     steps = [(a, b) for a in (-0.05, 0.0, 0.05) for b in (-0.05, 0.0, 0.05)]
     assert min(steps, key=lambda step: loss(alpha + step[0], w + step[1])) == (0.0, 0.0)
-    assert stack(first, -second, labels, share, 20)[1] == 0.0
+    assert stack(torch.stack([first, -second]), labels, share, 20)[1] == 0.0
     few = torch.arange(298, 304)
-    assert stack(first[few], second[few], labels[few], torch.full((6,), 1 / 6), 20)[1] < 0.1 < w
+    assert stack(torch.stack([first, second])[:, few], labels[few], torch.full((6,), 1 / 6), 20)[1] < 0.1 < w
 
 
 @pytest.mark.parametrize("loud", [(0.1, 100.0), (100.0, 0.1), (30.0, 30.0)])
@@ -131,15 +135,25 @@ def test_a_head_that_is_too_loud_is_turned_down_and_not_off(loud):
         away = (20 / 300) ** 2 * ((alpha - 1) ** 2 + w**2)
         return float(F.cross_entropy(alpha * first + w * second, labels)) + away
 
-    alpha, w = stack(first, second, labels, torch.full((300,), 1 / 300), 20)
+    alpha, w = stack(torch.stack([first, second]), labels, torch.full((300,), 1 / 300), 20)
     assert alpha > 0 and w > 0
     steps = [(a, b) for a in (0.98, 1.0, 1.02) for b in (0.98, 1.0, 1.02)]
     assert min(steps, key=lambda step: loss(alpha * step[0], w * step[1])) == (1.0, 1.0)
 
 
+def test_a_few_pairs_are_primed_texts(encoder, task, make_images):
+    """One pair a class: no head can be asked about a class that it has seen."""
+    rows, labels, images = make_images([0, 1, 2]), torch.arange(3), make_images([0, 1, 2] * 5, seed=2)
+    made = stacked_linear(encoder, task, rows, labels, sharpness=0.0)
+    texts = primed_texts(class_texts(encoder, task), rows, torch.eye(3).bool())
+    assert made.chosen["head"] < 0.05
+    assert made(images).argmax(1).tolist() == (images @ texts.T).argmax(1).tolist()
+
+
 def test_one_pair_alone_and_none(encoder, task, make_images):
-    made = stacked_linear(encoder, task, make_images([1]), torch.tensor([1]))
-    images = make_images([0, 1, 2], seed=2)
-    torch.testing.assert_close(made(images), zero_shot(encoder, task)(images))
+    rows, images = make_images([1]), make_images([0, 1, 2], seed=2)
+    made = stacked_linear(encoder, task, rows, torch.tensor([1]), sharpness=0.0)
+    texts = primed_texts(class_texts(encoder, task), rows, torch.eye(3)[[1]].bool())
+    torch.testing.assert_close(made(images), 20.0 * images @ texts.T)
     with pytest.raises(RetroclipError, match="no caption names one class of task 'animals'"):
         stacked_linear(encoder, task, torch.zeros(0, 8), torch.zeros(0, dtype=torch.long))

@@ -67,8 +67,12 @@ def primed(encoder: Encoder, task: Task, retrieved: Retrieved, alpha: float = 0.
     A class that few captions name leans on its text, moved to where centroids are (`shrunk_centroids`); if none is
     named at all, this is the zero-shot head.
     """
-    texts = class_texts(encoder, task)
     members = membership(retrieved.captions, task)
-    found = centroids(retrieved.image_embeddings, members)
-    moved = shrunk_centroids(texts, found, members.sum(dim=0).float())
-    return LinearClassifier("primed", encoder, task.classes, F.normalize(alpha * texts + (1 - alpha) * moved, dim=-1))
+    weights = primed_texts(class_texts(encoder, task), retrieved.image_embeddings, members, alpha)
+    return LinearClassifier("primed", encoder, task.classes, weights)
+
+
+def primed_texts(texts: Tensor, images: Tensor, members: Tensor, alpha: float = 0.5) -> Tensor:
+    """normalise(α·texts + (1−α)·centroids), the centroids as in `shrunk_centroids`; (K, d), (m, d), (m, K) → (K, d)."""
+    moved = shrunk_centroids(texts, centroids(images, members), members.sum(dim=0).float())
+    return F.normalize(alpha * texts + (1 - alpha) * moved, dim=-1)

@@ -1,7 +1,8 @@
-"""A linear head on the pairs that name a class, stacked with the zero-shot head by what held-out pairs say. [D]"""
+"""A linear head on the pairs that name a class, stacked with zero-shot and primed heads as held-out pairs say. [D]"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from retroclip.classifiers.classifier import Classifier
 from retroclip.classifiers.linear import as_history, check_matched, train_head
+from retroclip.classifiers.primed import primed_texts
 from retroclip.classifiers.probe import ALL_FOLDS_BELOW, FOLDS, fold_of
 from retroclip.classifiers.zero_shot import class_texts
 from retroclip.encoders.features import FeatureEncoder
@@ -35,41 +37,53 @@ def stacked_linear(
     images: Tensor,
     labels: Tensor,
     *,
+    alpha: float = 0.5,
     sharpness: float = 0.5,
     prior: float = 20.0,
     seed: int = 0,
 ) -> StackedClassifier:
-    """α·zero-shot + w·g·head over pairs that name a class: `images` (m, D) of `encoder`, class indices `labels` (m,).
+    """b·(zero-shot + g·(primed − zero-shot)) + w·g·head over pairs that name a class.
 
-    The head starts from nothing (`train_head`, class-balanced) on embeddings, or on the features behind them where
-    `encoder` is a `FeatureEncoder`, less their mean. α and w are fitted to the weak labels of pairs that a head was not
-    trained on (stacked generalisation, Wolpert 1992): where captions mislead, w is small. g is the query's relevance
-    among the pairs, as RECO's (`fusion.relevance`, β = `sharpness`; 0: always 1): pictures of another kind are left to
-    the zero-shot head. Far fewer pairs than `prior` hardly move α and w from 1 and 0, and some hundreds are not held
-    back. Nothing is chosen on evaluated images.
+    `images` (m, D) of `encoder`, class indices `labels` (m,). The primed head is `primed_texts` with `alpha` (1: the
+    class texts as they are). The other one starts from nothing (`train_head`, class-balanced) on embeddings, or on the
+    features behind them where `encoder` is a `FeatureEncoder`, less their mean. b and w are fitted to the weak labels
+    of pairs that neither head has seen (stacked generalisation, Wolpert 1992): where captions mislead, w is small. g is
+    the query's relevance among the pairs, as RECO's (`fusion.relevance`, β = `sharpness`; 0: always 1): pictures of
+    another kind are left to the zero-shot head. Far fewer pairs than `prior` hardly move b and w from 1 and 0, that is
+    from priming, and some hundreds are not held back. Nothing is chosen on evaluated images.
 
     Raises RetroclipError if there is no pair.
     """
     name = "stacked-linear-features" if images.shape[1] > encoder.dim else "stacked-linear"
     check_matched(labels, task, name)
-    texts = class_texts(encoder, task)
+    texts, members = class_texts(encoder, task), F.one_hot(labels, len(task.classes)).bool()
     embeddings, features = split(images, encoder.dim)
     centre = features.mean(dim=0)
     known = Known(F.normalize(features - centre, dim=-1), sharpness)
-    zero_shot = encoder.logit_scale * embeddings @ texts.T
-    held, logits, share = held_out(known.rows, labels, len(texts), seed=seed)
+
+    def answers(seen: Tensor, asked: Tensor) -> Tensor:
+        """Logits (2, n, K) for the rows `asked` of the heads that the rows `seen` make, both boolean (m,)."""
+        moved = primed_texts(texts, embeddings[seen], members[seen], alpha) - texts
+        trained, _ = head(known.rows[seen], labels[seen], len(texts))
+        return torch.stack([encoder.logit_scale * embeddings[asked] @ moved.T, SCALE * known.rows[asked] @ trained.T])
+
+    held, logits, share = held_out(answers, labels, len(texts), seed=seed)
+    logits *= known.relevance_of_own(held)[:, None]
+    logits[0] += encoder.logit_scale * embeddings[held] @ texts.T
+    b, w = stack(logits, labels[held], share, prior)
     weights, losses = head(known.rows, labels, len(texts))
-    believed = known.relevance_of_own(held)[:, None] * logits
-    alpha, w = stack(zero_shot[held], believed, labels[held], share, prior)
-    classifier = StackedClassifier(name, encoder, task, texts, centre, w * SCALE * weights, alpha, known)
+    moved = primed_texts(texts, embeddings, members, alpha) - texts
+    classifier = StackedClassifier(name, encoder, task, b * texts, b * moved, centre, w * SCALE * weights, known)
     classifier.trained_parameters = weights.numel() + 2
     classifier.history = as_history(losses)
-    classifier.chosen = {"zero_shot": alpha, "head": w, "pairs": len(labels)}
+    classifier.chosen = {"primed": b, "head": w, "pairs": len(labels)}
     return classifier
 
 
 class StackedClassifier(Classifier):
-    """α·s·fTᵀ + g(x)·xWᵀ: f the embedding, x the centred features, T (K, d) the class texts, s the logit scale.
+    """s·fTᵀ + g(x)·(s·fMᵀ + xWᵀ): f the embedding, x the centred features, s the logit scale.
+
+    T (K, d) are the class texts, M (K, d) how far pairs have moved them, W (K, f) the head.
 
     Raises ModelError for embeddings without the features that it reads, such as those of patches.
     """
@@ -80,13 +94,13 @@ class StackedClassifier(Classifier):
         encoder: Encoder,
         task: Task,
         texts: Tensor,
+        moved: Tensor,
         centre: Tensor,
         weights: Tensor,
-        alpha: float,
         known: Known,
     ) -> None:
         super().__init__(name, encoder, task.classes)
-        self.texts, self.centre, self.weights, self.alpha, self.known = texts, centre, weights, alpha, known
+        self.texts, self.moved, self.centre, self.weights, self.known = texts, moved, centre, weights, known
 
     def __call__(self, embeddings: Tensor) -> Tensor:
         wide = isinstance(self.encoder, FeatureEncoder)
@@ -94,8 +108,9 @@ class StackedClassifier(Classifier):
             raise ModelError(f"{self.name} reads features, which patches have none of: use stacked-linear, or cuts")
         own, features = split(embeddings, self.encoder.dim)
         x = F.normalize(features - self.centre, dim=-1)
-        zero_shot = self.alpha * self.encoder.logit_scale * own @ self.texts.T
-        return zero_shot + self.known.relevance(x)[:, None] * (x @ self.weights.T)
+        scaled = self.encoder.logit_scale * own
+        learnt = scaled @ self.moved.T + x @ self.weights.T
+        return scaled @ self.texts.T + self.known.relevance(x)[:, None] * learnt
 
 
 def split(rows: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -115,12 +130,15 @@ def head(rows: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, list[float
     return weights, losses
 
 
-def held_out(rows: Tensor, labels: Tensor, classes: int, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Row numbers (h,), logits (h, K) for them of heads that haven't seen them, and what each counts (h,), in sum 1.
+def held_out(
+    answers: Callable[[Tensor, Tensor], Tensor], labels: Tensor, classes: int, *, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Row numbers (h,), logits (2, h, K) for them of heads that haven't seen them, and what each counts (h,), in sum 1.
 
-    Every row is held out in a fold of rows; from `ALL_FOLDS_BELOW` on, those of one fold are. Where a share ρ of the
-    task's classes has no pairs, folds of whole classes count ρ beside: so it shows what a head does to an image whose
-    class it doesn't know. Each class counts the same.
+    `answers(seen, asked)`: logits (2, n, K) for the rows that are True in `asked` (m,), of heads made of those in
+    `seen`. Every row is held out in a fold of rows; from `ALL_FOLDS_BELOW` on, those of one fold are. Where a share ρ
+    of the task's classes has no pairs, folds of whole classes count ρ beside: so it shows what a head does to an image
+    whose class it doesn't know. Each class counts the same.
     """
     present = torch.bincount(labels, minlength=classes) > 0
     absent = 1 - float(present.float().mean())
@@ -132,49 +150,49 @@ def held_out(rows: Tensor, labels: Tensor, classes: int, *, seed: int = 0) -> tu
         fold_of_class[order] = torch.arange(len(order)) % FOLDS
         parts.append((absent, fold_of_class[labels]))
     nothing = torch.zeros(0, dtype=torch.long)
-    found, logits, shares = [nothing], [torch.zeros(0, classes)], [torch.zeros(0)]
+    found, logits, shares = [nothing], [torch.zeros(2, 0, classes)], [torch.zeros(0)]
     for part, fold in parts:
         own = [nothing]
         for number in range(FOLDS if len(labels) < ALL_FOLDS_BELOW else 1):
             inside = fold == number
             if inside.any() and not inside.all():
                 own.append(inside.nonzero()[:, 0])
-                logits.append(SCALE * rows[inside] @ head(rows[~inside], labels[~inside], classes)[0].T)
+                logits.append(answers(~inside, inside))
         found.append(torch.cat(own))
         held = labels[found[-1]]
         counts = torch.bincount(held, minlength=classes)  # one fold alone has all of a class of one pair
         shares.append(part / ((counts > 0).sum() * counts[held]))
     share = torch.cat(shares)
-    return torch.cat(found), torch.cat(logits), share / share.sum()
+    return torch.cat(found), torch.cat(logits, dim=1), share / share.sum()
 
 
-def stack(zero_shot: Tensor, trained: Tensor, labels: Tensor, share: Tensor, prior: float) -> tuple[float, float]:
-    """α and w ≥ 0 with the least cross-entropy of α·zero_shot + w·trained, both (h, K), of which each row is a `share`.
+def stack(logits: Tensor, labels: Tensor, share: Tensor, prior: float) -> tuple[float, float]:
+    """b and w ≥ 0 with the least cross-entropy of b·first + w·second; `logits` (2, h, K), each row counts its `share`.
 
-    (prior/h)²·((α − 1)² + w²) is added, so that a few pairs don't overrule the class texts. Without rows: 1 and 0.
+    (prior/h)²·((b − 1)² + w²) is added, so that a few pairs don't overrule the first head. Without rows: 1 and 0.
     """
     if not len(labels):
         return 1.0, 0.0
     doubt, rows = (prior / len(labels)) ** 2, torch.arange(len(labels))
-    heads = torch.stack([zero_shot, trained]).double()
-    heads -= heads[:, rows, labels][:, :, None]
+    heads = logits.double()
+    heads = heads - heads[:, rows, labels][:, :, None]
     # In units in which both heads are equally loud: one step length then suits both.
     loud = heads.square().mean(dim=(1, 2)).sqrt().numpy()
     loud[loud == 0] = 1.0
 
     def loss(scaled: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         both = scaled / loud
-        logits = torch.einsum("hnk,h->nk", heads, torch.from_numpy(both))
-        slopes = (share[:, None] * logits.softmax(dim=1) * heads).sum(dim=(1, 2)).numpy()
+        together = torch.einsum("hnk,h->nk", heads, torch.from_numpy(both))
+        slopes = (share[:, None] * together.softmax(dim=1) * heads).sum(dim=(1, 2)).numpy()
         away = both - [1.0, 0.0]
-        value = float((share * logits.logsumexp(dim=1)).sum()) + doubt * float((away**2).sum())
+        value = float((share * together.logsumexp(dim=1)).sum()) + doubt * float((away**2).sum())
         return value, (slopes + 2 * doubt * away) / loud
 
     # The problem is convex; its bounds are the solver's, for where a clamp holds a value there is no slope to leave by.
     options = {"ftol": 1e-10, "gtol": 1e-7}
     found = minimize(loss, loud * [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=[(0, None)] * 2, options=options)
-    alpha, w = (found.x / loud).tolist()
-    return alpha, w
+    b, w = (found.x / loud).tolist()
+    return b, w
 
 
 @dataclass
