@@ -9,15 +9,13 @@ import torch
 from retroclip.errors import ModelError, SourceError
 from retroclip.evaluation.average_precision import Boxes
 from retroclip.evaluation.boxes import load_boxes
+from retroclip.evaluation.detected import beside_untrained, keep_best, summarise_detections
 from retroclip.evaluation.detection import (
     BASE_SHARE,
     NOVEL_SHARE,
     OBJECTNESS,
-    beside_untrained,
     finite,
-    keep_best,
     mixed,
-    summarise_detections,
     with_background,
 )
 from retroclip.evaluation.proposals import choose_proposals, grid, read_proposals, suppressed
