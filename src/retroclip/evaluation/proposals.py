@@ -1,16 +1,16 @@
 """Where objects may be: boxes for a detector to classify, from a file, a grid, the annotations, or a network."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchvision.ops import nms
 
 from retroclip.errors import SourceError
 from retroclip.evaluation.boxes import BoxedImages, check_box
+from retroclip.evaluation.samples import MAX_REJECTED
 
 Proposals = tuple[NDArray[np.float64], NDArray[np.float64]]
 Propose = Callable[[int], Proposals]
@@ -18,6 +18,7 @@ Propose = Callable[[int], Proposals]
 
 GRID_SIDES = (0.25, 0.4, 0.6, 0.9)  # of the shorter side
 GRID_SHAPES = (1.0, 2.0, 0.5)  # width over height
+ROUNDING = 1e-4  # by how much a probability that was stored in few digits may leave 0 to 1
 
 
 def choose_proposals(name: str, data: BoxedImages, *, limit: int) -> Propose:
@@ -54,24 +55,18 @@ def top(proposals: Proposals, limit: int) -> Proposals:
     return boxes[order], scores[order]
 
 
-def suppressed(proposals: Proposals, threshold: float, limit: int) -> Proposals:
-    """Without boxes that overlap a better one by more than `threshold` (IoU), whatever their class."""
-    boxes, scores = proposals
-    corners = torch.from_numpy(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1))
-    kept = nms(corners, torch.from_numpy(scores), threshold)[:limit].numpy()
-    return boxes[kept], scores[kept]
-
-
 def read_proposals(path: Path, data: BoxedImages) -> list[Proposals]:
     """Boxes by image from a list of {image_id or file_name, bbox, score}, as COCO's results are written.
 
-    An image is named by its key, the file's name without suffix, or COCO's number. Boxes that can't be used are left
-    out and counted in `data.rejected`. SourceError for another file, or where no image of the set has a box.
+    An image is named by its key, the file's name without suffix, or COCO's number. Boxes that can't be used, or whose
+    score is no number, are left out and named in `data.rejected`. SourceError: another file, scores that are no
+    probabilities, no box for any image of the set, or over 10 % unusable.
     """
     try:
         rows = json.loads(path.read_bytes())
         named = [
-            (str(row.get("file_name", row.get("image_id"))), row["bbox"], float(row.get("score", 1))) for row in rows
+            (str(row.get("file_name", row.get("image_id"))), tuple(row["bbox"]), float(row.get("score", 1)))
+            for row in rows
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SourceError(
@@ -80,19 +75,31 @@ def read_proposals(path: Path, data: BoxedImages) -> list[Proposals]:
     position: dict[str, int] = {}
     for i, key in enumerate(data.keys):
         stem = Path(key).name
-        for name in (key, stem, stem.lstrip("0")):
+        for name in (key, stem, stem.lstrip("0") or "0"):
             position.setdefault(name, i)
     found: list[list[tuple]] = [[] for _ in data.keys]
+    rejected = []
     for name, box, score in named:
         where = position.get(name, position.get(Path(name).stem))
         if where is None:
             continue
+        if math.isfinite(score) and not -ROUNDING <= score <= 1 + ROUNDING:
+            raise SourceError(
+                f"{path} gives a box of {data.keys[where]} the score {score:g}: scores must be probabilities of an "
+                "object, from 0 to 1 (of logits, the sigmoid)"
+            )
         checked = check_box(("", *box), *data.sizes[where])
         if isinstance(checked, str):
-            data.rejected.append(f"{data.keys[where]}: proposal: {checked}")
+            rejected.append(f"{data.keys[where]}: proposal: {checked}")
+        elif not math.isfinite(score):
+            rejected.append(f"{data.keys[where]}: proposal: a score that isn't a number")
         else:
-            found[where].append((*checked[0], score))
-    if not any(found):
-        raise SourceError(f"{path} has no usable box for any of the {len(data)} images, such as {data.keys[0]!r}")
+            found[where].append((*checked[0], min(max(score, 0.0), 1.0)))
+    usable = sum(map(len, found))
+    if len(rejected) > MAX_REJECTED * (usable + len(rejected)):
+        raise SourceError(f"{path}: {len(rejected)} proposals can't be used, such as {rejected[0]}")
+    if not usable:
+        raise SourceError(f"{path} has no box for any of the {len(data)} images, such as {data.keys[0]!r}")
+    data.rejected += rejected
     arrays = [np.array(own).reshape(-1, 5) for own in found]
     return [(own[:, :4], own[:, 4]) for own in arrays]
