@@ -70,6 +70,14 @@ def test_coloured_boxes_are_all_right(boxed):
     assert retroclip.Result.model_validate_json(result.model_dump_json()).protocol == "regions"
 
 
+def test_every_box_of_a_crowded_image_counts(tmp_path):
+    crowd = [("red", float(x), float(y), 5.0, 4.0) for x in range(0, 120, 8) for y in range(0, 80, 8)]
+    assert len(crowd) == 150
+    source = write(tmp_path / "crowded.parquet", [picture(crowd, size=(128, 96))], [crowd])
+    result = run_protocol("regions", ColourEncoder(), TASK, source)
+    assert (result.value, result.interval, result.options["boxes"]) == (1.0, (1.0, 1.0), 150)
+
+
 def test_wrong_boxes_are_counted_or_refused(tmp_path, boxed):
     images = [picture([("red", 1, 1, 9, 9)]) for _ in range(12)]
     good = [[("red", 1.0, 1.0, 9.0, 9.0)] for _ in range(12)]

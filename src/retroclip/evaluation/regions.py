@@ -72,7 +72,8 @@ def evaluate_regions(
     answers = logits[own]
     outcome = Outcome.from_logits(answers, data.labels[own], keep_scores=False)
     truth = Boxes(data.image_of, data.labels, data.boxes, crowd=data.crowd)
-    shape: dict[str, Any] = {"n_images": len(data), "n_classes": len(task.classes)}
+    # All scores count: COCO's 100 an image and class would leave out boxes of a crowded image.
+    shape: dict[str, Any] = {"n_images": len(data), "n_classes": len(task.classes), "max_detections": None}
     # Log-probabilities: the same order as probabilities, without their ties at 0.
     detections = scored_boxes(data, own, lambda rows: log_softmax(answers[rows]))
     ap = coco_average_precision(truth, detections, **shape)
