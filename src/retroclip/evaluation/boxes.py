@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retroclip.errors import BadImageError, SourceError, TaskError
+from retroclip.evaluation.average_precision import Boxes
 from retroclip.evaluation.result import hash_samples
 from retroclip.evaluation.samples import MAX_REJECTED, NAMED_LABELS
 
@@ -23,7 +24,8 @@ class BoxedImages:
     """Images with boxes: `boxes` (n, 4) are x, y, w, h in pixels, `labels` (n,) classes, `image_of` (n,) positions.
 
     `crowd` (n,) marks boxes that are no object of their own (crowds, VOC's difficult ones): neither right nor wrong.
-    `verified` and `not_exhaustive` hold class indices by image where a set (LVIS) looked for some classes only.
+    `verified` and `not_exhaustive` hold class indices by image where a set (LVIS) looked for some classes only, and for
+    some of these not to the end.
     """
 
     name: str
@@ -52,6 +54,32 @@ class BoxedImages:
         own = [np.flatnonzero(self.image_of == i) for i in range(len(self))]
         texts = [repr([(int(self.labels[j]), *self.boxes[j].round(3)) for j in rows]) for rows in own]
         return hash_samples(self.images, texts)
+
+    @property
+    def truth(self) -> Boxes:
+        """The boxes as ground truth for `average_precision`, with a crowd as large as the image for each class that was
+        not searched to the end: what matches no box there is neither right nor wrong, as in LVIS's own evaluation."""
+        rest = [(image, label) for image, own in self.not_exhaustive.items() for label in sorted(own)]
+        images, labels = (np.array([row[i] for row in rest], dtype=np.int64) for i in (0, 1))
+        whole = np.array([(0, 0, *self.sizes[image]) for image, _ in rest], dtype=np.float64).reshape(-1, 4)
+        return Boxes(
+            np.concatenate([self.image_of, images]),
+            np.concatenate([self.labels, labels]),
+            np.concatenate([self.boxes, whole]),
+            crowd=np.concatenate([self.crowd, np.ones(len(rest), dtype=bool)]),
+        )
+
+    def asked(self, image: int) -> NDArray[np.bool_]:
+        """Which classes (K,) were looked for in an image: all, or LVIS's positive and negative ones."""
+        classes = np.arange(len(self.classes))
+        return np.isin(classes, sorted(self.verified.get(image, classes)))
+
+    def only_asked(self, detections: Boxes) -> Boxes:
+        """Detections without those of classes that nobody looked for in their image."""
+        if not self.verified:
+            return detections
+        table = np.stack([self.asked(image) for image in range(len(self))])
+        return detections.select(table[detections.image, detections.label])
 
     @property
     def missing_classes(self) -> list[str]:

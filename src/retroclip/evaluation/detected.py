@@ -1,7 +1,7 @@
 """Detections of one image after another, kept, counted and made a result: AP50 of all, novel and base classes."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,8 +17,14 @@ from retroclip.evaluation.result import Result
 if TYPE_CHECKING:
     from retroclip.tasks import Task
 
-SCORE, NMS, PER_IMAGE, RESAMPLES = 1e-3, 0.5, 100, 200
+SCORE, NMS, RESAMPLES = 1e-3, 0.5, 200
+PER_IMAGE, LVIS_PER_IMAGE = 100, 300
 AT_50 = np.array([0.5])
+
+
+def most_detections(data: BoxedImages) -> int:
+    """How many detections of an image count: COCO's 100, or 300 where only some classes were looked for (LVIS)."""
+    return LVIS_PER_IMAGE if data.verified else PER_IMAGE
 
 
 def keep_best(
@@ -52,16 +58,19 @@ def summarise_detections(
     method: str,
     resamples: int = RESAMPLES,
 ) -> Result:
-    """The result of detections, one `Boxes` an image; `chance` are those of the baseline."""
-    truth = Boxes(data.image_of, data.labels, data.boxes, crowd=data.crowd)
-    n, classes = len(data), len(task.classes)
+    """The result of detections, one `Boxes` an image; `chance` are those of the baseline.
+
+    Of classes that nobody looked for in an image none counts there, and where a class was not searched to the end none
+    is wrong (`BoxedImages.truth`): LVIS's federated annotation.
+    """
+    truth, n, classes = data.truth, len(data), len(task.classes)
+    shape: dict[str, Any] = {"n_images": n, "n_classes": classes, "max_detections": most_detections(data)}
     novel = [i for i, name in enumerate(task.classes) if name in task.novel]
     parts = {"ap50": list(range(classes))}
     if novel:
         parts |= {"ap50-novel": novel, "ap50-base": [i for i in range(classes) if i not in novel]}
-    joined, random = concatenated(found), concatenated(chance)
-    ap = coco_average_precision(truth, joined, n_images=n, n_classes=classes)
-    by_chance = coco_average_precision(truth, random, n_images=n, n_classes=classes)
+    joined, random = (data.only_asked(concatenated(each)) for each in (found, chance))
+    ap, by_chance = (coco_average_precision(truth, each, **shape) for each in (joined, random))
     metrics = {name: ap.mean("ap50", own) for name, own in parts.items()} | {"ap": ap.mean()}
     if np.isnan(metrics["ap50"]):
         raise TaskError(f"{data.name} has no box of any class of task {task.name!r}")
@@ -69,11 +78,10 @@ def summarise_detections(
     if resamples:
         for name, own in parts.items():
             chosen, seen = np.isin(truth.label, own), np.isin(joined.label, own)
-            if (chosen & ~data.crowd).any():
+            if np.isin(data.labels[~data.crowd], own).any():
                 intervals[name] = ap_interval(
-                    truth.select(chosen), joined.select(seen), n_images=n, n_classes=classes, resamples=resamples,
-                    thresholds=AT_50,
-                )  # fmt: skip
+                    truth.select(chosen), joined.select(seen), **shape, resamples=resamples, thresholds=AT_50
+                )
     return Result(
         task=task.name,
         dataset=data.name,
@@ -94,8 +102,11 @@ def summarise_detections(
         missing_classes=data.missing_classes,
         rejected=data.rejected,
         data_hash=data.hash,
-        options={"boxes": int((~data.crowd).sum()), "ignored": data.ignored, "detections": len(joined)},
-    )
+        options={
+            "boxes": int((~data.crowd).sum()), "clipped": data.clipped, "ignored": data.ignored,
+            "detections": len(joined),
+        },
+    )  # fmt: skip
 
 
 def beside_untrained(
@@ -132,9 +143,9 @@ def paired_ap50(
 ) -> tuple[float, float]:
     """95 % interval of the gain in AP50 over other detections of the same images, for all or the novel classes."""
     own = [i for i, name in enumerate(task.classes) if part == "ap50" or name in task.novel]
-    truth = Boxes(data.image_of, data.labels, data.boxes, crowd=data.crowd)
-    ours, theirs = (each.select(np.isin(each.label, own)) for each in (concatenated(found), concatenated(base)))
+    parts = (data.truth, *(data.only_asked(concatenated(each)) for each in (found, base)))
+    truth, ours, theirs = (each.select(np.isin(each.label, own)) for each in parts)
     return ap_interval(
-        truth.select(np.isin(data.labels, own)), ours, base=theirs, n_images=len(data), n_classes=len(task.classes),
-        resamples=resamples, thresholds=AT_50,
+        truth, ours, base=theirs, n_images=len(data), n_classes=len(task.classes), resamples=resamples,
+        max_detections=most_detections(data), thresholds=AT_50,
     )  # fmt: skip

@@ -17,7 +17,13 @@ from retroclip.errors import ModelError, SourceError
 from retroclip.evaluation.average_precision import Boxes
 from retroclip.evaluation.boxes import BoxedImages, load_boxes
 from retroclip.evaluation.classification import head
-from retroclip.evaluation.detected import RESAMPLES, beside_untrained, keep_best, summarise_detections
+from retroclip.evaluation.detected import (
+    RESAMPLES,
+    beside_untrained,
+    keep_best,
+    most_detections,
+    summarise_detections,
+)
 from retroclip.evaluation.proposals import choose_proposals
 from retroclip.evaluation.protocols import register_protocol
 from retroclip.evaluation.result import Result
@@ -68,6 +74,7 @@ def evaluate_detection(
     found, chance = [], []
     untrained: dict[str, list[Boxes]] = {"zero-shot": [], "grid": []}
     rng = np.random.default_rng(0)
+    most = most_detections(data)
     windows = choose_proposals("grid" if train else proposals, data, limit=limit)
     if train is not None:
         method, proposals, options = "open-vocabulary", "network", options | {"epochs": epochs, "seed": seed}
@@ -76,13 +83,13 @@ def evaluate_detection(
         boxes, objectness = windows(i)
         scores = with_background(logits(image, boxes)) * objectness[:, None] ** 0.5
         if train is not None:
-            untrained["grid"].append(keep_best(boxes, scores, i))
+            untrained["grid"].append(keep_best(boxes, scores, i, limit=most))
             boxes, learnt, objectness = (part[:limit] for part in detector.detect(image))
             own = with_background(logits(image, boxes))
-            untrained["zero-shot"].append(keep_best(boxes, own * objectness[:, None] ** 0.5, i))
+            untrained["zero-shot"].append(keep_best(boxes, own * objectness[:, None] ** 0.5, i, limit=most))
             scores = mixed(finite(learnt, "the trained detector"), own, objectness, np.isin(task.classes, task.novel))
-        found.append(keep_best(boxes, scores, i))
-        chance.append(keep_best(boxes, rng.random(scores.shape), i))
+        found.append(keep_best(boxes, scores, i, limit=most))
+        chance.append(keep_best(boxes, rng.random(scores.shape), i, limit=most))
     result = summarise_detections(data, task, found, chance, method=method or "zero-shot", resamples=resamples)
     if train is not None:
         result = beside_untrained(result, data, task, found, untrained, chance, resamples)
