@@ -6,14 +6,14 @@ suppression (methods.md, section 3).
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from retroclip.encoders.regions import encode_cuts
-from retroclip.errors import ModelError, SourceError
+from retroclip.errors import ModelError, RetroclipError, SourceError
 from retroclip.evaluation.average_precision import Boxes
 from retroclip.evaluation.boxes import BoxedImages, load_boxes
 from retroclip.evaluation.classification import head
@@ -24,6 +24,7 @@ from retroclip.evaluation.detected import (
     most_detections,
     summarise_detections,
 )
+from retroclip.evaluation.proposal_network import load_network
 from retroclip.evaluation.proposals import choose_proposals
 from retroclip.evaluation.protocols import register_protocol
 from retroclip.evaluation.result import Result
@@ -48,6 +49,7 @@ def evaluate_detection(
     where: str | None = None,
     method: str | None = None,
     proposals: str = "grid",
+    network: str | None = None,
     limit: int = 100,
     features: Literal["crop", "dense"] = "crop",
     size: int | None = None,
@@ -59,23 +61,34 @@ def evaluate_detection(
 ) -> Result:
     """Detect the task's classes. `value` is AP50 over all classes; ap50-novel and ap50-base where it names novel ones.
 
-    `proposals`: `grid`, `truth`, or a .json of boxes; `limit` of them an image. `features`: each cut out and encoded,
-    or RoIAlign on the dense map at `size` pixels. Scores are multiplied with objectness as a geometric mean. With
-    `train`, another set with boxes, an open-vocabulary Faster R-CNN learns its base classes (`training.detector`) and
-    is evaluated, `proposals` being its own; `metrics` then have the untrained model on the same proposals
-    (`zero-shot-…`) and on the grid (`grid-…`), and the gains. Baseline: the same proposals with random class scores.
-    Raises as `load_boxes` and `read_proposals`, and ModelError for scores that aren't finite.
+    `proposals`: `grid`, `network`, `truth`, or a .json of boxes; `limit` of them an image. `network` is a file of
+    weights of a torchvision Faster R-CNN, or the name of one (`load_network`). `features`: each cut out and
+    encoded, or RoIAlign on the dense map at `size` pixels. Scores are multiplied with objectness as a geometric mean.
+    With `train`, another set with boxes, an open-vocabulary Faster R-CNN learns its base classes (`training.detector`)
+    and is evaluated on its own proposals; `metrics` then have the untrained model on the same proposals (`zero-shot-…`)
+    and on the grid (`grid-…`), and the gains. Baseline: the same proposals with random class scores.
+    Raises as `load_boxes`, `read_proposals` and `load_network`; RetroclipError for options that exclude each other,
+    ModelError for scores that aren't finite.
     """
     start = time.perf_counter()
+    if train is not None and (proposals, network) != ("grid", None):
+        raise RetroclipError("a trained detector makes proposals of its own: leave out proposals and network, or train")
+    if network is not None and proposals != "network":
+        raise RetroclipError(f"network is for proposals 'network', not for {proposals!r}: --set.proposals network")
+    if limit < 1:
+        raise RetroclipError(f"limit is the number of proposals of an image, at least 1, not {limit}")
+    proposer = load_network(network) if proposals == "network" else None
     data = load_boxes(task, dataset, where=where, empty=True)
     classifier = head(model, task)
     logits = ProposalLogits(classifier, features=features, size=size, context=context)
-    options = {"limit": limit, "features": features, "size": size, "context": context}
+    options: dict[str, Any] = {"limit": limit, "features": features, "size": size, "context": context}
+    if proposer is not None:
+        options |= {"network": proposer.name, "network_fingerprint": proposer.fingerprint}
     found, chance = [], []
     untrained: dict[str, list[Boxes]] = {"zero-shot": [], "grid": []}
     rng = np.random.default_rng(0)
     most = most_detections(data)
-    windows = choose_proposals("grid" if train else proposals, data, limit=limit)
+    windows = choose_proposals(proposals, data, limit=limit, network=proposer)
     if train is not None:
         method, proposals, options = "open-vocabulary", "network", options | {"epochs": epochs, "seed": seed}
         detector = trained_detector(classifier, task, train, data, size=size, epochs=epochs, seed=seed)

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from retroclip.errors import SourceError
 from retroclip.evaluation.boxes import BoxedImages, check_box
 from retroclip.evaluation.samples import MAX_REJECTED
+
+if TYPE_CHECKING:
+    from retroclip.evaluation.proposal_network import ProposalNetwork
 
 Proposals = tuple[NDArray[np.float64], NDArray[np.float64]]
 Propose = Callable[[int], Proposals]
@@ -21,17 +25,22 @@ GRID_SHAPES = (1.0, 2.0, 0.5)  # width over height
 ROUNDING = 1e-4  # by how much a probability that was stored in few digits may leave 0 to 1
 
 
-def choose_proposals(name: str, data: BoxedImages, *, limit: int) -> Propose:
-    """`grid`, `truth` (the annotated boxes: an upper bound), or a .json of boxes; at most `limit` an image."""
+def choose_proposals(name: str, data: BoxedImages, *, limit: int, network: "ProposalNetwork | None" = None) -> Propose:
+    """`grid`, `network`, `truth` (the annotated boxes: an upper bound), or a .json of boxes; at most `limit` an image.
+
+    Raises SourceError for another name, and as `read_proposals`.
+    """
     if name == "grid":
         return lambda i: top(grid(*data.sizes[i]), limit)
     if name == "truth":
         return lambda i: (data.boxes[data.image_of == i], np.ones(int((data.image_of == i).sum())))
+    if network is not None:
+        return lambda i: top(network(data.images[i]), limit)
     if name.endswith(".json"):
         given = read_proposals(Path(name), data)
         return lambda i: top(given[i], limit)
     raise SourceError(
-        f"no proposals {name!r}: choose grid, truth, or a .json of boxes (image_id or file_name, bbox, score)"
+        f"no proposals {name!r}: choose grid, network, truth, or a .json of boxes (image_id or file_name, bbox, score)"
     )
 
 
