@@ -1,5 +1,6 @@
 """RegionCLIP's protocol on pictures of coloured boxes, and proposals of every kind."""
 
+import io
 import json
 
 import numpy as np
@@ -20,6 +21,7 @@ from retroclip.evaluation.detection import (
 )
 from retroclip.evaluation.proposals import choose_proposals, grid, read_proposals
 from retroclip.evaluation.protocols import run_protocol
+from retroclip.pairs import decode_image
 from retroclip.tasks import Task
 
 from .test_regions import ColourEncoder, picture, write
@@ -150,6 +152,32 @@ def test_what_is_trained_stands_beside_what_is_not(boxed):
     assert (found.metrics["zero-shot-ap50"], found.metrics["grid-ap50-novel"]) == (1.0, 0.0)
     assert (found.metrics["gain-ap50"], found.intervals["gain-ap50"]) == (0.0, (0.0, 0.0))
     assert (found.metrics["gain-over-grid-ap50-novel"], found.metrics["gain-over-grid-ap50"]) == (1.0, 1.0)
+
+
+class AllRed:
+    """In place of a trained detector: one red box an image."""
+
+    def detect(self, image):
+        return np.array([[2.0, 3, 8, 8]]), np.array([[0.9, 0.01, 0.01]]), np.array([0.8])
+
+
+def test_what_can_not_be_used_of_both_sets_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr("retroclip.training.detector.train_detector", lambda *_, **__: AllRed())
+    over = [BOXES[0], [("blue", 30.0, 5.0, 20.0, 5.0)]]
+    val = write(tmp_path / "val.parquet", [picture(own) for own in over], over)
+    learnt = [[("red", 1.0 + i, 2.0, 9.0, 9.0)] for i in range(12)]
+    images = [picture(own) for own in learnt]
+    learnt[3].append(("green", 1.0, 1.0, 0.0, 4.0))
+    train = write(tmp_path / "train.parquet", images, learnt)
+    result = run_protocol("detection", ColourEncoder(), TASK, val, options={"train": train, "resamples": 0})
+    assert result.rejected == ["training set: train/00000003: a box of no area (0 x 4)"]
+    assert result.options["clipped"] == 1 and result.per_class == {"red": 1.0, "green": 0.0, "blue": 0.0}
+
+    stream = io.BytesIO()
+    decode_image(picture(over[0])).save(stream, "BMP")
+    same = write(tmp_path / "same.parquet", [*images, stream.getvalue()], [*learnt, over[0]])
+    with pytest.raises(SourceError, match=r"same\.parquet holds images that are evaluated"):
+        run_protocol("detection", ColourEncoder(), TASK, val, options={"train": same})
 
 
 def test_scores_that_are_no_numbers_are_refused():

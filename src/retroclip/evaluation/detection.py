@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from retroclip.encoders.regions import encode_cuts
-from retroclip.errors import ModelError, RetroclipError, SourceError
+from retroclip.errors import ModelError, RetroclipError
 from retroclip.evaluation.average_precision import Boxes
 from retroclip.evaluation.boxes import BoxedImages, load_boxes
 from retroclip.evaluation.classification import head
@@ -28,6 +28,7 @@ from retroclip.evaluation.proposal_network import load_network
 from retroclip.evaluation.proposals import choose_proposals
 from retroclip.evaluation.protocols import register_protocol
 from retroclip.evaluation.result import Result
+from retroclip.evaluation.training_set import check_training
 
 if TYPE_CHECKING:
     from retroclip.classifiers import Classifier
@@ -138,8 +139,7 @@ def trained_detector(
     from retroclip.training.detector import train_detector
 
     learnt = load_boxes(task, train)
-    if set(learnt.images) & set(data.images):
-        raise SourceError(f"{train} holds images that are evaluated: train on another split")
+    check_training(train, learnt, data)
     rows = [np.flatnonzero((learnt.image_of == i) & ~learnt.crowd) for i in range(len(learnt))]
     boxes, labels = [learnt.boxes[own] for own in rows], [learnt.labels[own] for own in rows]
     return train_detector(
