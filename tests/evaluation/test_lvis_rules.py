@@ -71,6 +71,17 @@ def test_only_verified_classes_count_and_those_not_searched_to_the_end_have_no_w
     assert searched.per_class == pytest.approx({"red": 2 / 3, "green": 0.5, "blue": 0.5})
 
 
+def test_proposals_go_by_the_number_of_an_image_not_by_a_file_that_is_called_so(tmp_path):
+    source = write_lvis(tmp_path, PAINTED, ANNOTATED, negative=[[2], [], []], open_ended=[[], [1], []])
+    record = json.loads(source.read_text())
+    for each in (*record["images"], *record["annotations"]):  # 1.png is image 2, 2.png image 3, 3.png image 1
+        name = "id" if "file_name" in each else "image_id"
+        each[name] = each[name] % 3 + 1
+    source.write_text(json.dumps(record))
+    result = detect(tmp_path, source, [(i % 3 + 1, *rest) for i, *rest in ROWS])
+    assert result.per_class == {"red": 1.0, "green": 0.5, "blue": 1.0}
+
+
 def test_300_detections_of_an_image_count_and_100_of_other_sets(tmp_path):
     crowd = [("red", float(x), float(y), 5.0, 4.0) for x in range(0, 120, 8) for y in range(0, 80, 8)]
     rows = [(1, *box, 0.9) for _, *box in crowd]

@@ -23,6 +23,7 @@ OVER_EDGE = 1.0  # pixels: by how much rounding may carry a box over the edge wi
 class BoxedImages:
     """Images with boxes: `boxes` (n, 4) are x, y, w, h in pixels, `labels` (n,) classes, `image_of` (n,) positions.
 
+    `numbers` are the positions by COCO's `image_id`, where the source has it.
     `crowd` (n,) marks boxes that are no object of their own (crowds, VOC's difficult ones): neither right nor wrong.
     `verified` and `not_exhaustive` hold class indices by image where a set (LVIS) looked for some classes only, and for
     some of these not to the end.
@@ -32,6 +33,7 @@ class BoxedImages:
     split: str | None
     classes: list[str]
     keys: list[str] = field(default_factory=list)
+    numbers: dict[Any, int] = field(default_factory=dict)
     images: list[bytes] = field(default_factory=list)
     boxes: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -146,9 +148,7 @@ def load_boxes(task: "Task", dataset: str | Path, *, where: str | None = None, e
         found.keys.append(pair.key)
         found.images.append(pair.image)
         found.sizes.append(size)
-        for name, target in (("verified", found.verified), ("not_exhaustive", found.not_exhaustive)):
-            if name in pair.metadata:
-                target[position] = {task.label_index[each] for each in pair.metadata[name] if each in task.label_index}
+        _note_record(found, position, pair.metadata, task)
     if not rows:
         raise SourceError(f"{dataset} has no box: regions need a column `boxes`, a COCO or LVIS json, or a VOC folder")
     if len(found.rejected) > MAX_REJECTED * (seen + len(found.images)):
@@ -160,6 +160,15 @@ def load_boxes(task: "Task", dataset: str | Path, *, where: str | None = None, e
     found.labels = box_labels([row[2] for row in rows], task, str(dataset))
     found.crowd = np.array([row[3] for row in rows])
     return found
+
+
+def _note_record(found: BoxedImages, position: int, metadata: dict[str, Any], task: "Task") -> None:
+    """Take over what a COCO or LVIS file says of an image: its number, and which classes were looked for."""
+    if metadata.get("image_id") is not None:
+        found.numbers[metadata["image_id"]] = position
+    for name, target in (("verified", found.verified), ("not_exhaustive", found.not_exhaustive)):
+        if name in metadata:
+            target[position] = {task.label_index[each] for each in metadata[name] if each in task.label_index}
 
 
 def box_labels(labels: Sequence[str], task: "Task", source: str) -> NDArray[np.int64]:

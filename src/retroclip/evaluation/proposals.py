@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,29 +67,21 @@ def top(proposals: Proposals, limit: int) -> Proposals:
 def read_proposals(path: Path, data: BoxedImages) -> list[Proposals]:
     """Boxes by image from a list of {image_id or file_name, bbox, score}, as COCO's results are written.
 
-    An image is named by its key, the file's name without suffix, or COCO's number. Boxes that can't be used, or whose
-    score is no number, are left out and named in `data.rejected`. SourceError: another file, scores that are no
+    An image is named by COCO's `image_id`, its key, or the file's name (`image_position`). Boxes that can't be used, or
+    whose score is no number, are left out and named in `data.rejected`. SourceError: another file, scores that are no
     probabilities, no box for any image of the set, or over 10 % unusable.
     """
     try:
         rows = json.loads(path.read_bytes())
-        named = [
-            (str(row.get("file_name", row.get("image_id"))), tuple(row["bbox"]), float(row.get("score", 1)))
-            for row in rows
-        ]
+        by_name = names_of(data)
+        given = [(image_position(row, by_name, data), tuple(row["bbox"]), float(row.get("score", 1))) for row in rows]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SourceError(
             f"{path} is not a list of {{image_id, bbox, score}}: {' '.join(str(error).split())[:80]}"
         ) from None
-    position: dict[str, int] = {}
-    for i, key in enumerate(data.keys):
-        stem = Path(key).name
-        for name in (key, stem, stem.lstrip("0") or "0"):
-            position.setdefault(name, i)
     found: list[list[tuple]] = [[] for _ in data.keys]
     rejected = []
-    for name, box, score in named:
-        where = position.get(name, position.get(Path(name).stem))
+    for where, box, score in given:
         if where is None:
             continue
         if math.isfinite(score) and not -ROUNDING <= score <= 1 + ROUNDING:
@@ -112,3 +104,22 @@ def read_proposals(path: Path, data: BoxedImages) -> list[Proposals]:
     data.rejected += rejected
     arrays = [np.array(own).reshape(-1, 5) for own in found]
     return [(own[:, :4], own[:, 4]) for own in arrays]
+
+
+def names_of(data: BoxedImages) -> dict[str, int]:
+    """Positions of the images by key, by the key's last part, and by that without leading zeros (COCO's number)."""
+    found: dict[str, int] = {}
+    for i, key in enumerate(data.keys):
+        stem = Path(key).name
+        for name in (key, stem, stem.lstrip("0") or "0"):
+            found.setdefault(name, i)
+    return found
+
+
+def image_position(row: dict[str, Any], by_name: Mapping[str, int], data: BoxedImages) -> int | None:
+    """The image of a proposal, None where it isn't in the set; a number is COCO's `image_id` if images have one."""
+    number = row.get("image_id")
+    if "file_name" not in row and isinstance(number, int) and data.numbers:
+        return data.numbers.get(number)
+    name = str(row.get("file_name", number))
+    return by_name.get(name, by_name.get(Path(name).stem))
