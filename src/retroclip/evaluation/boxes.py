@@ -33,7 +33,7 @@ class BoxedImages:
     split: str | None
     classes: list[str]
     keys: list[str] = field(default_factory=list)
-    numbers: dict[Any, int] = field(default_factory=dict)
+    numbers: dict[int, int] = field(default_factory=dict)
     images: list[bytes] = field(default_factory=list)
     boxes: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -164,7 +164,7 @@ def load_boxes(task: "Task", dataset: str | Path, *, where: str | None = None, e
 
 def _note_record(found: BoxedImages, position: int, metadata: dict[str, Any], task: "Task") -> None:
     """Take over what a COCO or LVIS file says of an image: its number, and which classes were looked for."""
-    if metadata.get("image_id") is not None:
+    if isinstance(metadata.get("image_id"), int):
         found.numbers[metadata["image_id"]] = position
     for name, target in (("verified", found.verified), ("not_exhaustive", found.not_exhaustive)):
         if name in metadata:

@@ -4,7 +4,6 @@ import hashlib
 import re
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -34,7 +33,8 @@ class ProposalNetwork:
     """From an image to the boxes (n, 4) of x, y, w, h in its pixels and their objectness (n,), best first.
 
     Images are scaled as torchvision's detector does (800 pixels on the shorter side, 320 for the smallest); boxes that
-    overlap a better one of the same pyramid level by more than 0.7 are gone, and at most 1,000 are left.
+    overlap a better one of the same pyramid level by more than 0.7 are gone, and at most 1,000 are left (150 of the
+    smallest, which also drops those under 0.05).
     """
 
     def __init__(self, model: Any, name: str) -> None:
@@ -73,7 +73,7 @@ def load_network(reference: str | None = None) -> ProposalNetwork:
         name, weights = reference, get_model_weights(reference).DEFAULT  # type: ignore[attr-defined]
         try:
             state = weights.get_state_dict(progress=False, check_hash=True)
-        except (URLError, OSError, RuntimeError) as error:
+        except (OSError, RuntimeError) as error:
             raise SourceError(
                 f"the proposal network {name} can't be downloaded ({' '.join(str(error).split())[:80]}): name a file "
                 f"of its weights, --set.network FILE, such as {weights.url}"
