@@ -19,6 +19,7 @@ from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.protocols import register_protocol
 from retroclip.evaluation.result import Result, hash_samples
 from retroclip.evaluation.samples import MAX_REJECTED, class_indices
+from retroclip.evaluation.training_set import of_training
 
 if TYPE_CHECKING:
     from retroclip.classifiers import Classifier
@@ -182,6 +183,7 @@ def evaluate_video(
         learnt = load_clips(train, frames=frames)
         if {tuple(map(id_of, own)) for own in learnt.frames} & {tuple(map(id_of, own)) for own in clips.frames}:
             raise SourceError(f"{train} holds clips that are evaluated: train on another split")
+        clips.rejected += of_training(learnt.rejected)
         known = class_indices(learnt.labels, task, train).tolist()
         tower = train_video(
             classifier.encoder, task, learnt.frames, known, frames=frames, architecture=architecture, epochs=epochs,

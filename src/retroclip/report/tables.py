@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from retroclip.evaluation import Result
+from retroclip.evaluation.training_set import MARK
 from retroclip.report.overview import overview
 
 CSV_FIELDS = (
@@ -167,7 +168,9 @@ def compared_text(result: Result, name: str) -> str:
 
 def _parts(result: Result) -> str:
     """What else than whole images a protocol rejects."""
-    return {"regions": " or boxes", "detection": " or boxes", "segmentation": " or masks"}.get(result.protocol, "")
+    parts = {"regions": " or boxes", "detection": " or boxes", "segmentation": " or masks"}.get(result.protocol, "")
+    training = sum(reason.startswith(MARK) for reason in result.rejected)
+    return f"{parts} ({training} of them in the training set)" if training else parts
 
 
 def _templates(templates: Sequence[str]) -> str:
