@@ -140,7 +140,7 @@ def test_masks_of_the_training_set_that_can_not_be_used_are_reported(tmp_path, t
 
 
 def test_options_of_a_student_that_is_not_there_are_refused():
-    with pytest.raises(RetroclipError, match="name a set with masks as train"):
+    with pytest.raises(RetroclipError, match="option student of protocol segmentation is for training"):
         run_protocol("segmentation", None, TASK, "nowhere", options={"student": "maskformer"})
     with pytest.raises(RetroclipError, match="for the maskformer student alone, not for maskclip"):
         run_protocol("segmentation", None, TASK, "nowhere", options={"train": "nowhere", "targets": "base"})
