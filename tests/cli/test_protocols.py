@@ -51,6 +51,9 @@ def test_the_task_chooses_and_the_user_may_choose_another(run, model, boxed):
         ("bccd {} --protocol detection --set.proposals missing.json", 1, "missing.json"),
         ("coco-half {} --protocol detection --set.train {}", 1, "lacks"),
         ("bccd {} --protocol detection --set.epochs 3", 1, "option epochs of protocol detection is for training"),
+        ("bccd {} --set.size 224", 1, "option size of protocol regions is for dense features"),
+        ("bccd {} --set.context 2 --set.features dense", 1, "is for features cut out"),
+        ("bccd {} --protocol segmentation --set.train {} --set.smoothing true", 1, "is for the untrained model"),
         ("bccd {} --metric map11", 2, "leave out --metric: regions has no use"),
         ("bccd {} --train {}", 2, "leave out --train: regions has no use"),
         ("bccd {} --protocol detection --train {}", 2, "learns from --set.train"),
@@ -66,6 +69,7 @@ def test_the_task_chooses_and_the_user_may_choose_another(run, model, boxed):
         ("image-text-retrieval {} --seed 3", 2, "leave out --seed"),
         ("--suite elevater-20 --data . --out o --train {}", 2, "--suite takes"),
         ("--suite elevater-20 --data . --out o --shots 4", 2, "--shots is for methods that learn"),
+        ("--suite elevater-20 --data . --out o --seeds 4", 2, "nothing in this suite is trained or drawn"),
     ],
 )
 def test_one_line_for_what_can_not_be(run, model, boxed, line, status, said):
@@ -127,5 +131,30 @@ def test_a_memory_is_among_the_circumstances(run, model, memory, photos, tmp_pat
     ):  # fmt: skip
         shown = run(f"{line} --protocol {protocol} --method {method}")
         assert shown.status == 1 and f"which {method} can't change" in shown.line, (protocol, shown.err)
+    columns = {
+        "image": images,
+        "clip": [str(i // 2) for i in range(6)],
+        "label": ["cat", "cat", "dog", "dog", "cat", "cat"],
+    }
+    pq.write_table(pa.table(columns | {"frame": [0, 1] * 3}), tmp_path / "clips.parquet")
+    clips = json.loads(run(f"{line.replace('some', 'clips')} --protocol video --set.frames 1").out)
+    assert (clips["n"], clips["excluded_near_duplicates"]) == (3, 3)  # the frames that are looked at
     shown = run(f"{line} --protocol segmentation --method primed --set.train some.parquet")
     assert shown.status == 1 and "primed has no part in training" in shown.line
+
+
+def test_video_files_with_a_memory(run, model, memory, tmp_path):
+    av = pytest.importorskip("av")
+    for label in ("cat", "dog"):
+        (tmp_path / "clips" / label).mkdir(parents=True)
+        with av.open(str(tmp_path / "clips" / label / "0.mp4"), "w") as container:
+            stream = container.add_stream("mpeg4", rate=5)
+            stream.width, stream.height = 64, 48
+            for i in range(4):
+                frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 40 * i, np.uint8), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    shown = run(f"evaluate {model} 'cat, dog' clips --protocol video --memory mem --json")
+    assert shown.status == 0, shown.err
+    result = json.loads(shown.out)
+    assert (result["n"], result["memory_pairs"], result["excluded_near_duplicates"]) == (2, 20, 0)

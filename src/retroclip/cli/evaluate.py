@@ -207,6 +207,9 @@ def evaluate_suite(
     methods = split_words(method) if method else [default_method(opened)]
     if shots is not None and not any(get_method(each).needs_train for each in methods):
         raise WrongUsageError("evaluate: --shots is for methods that learn from labelled images: name one by --method")
+    drawn = any(get_method(each).trained for each in methods) or any(e.train or e.protocol for e in loaded.tasks)
+    if (seed is not None or seeds is not None) and not drawn:
+        raise WrongUsageError("evaluate: nothing in this suite is trained or drawn: leave out --seed and --seeds")
     runs = range(seed or 0, (seed or 0) + (seeds or SEEDS_OF_TRAINED))
     encoder = load(model, precision=precision)
     given: dict[str, Any] = {"methods": methods, "memory": opened, "shots": count, "seeds": runs, "tell": say}

@@ -1,16 +1,26 @@
 """A protocol with what a method makes of a memory: one run a seed, and the memory among the result's circumstances."""
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from PIL import Image
 
 from retroclip.errors import RetroclipError
 from retroclip.evaluation.image_text import evaluate_retrieval
 from retroclip.evaluation.leakage import memory_record
 from retroclip.evaluation.mistakes import count_answers, mistakes
-from retroclip.evaluation.protocols import checked_options, draws, get_protocol, reads_patches, run_protocol, unread
+from retroclip.evaluation.protocols import (
+    checked_options,
+    draws,
+    get_protocol,
+    own_options,
+    reads_patches,
+    run_protocol,
+    unread,
+)
 from retroclip.evaluation.result import Result
 
 FIGURES = ("value", "top1", "seconds", "fit_seconds", "predict_seconds")
@@ -51,7 +61,9 @@ def evaluate_protocol(
     seeds = [checked["seed"]] if "seed" in checked else seeds
     drawn, context = draws(name, checked), None
     if not (method == "zero-shot" and memory is None and getattr(encoder, "memory", None) is None):
-        context = context_for(encoder, task, dataset, memory, where=where)
+        own = own_options(get_protocol(name))
+        frames = checked.get("frames", own["frames"][1]) if "frames" in own else None
+        context = context_for(encoder, task, dataset, memory, where=where, frames=frames)
 
     def run(seed: int) -> Result:
         model = encoder if context is None else chosen(context.for_run(seed))
@@ -83,18 +95,45 @@ def evaluate_captions(
 
 
 def context_for(
-    encoder: "Encoder", task: "Task", dataset: str | Path, memory: "Memory | None", *, where: str | None = None
+    encoder: "Encoder",
+    task: "Task",
+    dataset: str | Path,
+    memory: "Memory | None",
+    *,
+    where: str | None = None,
+    frames: int | None = None,
 ) -> "MethodContext":
-    """What methods may use: the memory (and one that the encoder consults) without near-duplicates of the images."""
+    """What methods may use: the memory (and one that the encoder consults) without near-duplicates of the images.
+
+    With `frames` the images are so many of each clip.
+    """
     from retroclip.evaluation.comparison import prepare_context
     from retroclip.evaluation.samples import Samples
+
+    keys, images = _images(dataset, where) if frames is None else _frames(dataset, where, frames)
+    samples = Samples(str(dataset), None, keys, images, np.zeros(len(images), np.int64), list(task.classes))
+    return prepare_context(encoder, task, samples, memory)
+
+
+def _images(dataset: str | Path, where: str | None) -> tuple[list[str], list[bytes]]:
     from retroclip.pairs import Rejected, read_pairs
 
     pairs = [pair for pair in read_pairs(dataset, where=where) if not isinstance(pair, Rejected) and pair.image]
-    images = [cast(bytes, pair.image) for pair in pairs]
-    labels = np.zeros(len(images), np.int64)
-    samples = Samples(str(dataset), None, [pair.key for pair in pairs], images, labels, list(task.classes))
-    return prepare_context(encoder, task, samples, memory)
+    return [pair.key for pair in pairs], [cast(bytes, pair.image) for pair in pairs]
+
+
+def _frames(dataset: str | Path, where: str | None, count: int) -> tuple[list[str], list[bytes]]:
+    from retroclip.evaluation.video import load_clips
+
+    clips = load_clips(dataset, where=where, frames=count)
+    keys = [key for key, own in zip(clips.keys, clips.frames, strict=True) for _ in own]
+    return keys, [frame if isinstance(frame, bytes) else _png(frame) for own in clips.frames for frame in own]
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
 
 
 def record(context: "MethodContext") -> dict[str, Any]:

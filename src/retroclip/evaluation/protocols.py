@@ -32,6 +32,7 @@ MODULES = {
 }
 GIVEN = ("where", "method")  # not options of a protocol but arguments of every one
 OF_TRAINING = ("epochs", "seed", "student", "targets", "architecture")  # mean nothing where no `train` is named
+OF_PATCHES = ("smoothing", "denoising", "residual")  # of segmentation by the untrained tower
 
 _REGISTRY: dict[str, Run] = {}
 
@@ -112,8 +113,8 @@ def checked_options(name: str, run: Run, options: Mapping[str, Any]) -> dict[str
     unknown = sorted(set(options) - set(own))
     if unknown:
         raise RetroclipError(f"protocol {name} has no option {unknown[0]!r}; it has: {', '.join(own) or 'none'}")
-    if "train" in own and options.get("train") is None and (idle := [each for each in OF_TRAINING if each in options]):
-        raise RetroclipError(f"option {idle[0]} of protocol {name} is for training: name another set as train")
+    if reason := idle(name, options, "train" in own):
+        raise RetroclipError(reason)
     fields: dict[str, Any] = {key: own[key] for key in options}
     try:
         checked = create_model("Options", __config__=ConfigDict(extra="forbid"), **fields)(**options)
@@ -121,6 +122,22 @@ def checked_options(name: str, run: Run, options: Mapping[str, Any]) -> dict[str
         problem = error.errors()[0]
         raise RetroclipError(f"option {problem['loc'][0]} of protocol {name}: {problem['msg']}") from None
     return {key: getattr(checked, key) for key in options}
+
+
+def idle(name: str, options: Mapping[str, Any], trainable: bool) -> str | None:
+    """What to say of an option that the other ones leave without use; None where there is none."""
+    dense, training = options.get("features") == "dense", options.get("train") is not None
+    rules = {
+        "is for training: name another set as train": OF_TRAINING if trainable and not training else (),
+        "is for features cut out, not for dense ones": ("context",) if dense else (),
+        "is for dense features": ("size",) if name in ("regions", "detection") and not (dense or training) else (),
+        "is for the untrained model, not for training": OF_PATCHES if training else (),
+    }
+    for reason, names in rules.items():
+        for option in names:
+            if option in options:
+                return f"option {option} of protocol {name} {reason}"
+    return None
 
 
 def own_options(run: Run) -> dict[str, tuple[Any, Any]]:
