@@ -54,6 +54,8 @@ def test_the_task_chooses_and_the_user_may_choose_another(run, model, boxed):
         ("bccd {} --set.size 224", 1, "option size of protocol regions is for dense features"),
         ("bccd {} --set.context 2 --set.features dense", 1, "is for features cut out"),
         ("bccd {} --protocol segmentation --set.train {} --set.smoothing true", 1, "is for the untrained model"),
+        ("bccd {} --method linear-probe", 1, "linear-probe learns from labelled images"),
+        ("image-text-retrieval {} --method fine-tune", 1, "fine-tune learns from labelled images"),
         ("bccd {} --metric map11", 2, "leave out --metric: regions has no use"),
         ("bccd {} --train {}", 2, "leave out --train: regions has no use"),
         ("bccd {} --protocol detection --train {}", 2, "learns from --set.train"),

@@ -77,8 +77,8 @@ def evaluate(
         The seed of the first run (default: 0), for methods that are trained and protocols that draw or train.
     suite
         Instead of TASK and DATASET: a list of tasks, elevater-20, kornblith-12, ra-clip, imagenet-variants, or a YAML
-        file (`tasks: [{task: pets, dataset: pets.parquet#test, train: pets.parquet#train}]`). `--method` may then
-        name several, with commas between.
+        file (`tasks: [{task: pets, dataset: pets.parquet#test, train: pets.parquet#train}]`, also with `where`,
+        `protocol`, `options` and `metric`). `--method` may then name several, with commas between.
     data
         The folder with the data of a suite, each by the name of its task (`food101.parquet`, `food101/`).
     out
@@ -207,7 +207,9 @@ def evaluate_suite(
     methods = split_words(method) if method else [default_method(opened)]
     if shots is not None and not any(get_method(each).needs_train for each in methods):
         raise WrongUsageError("evaluate: --shots is for methods that learn from labelled images: name one by --method")
-    drawn = any(get_method(each).trained for each in methods) or any(e.train or e.protocol for e in loaded.tasks)
+    # A task of one's own, a file, may have a protocol that draws.
+    own = [entry for entry in loaded.tasks if entry.train or entry.protocol or Path(entry.task).suffix]
+    drawn = own or any(get_method(each).trained for each in methods)
     if (seed is not None or seeds is not None) and not drawn:
         raise WrongUsageError("evaluate: nothing in this suite is trained or drawn: leave out --seed and --seeds")
     runs = range(seed or 0, (seed or 0) + (seeds or SEEDS_OF_TRAINED))

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from retroclip.errors import RetroclipError
+from retroclip.evaluation.image_text import TASK_NAME as IMAGE_TEXT_RETRIEVAL
 from retroclip.evaluation.image_text import evaluate_retrieval
 from retroclip.evaluation.leakage import memory_record
 from retroclip.evaluation.mistakes import count_answers, mistakes
@@ -28,7 +29,7 @@ FIGURES = ("value", "top1", "seconds", "fit_seconds", "predict_seconds")
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
     from retroclip.memory import Memory
-    from retroclip.methods import MethodContext
+    from retroclip.methods import Method, MethodContext
     from retroclip.tasks import Task
 
 
@@ -52,7 +53,7 @@ def evaluate_protocol(
     """
     from retroclip.methods import get_method
 
-    chosen, given = get_method(method), dict(options or {})
+    chosen, given = refuse_probes(get_method(method), name), dict(options or {})
     checked = checked_options(name, get_protocol(name), given)
     if reads_patches(name, checked) and (not chosen.dense or getattr(encoder, "base", None) is not None):
         raise unread(name, method if not chosen.dense else encoder.name)
@@ -86,12 +87,19 @@ def evaluate_captions(
     """Image-text retrieval; where the method is trained, once for each of `seeds` (`mean_of_runs`)."""
     from retroclip.methods import get_method
 
-    used = None if method == "zero-shot" else memory
+    chosen, used = refuse_probes(get_method(method), IMAGE_TEXT_RETRIEVAL), None if method == "zero-shot" else memory
 
     def run(seed: int) -> Result:
         return evaluate_retrieval(encoder, dataset, where=where, memory=used, method=method, seed=seed)
 
-    return once_a_seed(run, seeds, drawn=get_method(method).trained)
+    return once_a_seed(run, seeds, drawn=chosen.trained)
+
+
+def refuse_probes(method: "Method", protocol: str) -> "Method":
+    """The method; RetroclipError for one that learns from labelled images, which only classification hands out."""
+    if method.needs_train:
+        raise RetroclipError(f"{method.name} learns from labelled images, which is for classification, not {protocol}")
+    return method
 
 
 def context_for(
