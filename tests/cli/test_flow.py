@@ -194,6 +194,10 @@ def test_predict_when_no_image_can_be_read(run, model, task, tmp_path):
         ("predict {other} {task} photos --memory mem --calibrate {calibrating}", "was made by model"),
         ("predict {model} {task} photos --calibrate {labelled}", "labelled has 12 images: calibration needs 20"),
         ("predict {model} {task} photos --method linear-probe", "which only `evaluate` and `compare` take"),
+        (
+            "export {model} --task {task} --memory mem --method tip-adapter --out x",
+            "tip-adapter can't be exported: choose",
+        ),
         ("export {model} --task {task} --method linear-probe --out x", "which only `evaluate` and `compare` take"),
         ("evaluate {other} {task} {labelled} --memory mem", "was made by model"),
         ("compare {other} {task} {labelled} --memory mem", "was made by model"),
