@@ -159,9 +159,9 @@ def without_nan(value: Any) -> Any:
         cleaned = {name: without_nan(entry) for name, entry in value.items()}
         return {name: entry for name, entry in cleaned.items() if entry is not None or value[name] is None}
     if isinstance(value, list | tuple):
-        cleaned = [without_nan(entry) for entry in value]
+        rows = [without_nan(entry) for entry in value]
         pair = len(value) == 2 and all(isinstance(entry, float) for entry in value)
-        return None if pair and None in cleaned else type(value)(cleaned)
+        return None if pair and None in rows else type(value)(rows)
     return value
 
 
