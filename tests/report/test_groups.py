@@ -183,6 +183,27 @@ def test_what_reads_no_memory_stands_beside_what_does(make_result):
     assert "memory mem (5,000 pairs)" in caption(own) and "12 of the memory's pairs" in footnotes(own)[1]
 
 
+def test_models_made_for_the_same_task_twice_both_stay(make_result):
+    bare = {"protocol": "regions", "metric": "ap", "task": "blood", "dataset": "blood"}
+    own = [make_result("primed", 0.1 + i / 10, **bare, fingerprint=f"{i}" * 16) for i in range(3)]
+    table = overview([*own, make_result("primed", 0.9, **bare | {"task": "coco"})])
+    assert sorted(cell.value for cell in table.cells.values()) == pytest.approx([0.1, 0.2, 0.3, 0.9])
+
+
+def test_models_stand_in_their_headings(make_result):
+    own = [make_result("zero-shot", 0.5), make_result("zero-shot", 0.6, model="other")]
+    page = render(Report(results=own))
+    assert "model builtin</span></h2>" in page and "model other</span></h2>" in page
+    assert "model builtin</span></h2>" not in render(Report(results=own[:1]))
+
+
+def test_figures_over_no_class_are_dashes(make_result):
+    nan = float("nan")
+    result = make_result("zero-shot", 0.5, **BOXES, metrics={"ap50-novel": nan}, intervals={"ap50-novel": (nan, nan)})
+    assert "nan" not in markdown_table([result]) and "ap50-novel" in markdown_table([result])
+    assert "nan" not in csv_table([result])
+
+
 def test_the_dots_of_an_overview_lie_beside_each_other(boxes):
     table = overview(boxes)
     places, ticks = plots.overview_places(table)

@@ -120,8 +120,9 @@ def render(report: Report) -> str:
     with_memory = bool(report.results) and all(r.memory for r in report.results)
     title = report.title or ("What a memory gains" if with_memory else "Results")
     return environment.get_template("report.html").render(
-        title=title, report=report, sections=sections, overview=table, overview_plot=drawn
-    )
+        title=title, report=report, sections=sections, overview=table, overview_plot=drawn,
+        several_models=len({result.model for result in report.results}) > 1,
+    )  # fmt: skip
 
 
 def write_report(report: Report, path: str | Path) -> Path:

@@ -1,5 +1,6 @@
 """What a row is called: its method, and the settings in which it differs from its neighbours."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -39,16 +40,16 @@ def varying(results: Sequence[Result], *, absent: bool = False) -> set[str]:
     return {
         name
         for name in names
-        if len({repr(own[name]) for own in told if name in own}) > 1
+        if len({json.dumps(own[name], sort_keys=True, default=str) for own in told if name in own}) > 1
         or (absent and any(name not in own for own in told))
     }
 
 
 def common_settings(results: Sequence[Result], result: Result) -> set[str]:
-    """The traits that every row of a table has, and that differ in it.
+    """The traits that concern all rows of a table whatever their method, and that differ among those that have them.
 
-    A protocol's options (which proposals, which features) are common to its rows; in classification options are each
-    method's own. So are seeds everywhere.
+    Such are a protocol's options (which proposals, which features); in classification, options are each method's own.
+    So are seeds everywhere.
     """
     common = varying([other for other in results if other.protocol == result.protocol]) - {"seeds"}
     if result.protocol == "classification":
@@ -77,9 +78,11 @@ def row_labels(results: Sequence[Result], also: Mapping[int, Collection[str]] | 
 
 
 def _dated(labels: list[str], results: Sequence[Result]) -> list[str]:
-    """Rows of the same name with their date, where that tells them apart."""
-    often = Counter(labels)
-    return [f"{label}, {r.date}" if often[label] > 1 else label for label, r in zip(labels, results, strict=True)]
+    """Rows of the same name with their date, where that tells any of them apart."""
+    dates: dict[str, set[str]] = {}
+    for label, result in zip(labels, results, strict=True):
+        dates.setdefault(label, set()).add(result.date)
+    return [f"{label}, {r.date}" if len(dates[label]) > 1 else label for label, r in zip(labels, results, strict=True)]
 
 
 def _numbered(labels: list[str]) -> list[str]:

@@ -65,14 +65,15 @@ def overview(results: Sequence[Result]) -> Overview | None:
     columns = list(dict.fromkeys(place for own in places for place in own))
     if len(columns) < 2:
         return None
-    names, found = model_names(results), dict[tuple[tuple[str, str], int], Result]()
+    names, kinds = model_names(results), portable(results)
+    found: dict[tuple[tuple[str, str], int], Result] = {}
     for own, homes in zip(groups, places, strict=True):
-        also = {position: portable(result, results) for position, result in enumerate(own)}
+        also = {position: kinds[result.protocol, result.method] for position, result in enumerate(own)}
         for result, label in zip(own, row_labels(own, also), strict=True):
-            for home in homes:
-                row, column = (names[result.model, result.fingerprint], label), columns.index(home)
-                if (row, column) in found:  # a model made for this task anew
-                    row = (row[0], f"{label}, fingerprint {str(result.fingerprint)[:8]}")
+            for column in map(columns.index, homes):
+                row = (names[result.model, result.fingerprint], label)
+                while (row, column) in found:  # a model made for this task anew
+                    row = (row[0], f"{row[1]}, fingerprint {str(result.fingerprint)[:8]}")
                 found[row, column] = result
     rows = list(dict.fromkeys(row for row, _ in found))
     cells = {(rows.index(row), column): result for (row, column), result in found.items()}
@@ -115,11 +116,15 @@ def made_for_a_task(result: Result) -> bool:
     return result.method != BASE and (result.protocol != "classification" or result.task == RETRIEVAL)
 
 
-def portable(result: Result, results: Sequence[Result]) -> set[str]:
-    """The settings that differ between this kind of row in all columns, so that no row mixes them."""
-    alike = [other for other in results if other.protocol == result.protocol]
-    own = [other for other in alike if other.method == result.method]
-    return (varying(own, absent=True) if result.protocol == "classification" else varying(alike)) - OF_THE_DATA
+def portable(results: Sequence[Result]) -> dict[tuple[str, str], set[str]]:
+    """For each protocol and method the settings that differ between its results anywhere, so that no row mixes them."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for protocol, method in dict.fromkeys((result.protocol, result.method) for result in results):
+        alike = [result for result in results if result.protocol == protocol]
+        own = [result for result in alike if result.method == method]
+        differing = varying(own, absent=True) if protocol == "classification" else varying(alike)
+        found[protocol, method] = differing - OF_THE_DATA
+    return found
 
 
 def titled(columns: Sequence[Key], members: Sequence[Sequence[Key]]) -> list[Column]:

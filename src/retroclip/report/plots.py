@@ -119,7 +119,7 @@ def plot_overview(table: Overview) -> str:
             shape: Any = {"color": SERIES[number % len(SERIES)], "fmt": MARKERS[number // len(SERIES) % len(MARKERS)]}
             axes.errorbar(values, [y for y, _ in own], xerr=errors, markersize=5, linewidth=1.2, label=label, **shape)
         axes.set_yticks(ticks, labels=[column.name for column in table.columns])
-        axes.invert_yaxis()
+        axes.set_ylim(max(places.values()) + 1, -1)
         axes.set_xlabel("%")
         axes.grid(axis="x", linewidth=0.6)
         axes.tick_params(left=False)

@@ -41,24 +41,20 @@ def _names(parts: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def _row(result: Result) -> dict[str, Any]:
-    clean = Result.model_validate(result.model_dump(mode="json"))  # without NaN
-    row: dict[str, Any] = {name: getattr(clean, name) for name in FIELDS if hasattr(clean, name)}
-    row |= {name: value for name, value in clean.metrics.items() if name not in FIELDS or row.get(name) is None}
-    intervals: dict[str, tuple[float, float] | None] = {f"{name}_": ends for name, ends in clean.intervals.items()}
-    intervals |= {"": clean.interval, "gain_": clean.gain_interval, "top1_gain_": clean.top1_gain_interval}
-    intervals |= {"control_gain_": clean.control_gain_interval}
-    intervals |= {"top1_": clean.top1_interval} if clean.top1_interval else {}
-    for name, ends in intervals.items():
-        row |= dict(zip((f"{name}low", f"{name}high"), ends or (None, None), strict=True))
+    clean = result.model_dump(mode="json")  # without NaN
+    row = {name: clean.get(name) for name in FIELDS}
+    row |= {name: value for name, value in clean["metrics"].items() if row.get(name) is None}
+    ends = {name: clean[f"{name}_interval"] for name in ("gain", "top1_gain", "control_gain")}
+    ends |= {name: pair for name, pair in {**clean["intervals"], "top1": clean["top1_interval"]}.items() if pair}
+    for name, (low, high) in ((name, pair or (None, None)) for name, pair in ends.items()):
+        row |= {f"{name}_low": low, f"{name}_high": high}
+    row["low"], row["high"] = clean["interval"] or (None, None)
+    row |= {f"{name}_points": clean[name] for name in ("gain", "top1_gain", "control_gain")}
+    row |= {f"baseline_{name}": value for name, value in clean["baselines"].items()}
+    options = {name: value for name, value in clean["options"].items() if name != "suite"}
     return row | {
-        "templates": json.dumps(clean.templates, ensure_ascii=False),
-        "options": json.dumps(
-            {k: v for k, v in clean.options.items() if k != "suite"}, ensure_ascii=False, default=str
-        ),
-        "versions": " ".join(f"{name}={version}" for name, version in clean.versions.items()),
-        "control_gain_points": clean.control_gain,
-        "gain_points": clean.gain,
-        "top1_gain_points": clean.top1_gain,
-        "seeds": " ".join(map(str, clean.seeds)),
-        **{f"baseline_{name}": value for name, value in clean.baselines.items()},
+        "templates": json.dumps(clean["templates"], ensure_ascii=False),
+        "options": json.dumps(options, ensure_ascii=False, default=str),
+        "versions": " ".join(f"{name}={version}" for name, version in clean["versions"].items()),
+        "seeds": " ".join(map(str, clean["seeds"])),
     }

@@ -22,14 +22,14 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def points(value: float | None) -> str:
     """A gain in points with its sign: 2.34 → '+2.3'."""
-    if value is None:
+    if value is None or math.isnan(value):
         return "–"
     return "0.0" if abs(value) < 0.05 else f"{value:+.1f}".replace("-", "−")
 
 
 def interval_of(low_high: tuple[float, float] | None, *, signed: bool = False) -> str:
     """An interval of shares ('84.9–89.1') or, signed, of points ('+1.2 to +3.4')."""
-    if low_high is None:
+    if low_high is None or any(map(math.isnan, low_high)):
         return "–"
     low, high = low_high
     return f"{points(low)} to {points(high)}" if signed else f"{percent(low)}–{percent(high)}"
@@ -240,8 +240,11 @@ def rich_table(results: Sequence[Result], added: Sequence[str] = ()) -> Table:
     table = Table(
         title=_plain(caption(results, added)), caption="\n".join([*map(_plain, footnotes(results)), *failures])
     )
+    short = max(map(len, labels)) <= 30
     for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position == 0 else "right", no_wrap=position < 2)
+        table.add_column(
+            column, justify="left" if position == 0 else "right", no_wrap=position == 1 or (position == 0 and short)
+        )
     best = max((r.value for r in results if r.value is not None), default=None)
     best = None if settings_differ(results) else best
     for result, label in zip(results, labels, strict=True):
