@@ -72,6 +72,15 @@ def test_smoothing_and_denoising_are_named(make_result):
     assert row_labels(own) == ["zero-shot, no smoothing", "zero-shot, smoothing"]
 
 
+def test_files_are_called_by_their_names(make_result):
+    sources = [
+        {"proposals": "/a/rpn.json", "train": "/a/x.parquet#train"},
+        {"proposals": "grid", "train": "/a/y.parquet"},
+    ]
+    own = [make_result("zero-shot", 0.1 + i / 10, **BOXES, options=options) for i, options in enumerate(sources)]
+    assert row_labels(own)[0] == "zero-shot, proposals rpn.json, train x.parquet#train"
+
+
 def test_each_bar_belongs_to_its_own_row(boxes):
     section = make_section(group(boxes)[0])
     assert section.bars == [bar_of(result, section.axis) for result in boxes[:4]]

@@ -110,6 +110,9 @@ SPELLED: dict[str, Callable[[Any], str]] = {
     "memory_pairs": lambda pairs: f"{pairs:,} pairs",
     "near_threshold": lambda cosine: f"near-duplicates over {cosine:g}",
     "train": lambda path: f"train {Path(str(path)).name}",
+    "proposals": lambda source: f"proposals {Path(str(source)).name}",
+    "network": lambda source: f"network {Path(str(source)).name}",
+    "network_fingerprint": lambda mark: f"of fingerprint {str(mark)[:8]}",
 }
 
 
