@@ -9,9 +9,9 @@ import torch
 import retroclip
 from retroclip.classifiers import LinearClassifier
 from retroclip.errors import RetroclipError
-from retroclip.evaluation.corrupted import CorruptedMemory
 from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.protocols import run_protocol
+from retroclip.evaluation.robustness import CorruptedMemory
 from retroclip.fusion import MeanFusion, MemoryEncoder
 from retroclip.tasks import Task
 
@@ -28,6 +28,15 @@ def test_the_share_of_random_pairs(make_memory, share):
     torch.testing.assert_close(torch.tensor(corrupted.scores), cosines, atol=1e-5, rtol=0)
     again = CorruptedMemory(memory, share).search(queries, by="image", k=10)
     np.testing.assert_array_equal(again.ids, corrupted.ids)
+
+
+def test_random_pairs_are_among_those_that_are_asked_for_and_have_a_text(make_memory):
+    rng = np.random.default_rng(0)
+    memory = make_memory(rng.normal(size=(60, 8)), rng.normal(size=(60, 8)))
+    queries, half = memory.embeddings(of="image"), memory.ids()[:30]
+    memory.matching, memory.has_text = lambda where: half, lambda: np.arange(60) % 2 == 0
+    hits = CorruptedMemory(memory, 1.0).search(queries, by="image", k=10, where="ROWS")
+    assert set(hits.ids.ravel()) == set(range(0, 30, 2))
 
 
 def test_random_neighbours_cost_accuracy(encoder, task, dataset, memory):

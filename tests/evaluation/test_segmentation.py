@@ -116,6 +116,7 @@ def test_a_student_stands_beside_the_untrained_model(tmp_path, tiny_model, stude
     untrained = run_protocol("segmentation", encoder, TASK, val, options={"size": 32})
     assert (result.method, result.n, result.options["seed"]) == (student, 4, 1)
     assert ("targets" in result.options) == (student == "maskformer")
+    assert (result.seed, untrained.seed) == (1, None)
     for part in ("miou", "miou-novel", "miou-base"):
         assert result.metrics[f"zero-shot-{part}"] == pytest.approx(untrained.metrics[part])
         assert result.metrics[f"gain-{part}"] == pytest.approx(result.metrics[part] - untrained.metrics[part])

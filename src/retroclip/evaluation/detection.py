@@ -91,7 +91,8 @@ def evaluate_detection(
     most = most_detections(data)
     windows = choose_proposals(proposals, data, limit=limit, network=proposer)
     if train is not None:
-        method, proposals, options = "open-vocabulary", "network", options | {"epochs": epochs, "seed": seed}
+        method, proposals = "open-vocabulary", "network"
+        options |= {"train": train, "epochs": epochs, "seed": seed}
         detector = trained_detector(classifier, task, train, data, size=size, epochs=epochs, seed=seed)
     for i, image in enumerate(data.images):
         boxes, objectness = windows(i)

@@ -121,6 +121,7 @@ def evaluate_segmentation(
             "precision": getattr(encoder, "precision", None),
             "seconds": seconds,
             "predict_seconds": seconds,
+            "seed": None if train is None else seed,
             "options": options | {"without_mask": data.without_mask},
         }
     )

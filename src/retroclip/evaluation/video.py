@@ -196,7 +196,7 @@ def evaluate_video(
     outcome = Outcome.from_logits(logits, labels, keep_scores=False)
     seconds = time.perf_counter() - start
     return summarise_clips(clips, task, outcome, classifier.encoder, method=method or "zero-shot", resamples=resamples,
-                           seconds=seconds, options=options)  # fmt: skip
+                           seconds=seconds, options=options, seed=None if train is None else seed)  # fmt: skip
 
 
 def id_of(frame: bytes | Image.Image) -> bytes:
@@ -206,7 +206,7 @@ def id_of(frame: bytes | Image.Image) -> bytes:
 
 def summarise_clips(
     clips: Clips, task: "Task", outcome: Outcome, encoder: "Encoder", *, method: str, resamples: int, seconds: float,
-    options: dict,
+    options: dict, seed: int | None = None,
 ) -> Result:  # fmt: skip
     """The result of answers about clips."""
     value = outcome.value("top1")
@@ -230,6 +230,7 @@ def summarise_clips(
         rejected=clips.rejected,
         seconds=seconds,
         predict_seconds=seconds,
+        seed=seed,
         fingerprint=getattr(encoder, "fingerprint", None),
         precision=getattr(encoder, "precision", None),
         data_hash=hash_samples(blobs, clips.labels),
