@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from head_variants import heads, heads_of_few
 from memories import TASKS, Sources
+from orderings import ORDERINGS
 from variants import (
-    ORDERINGS,
     Variant,
     fusions,
     low_shot,
@@ -114,7 +114,9 @@ def measure(sources: Sources, name: str, seeds: int, groups: list[str]) -> None:
             contexts[condition] = replace(context, train=without_evaluated(labelled, [samples], encoder))
         context = contexts[condition]
         runs = Runs(sources.work / "ablations" / f"{name}-{condition}", context, samples)
-        for variant in variants(context):
+        made = list(variants(context))
+        rows, found = still_there(rows, found, {(one.group, one.name) for one in made})
+        for variant in made:
             start = time.perf_counter()
             own = [runs.of(variant, seed) for seed in range(seeds if variant.trained else 1)]
             outcomes[variant.group, variant.name] = own
@@ -135,6 +137,15 @@ def measure(sources: Sources, name: str, seeds: int, groups: list[str]) -> None:
         RESULTS.mkdir(parents=True, exist_ok=True)
         record = about | {"rows": list(rows.values()), "orderings": list(found.values())}
         write_whole(file, json.dumps(record, indent=1) + "\n")
+
+
+def still_there(
+    rows: dict[tuple[str, str], Any], found: dict[tuple[str, str, str], Any], made: set[tuple[str, str]]
+) -> tuple[dict[tuple[str, str], Any], dict[tuple[str, str, str], Any]]:
+    """Stored rows and orderings without those that the groups of `made`, (group, variant), no longer have."""
+    groups, asked = {group for group, _ in made}, {(one.group, one.better, one.worse) for one in ORDERINGS}
+    kept = {key: row for key, row in rows.items() if key in made or key[0] not in groups}
+    return kept, {key: one for key, one in found.items() if key in asked or key[0] not in groups}
 
 
 def row(variant: Variant, outcomes: list[Outcome], base: Outcome, metric: str) -> dict[str, Any]:

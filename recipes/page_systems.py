@@ -6,11 +6,13 @@ import json
 from typing import Any
 
 from memories import CONDITIONS, TASKS
+from orderings import ORDERINGS, ZERO_SHOT, Ordering
 from page_cells import OPEN, REFUTED, RESULTS, SUPPORTED, gained, stored, table, verdict
-from variants import ORDERINGS
 
 from retroclip.evaluation import Result
 from retroclip.report.tables import caption, percent, with_deviation
+
+NOTHING = "–"
 
 
 def systems(task: str) -> str:
@@ -109,20 +111,31 @@ def ablation_circumstances() -> str:
 
 
 def ablation_findings() -> str:
-    """The papers' orderings: the paired difference on each task, and what it says."""
+    """The papers' orderings: the paired difference on each task and what it says, and reasons where we disagree."""
     found = records()
-    differences = {(o["group"], o["better"], o["worse"], one["task"]): o for one in found for o in one["orderings"]}
-    rows = []
+    rows, reasons = [], list[str]()
     for order in ORDERINGS:
-        own = [differences.get((order.group, order.better, order.worse, one["task"])) for one in found]
-        if any(own):
-            rows.append([f"{order.group}: {order.better} over {order.worse}", order.paper, *map(said, own)])
-    return table(["ordering", "paper", *(one["task"] for one in found)], rows, words=2)
+        cells = [said(difference(record, order)) for record in found]
+        if any(cell != NOTHING for cell in cells):
+            rows.append([f"{order.group}: {order.better} over {order.worse}", order.paper, *cells])
+        if order.reason and any(cell.endswith(REFUTED) for cell in cells):
+            reasons.append(f"- {order.paper}: {order.reason}")
+    told = table(["ordering", "paper", *(one["task"] for one in found)], rows, words=2)
+    return "\n".join([told, "", *dict.fromkeys(reasons)]) if reasons else told
 
 
-def said(one: dict[str, Any] | None) -> str:
+def difference(record: dict[str, Any], order: Ordering) -> tuple[float, tuple[float, float]] | None:
+    """One task's paired difference of an ordering, with its interval; over zero-shot that is a row's gain."""
+    if order.worse == ZERO_SHOT:
+        for row in record["rows"]:
+            if (row["group"], row["variant"]) == (order.group, order.better):
+                return row["gain"], tuple(row["interval"])
+    for one in record["orderings"]:
+        if (one["group"], one["better"], one["worse"]) == (order.group, order.better, order.worse):
+            return one["difference"], tuple(one["interval"])
+    return None
+
+
+def said(one: tuple[float, tuple[float, float]] | None) -> str:
     """A paired difference, and what its interval says of the finding that it is above 0."""
-    if one is None:
-        return "–"
-    low, high = one["interval"]
-    return f"{gained(one['difference'], (low, high))}, {verdict(low, high)}"
+    return NOTHING if one is None else f"{gained(*one)}, {verdict(*one[1])}"

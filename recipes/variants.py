@@ -1,4 +1,4 @@
-"""The variants that `ablations.py` measures, by groups, and the orderings of the papers that they are held against."""
+"""The variants that `ablations.py` measures, by groups; `orderings.py` has what the papers say of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from orderings import WITHOUT
 
 from retroclip.classifiers import primed, real_linear, sgd_probe, tip_adapter
 from retroclip.evaluation.leakage import without
@@ -46,48 +47,6 @@ class Variant:
     trained: bool = True
 
 
-@dataclass(frozen=True)
-class Ordering:
-    """What a paper found: of one group `better` came before `worse`."""
-
-    group: str
-    better: str
-    worse: str
-    paper: str
-
-
-UNI, CROSS = "reco: uni-modal search, cross-modal values", "reco: {} search, {} values"
-ORDERINGS = [
-    *(
-        Ordering("search and values", UNI, CROSS.format(*other), "RECO: uni-modal search with cross-modal fusion first")
-        for other in (("uni-modal", "uni-modal"), ("cross-modal", "cross-modal"), ("cross-modal", "uni-modal"))
-    ),
-    Ordering("fusion", "RECO, plain start", "mean", "RECO: a trained transformer over the mean"),
-    Ordering("fusion", "RECO, identity start", "mean", "the same, from our identity start"),
-    Ordering("fusion", "RECO, plain start", "RECO, the same capacity without retrieval", "RECO: not capacity"),
-    Ordering("fusion", "RA-CLIP, 1 block", "RA-CLIP, the same capacity without retrieval", "RA-CLIP: the same"),
-    Ordering("neighbours", "RECO, k = 10", "RECO, k = 1", "RECO: several neighbours over one"),
-    Ordering("memory size", "RECO, whole memory", "RECO, a tenth", "RECO and REACT: more pairs are better"),
-    Ordering("random neighbours", "ra-clip, 0 % random", "ra-clip, 100 % random", "RA-CLIP: good neighbours matter"),
-    Ordering("retrieval, gated-image", "t2t", "t2i", "REACT, ImageNet: T2T 68.6, T2I 65.8"),
-    Ordering("tuning", "gated-image", "locked-text", "REACT, ImageNet: 68.6 over 66.9"),
-    Ordering("tuning", "locked-text", "full", "REACT, ImageNet: 66.9 over 64.3"),
-    Ordering("tuning", "full", "locked-image", "REACT, ImageNet: 64.3 over 63.7"),
-    Ordering("tuning", "gated-image", "gated-text", "REACT, ImageNet: 68.6 over 63.0"),
-    Ordering("loss", "gated-image, REACT's loss", "self-training", "REACT, ImageNet: 68.6 over 66.2"),
-    *(
-        Ordering(f"low-shot, {how}", f"customized, {shots}", f"base, {shots}", "REACT: over base")
-        for how in ("linear probe", "fine-tuning")
-        for shots in ("text start, 5 shots", "text start, 20 shots", "text start, 50 shots", "text start, all")
-    ),
-    *(
-        Ordering(f"low-shot, {how}", f"base, text start, {shots}", f"base, random start, {shots}", "REACT: over random")
-        for how in ("linear probe", "fine-tuning")
-        for shots in ("5 shots", "all")
-    ),
-]  # fmt: skip
-
-
 def fused(context: MethodContext, **options: Any) -> Build:
     """A fusion trained on the memory; two variants that are the same one train it once."""
 
@@ -109,15 +68,16 @@ def fusions(context: MethodContext) -> Iterator[Variant]:
                 yield Variant("search and values", f"{kind}: {search} search, {values} values", build, kind == "reco")
     yield Variant("fusion", "mean", fused(context, kind="mean"), False)
     yield Variant("fusion", "mean, modality means taken out", fused(context, kind="centred-mean"), False)
-    yield Variant("fusion", "RECO, identity start", fused(context))
-    yield Variant("fusion", "RECO, plain start", fused(context, init="plain"))
-    yield Variant("fusion", "RECO, the same capacity without retrieval", fused(context, values="query"))
-    yield Variant("fusion", "RA-CLIP, 1 block", fused(context, kind="ra-clip", blocks=1))
+    trained: dict[str, dict[str, Any]] = {
+        "RECO, identity start": {},
+        "RECO, plain start": {"init": "plain"},
+        "RA-CLIP, 1 block": {"kind": "ra-clip", "blocks": 1},
+    }
+    for name, options in trained.items():
+        yield Variant("fusion", name, fused(context, **options))
+        yield Variant("fusion", f"{name}{WITHOUT}", fused(context, values="query", **options))
     for blocks in (2, 3):
         yield Variant("fusion", f"RA-CLIP, {blocks} blocks", fused(context, kind="ra-clip", blocks=blocks))
-    yield Variant(
-        "fusion", "RA-CLIP, the same capacity without retrieval", fused(context, kind="ra-clip", values="query")
-    )
     for k in (1, 3, 10, 30):
         yield Variant("neighbours", f"RECO, k = {k}", fused(context, k=k))
 

@@ -255,14 +255,38 @@ def test_the_options_of_fusions_and_retrieval_are_known(memories):
     context = SimpleNamespace(encoder=None, task=None)
     options = {one.name: one.build.options for one in variants.fusions(context)}
     assert options["RECO, k = 30"]["k"] == 30 and options["RA-CLIP, 3 blocks"]["blocks"] == 3
+    starts = [options[f"RECO, {start} start"].get("init", "identity") for start in ("identity", "plain")]
+    assert starts == ["identity", "plain"]
     context.known_memory = None
     found = {one.name: one.build.options for one in variants.retrievals(context)}
     assert found["both, k = 10"] == {"k": 10} and found["t2i"] == {"search": ("t2i",)}
 
 
+def test_a_control_without_retrieval_is_the_same_module_trained_alike(memories):
+    """Of another start or depth it would be another layer, with other parameters."""
+    orderings, variants = importlib.import_module("orderings"), importlib.import_module("variants")
+    options = {one.name: one.build.options for one in variants.fusions(SimpleNamespace(encoder=None, task=None))}
+    pairs = [(one.better, one.worse) for one in orderings.ORDERINGS if one.worse.endswith(orderings.WITHOUT)]
+    assert len(pairs) == 3 and all(worse == f"{better}{orderings.WITHOUT}" for better, worse in pairs)
+    for better, worse in pairs:
+        assert options[worse] == {**options[better], "values": "query"} != options[better]
+
+
+def test_stored_rows_go_with_the_variants_of_the_groups_that_are_measured(memories):
+    ablations, orderings = importlib.import_module("ablations"), importlib.import_module("orderings")
+    asked = next((one.group, one.better, one.worse) for one in orderings.ORDERINGS if one.group == "fusion")
+    rows = dict.fromkeys([("fusion", "mean"), ("fusion", "a former name"), ("loss", "another group's")])
+    found = dict.fromkeys([asked, ("fusion", "mean", "a former name"), ("loss", "a", "b")])
+    kept = ablations.still_there(rows, found, {("fusion", "mean"), ("fusion", "a new one")})
+    assert [list(part) for part in kept] == [
+        [("fusion", "mean"), ("loss", "another group's")],
+        [asked, ("loss", "a", "b")],
+    ]
+
+
 @pytest.mark.slow
 def test_every_ablation_runs_and_its_orderings_are_stored(memories, data, tiny_model, tmp_path, monkeypatch):
-    ablations, variants = importlib.import_module("ablations"), importlib.import_module("variants")
+    ablations, orderings = importlib.import_module("ablations"), importlib.import_module("orderings")
     monkeypatch.setattr(ablations, "RESULTS", tmp_path / "results")
     encoder = retroclip.load(str(tiny_model(0)), precision="fp32")
 
@@ -272,7 +296,9 @@ def test_every_ablation_runs_and_its_orderings_are_stored(memories, data, tiny_m
         return json.loads((tmp_path / "results" / "flower-photos.json").read_text())
 
     first = measure()
-    assert len(first["orderings"]) == len(variants.ORDERINGS)
+    stored = [(one["group"], one["better"], one["worse"]) for one in first["orderings"]]
+    asked = [(one.group, one.better, one.worse) for one in orderings.ORDERINGS if one.worse != orderings.ZERO_SHOT]
+    assert sorted(stored) == sorted(asked)
     assert all(
         0 <= row["value"] <= 1 and row["interval"][0] <= row["gain"] <= row["interval"][1] for row in first["rows"]
     )

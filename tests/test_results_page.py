@@ -45,8 +45,8 @@ def test_a_verdict_is_that_of_the_interval(recipe, interval, says):
 
 
 def test_orderings_name_variants_that_exist_and_are_read_from_the_record(recipe, monkeypatch, tmp_path):
-    variants, tables = recipe("variants"), recipe("page_systems")
-    order = variants.ORDERINGS[0]
+    orderings, tables = recipe("orderings"), recipe("page_systems")
+    order = orderings.ORDERINGS[0]
     rows = [
         {"group": order.group, "variant": name, "value": value, "sd": 0.01, "seeds": 3, "gain": 1.0, "interval": [0, 2],
          "memory": "in-domain", "memory_pairs": 10}
@@ -63,9 +63,24 @@ def test_orderings_name_variants_that_exist_and_are_read_from_the_record(recipe,
     assert "80.0 ± 1.0" in tables.ablations("search") and "Not measured" in tables.ablations("low-shot")
 
 
+@pytest.mark.parametrize(("high", "says"), [(-3.1, "disagrees"), (3.1, "no difference shown")])
+def test_robustness_is_held_against_zero_shot_and_a_reason_told_where_it_fails(
+    recipe, monkeypatch, tmp_path, high, says
+):
+    orderings, tables = recipe("orderings"), recipe("page_systems")
+    row = {"group": "random neighbours", "variant": "ra-clip, 50 % random", "gain": -7.4, "interval": [-11.8, high]}
+    (tmp_path / "ablations").mkdir()
+    (tmp_path / "ablations" / "gtsrb.json").write_text(json.dumps({"task": "gtsrb", "rows": [row], "orderings": []}))
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    lines = tables.ablation_findings().splitlines()
+    assert lines[2].startswith(f"| random neighbours: {row['variant']} over zero-shot | {orderings.ROBUST} |")
+    assert lines[2].endswith(f", {says} |")
+    assert lines[3:] == (["", f"- {orderings.ROBUST}: {orderings.NOT_ROBUST}"] if says == "disagrees" else [])
+
+
 def test_every_ordering_is_about_variants_of_the_recipe(recipe):
     """Names alone: building a variant is what costs."""
-    variants = recipe("variants")
+    orderings, variants = recipe("orderings"), recipe("variants")
 
     class Memory:
         def ids(self):
@@ -87,5 +102,5 @@ def test_every_ordering_is_about_variants_of_the_recipe(recipe):
     makers += [partial(variants.low_shot, how=how) for how in ("linear probe", "fine-tuning")]
     there = [(v.group, v.name) for make in makers for v in make(context)]
     assert len(set(there)) == len(there)
-    named = {(o.group, name) for o in variants.ORDERINGS for name in (o.better, o.worse)}
-    assert named <= set(there)
+    named = {(o.group, name) for o in orderings.ORDERINGS for name in (o.better, o.worse)}
+    assert {(group, name) for group, name in named if name != orderings.ZERO_SHOT} <= set(there)

@@ -90,10 +90,6 @@ def test_boxes_are_classified_by_the_features_of_their_cuts_and_not_by_patches(f
         made(pool_boxes(wide, image, [(0, 0, 16, 16)]))
 
 
-def test_what_has_no_features_of_its_own_is_refused(fresh):
-    encoder = fresh("vit")
-    encoder.memory = "a memory"
-    with pytest.raises(ModelError, match="consults a memory: take the features of the model beneath it"):
-        FeatureEncoder(encoder)
+def test_what_has_no_features_of_its_own_is_refused():
     with pytest.raises(ModelError, match="no features from a Linear image tower"):
         feature_tap(torch.nn.Linear(2, 2))

@@ -188,13 +188,6 @@ def test_hidden_tokens_are_drawn_anew_and_only_in_training(encoder, retrieved):
         torch.testing.assert_close(towers.image(views), encoder.encode_images(retrieved.images[:4]), atol=2e-3, rtol=0)
 
 
-def test_a_model_that_consults_a_memory_is_not_tuned_in_its_place(encoder, retrieved):
-    fused = encoder.copy()
-    fused.memory = "a memory"
-    with pytest.raises(RetroclipError, match="consults a memory: customize the model beneath it"):
-        customize(fused, retrieved, **QUICK)
-
-
 def test_an_unknown_recipe_names_the_known_ones(encoder, retrieved):
     with pytest.raises(RetroclipError, match="no recipe is called 'best': choose one of react, anchored"):
         customize(encoder, retrieved, recipe="best")

@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
+from retroclip.encoders.consulting import refuse_consulting
 from retroclip.encoders.encoder import Encoder
 from retroclip.encoders.fingerprint import architecture
 from retroclip.encoders.gates import is_gate_name
@@ -19,9 +20,11 @@ def average(encoder_a: Encoder, encoder_b: Encoder, weight: float) -> Encoder:
     Both must have one architecture. Where only one of them is gated, the other counts as gated with tanh(α) = 0: the
     gated blocks are kept whole and their tanh(α) scaled, so weight 0 and 1 give the two models exactly, and in between
     each gated branch contributes exactly its share of what it would add to the tokens it sees. Where both have a gate,
-    tanh(α) is averaged and the block's weights like any others. Raises ModelError for other architectures or a weight
-    outside [0, 1].
+    tanh(α) is averaged and the block's weights like any others. Raises ModelError for other architectures, a weight
+    outside [0, 1], or a model that consults a memory or a reference set.
     """
+    for one in (encoder_a, encoder_b):
+        refuse_consulting(one, "average the model beneath it")
     if not 0 <= weight <= 1:
         raise ModelError(f"an averaging weight lies between 0 and 1, not {weight}")
     if architecture(encoder_a.model_cfg) != architecture(encoder_b.model_cfg):

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from retroclip.encoders.consulting import refuse_consulting
 from retroclip.encoders.features import FeatureEncoder, feature_tap, tapped
+from retroclip.encoders.images import image_size
 from retroclip.encoders.saving import appearing_whole
 from retroclip.errors import ModelError
 
@@ -56,14 +58,14 @@ def export_onnx(
 
     `head` makes logits (B, K) of what `encoder` makes of images; `classifiers.as_module` gives that of a classifier.
     Returns the largest difference to the model in fp32, over random images in batches of 1 and 3. Raises ModelError for
-    a model that consults a memory, one that can't be traced, a difference over `TOLERANCE`, and without onnxruntime.
+    a model that consults a memory or a reference set, one that can't be traced, a difference over `TOLERANCE`, and
+    without onnxruntime.
     """
-    if getattr(encoder, "memory", None) is not None:
-        raise ModelError(f"{encoder.name} consults a memory, which ONNX can't hold: export the model beneath it")
+    refuse_consulting(encoder, "export the model beneath it")
     _required()
     exact = encoder.copy(precision="fp32")
     module = ImageToProbabilities(exact.model, head, features=isinstance(encoder, FeatureEncoder)).eval().cpu()
-    height, width = _size(encoder)
+    height, width = image_size(encoder.preprocess_cfg)
     names = ["embedding"] + (["probability"] if head is not None else [])
     card: dict[str, Any] = {
         "inputs": {"pixels": ["batch", 3, height, width]},
@@ -127,8 +129,3 @@ def _required() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ModelError(f"ONNX needs the package {error.name}: pip install 'retroclip[onnx]'") from None
-
-
-def _size(encoder: Encoder) -> tuple[int, int]:
-    size = encoder.preprocess_cfg["size"]
-    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -13,6 +13,8 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from retroclip.encoders.consulting import refuse_consulting
+from retroclip.encoders.images import image_size
 from retroclip.errors import ModelError
 
 if TYPE_CHECKING:
@@ -29,12 +31,11 @@ class FeatureEncoder:
     projection; in hybrids the pooled map of the convolutional net beneath the blocks [D], and where there is no
     projection the embedding itself. Texts, and everything else, are the encoder's own.
 
-    Raises ModelError for an encoder that consults a memory, and for unknown image towers.
+    Raises ModelError for an encoder that consults a memory or a reference set, and for unknown image towers.
     """
 
     def __init__(self, base: Encoder) -> None:
-        if getattr(base, "memory", None) is not None:
-            raise ModelError(f"{base.name} consults a memory: take the features of the model beneath it")
+        refuse_consulting(base, "take the features of the model beneath it")
         self.base, self._tap = base, feature_tap(base.model.visual)
 
     def __getattr__(self, name: str) -> Any:
@@ -45,9 +46,7 @@ class FeatureEncoder:
     def encode_images(self, images: Sequence[Any] | Tensor, **options: Any) -> Tensor:
         """As `Encoder.encode_images`, but (n, d + f): the embedding and the features, each of unit norm."""
         if not len(images):
-            size = self.base.preprocess_cfg["size"]
-            height, width = (size, size) if isinstance(size, int) else size
-            return self.encode_images(torch.zeros(1, 3, height, width))[:0]
+            return self.encode_images(torch.zeros(1, 3, *image_size(self.base.preprocess_cfg)))[:0]
         with tapped(self._tap) as seen:
             embeddings = self.base.encode_images(images, **options)
         return torch.cat([embeddings, torch.cat(seen)], dim=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,12 @@ class Preprocessing:
         """Finish a batch: (B, 3, H, W) float32, equal to stacking the transform's outputs."""
         stacked = torch.stack(list(pixels))
         return self._normalize(stacked.float().div(255)) if self.splits else stacked
+
+
+def image_size(preprocess_cfg: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of the pixels that a preprocessing makes."""
+    size = preprocess_cfg["size"]
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def batches_ahead(device: torch.device) -> int:

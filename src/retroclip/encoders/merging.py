@@ -13,6 +13,7 @@ import torch
 from open_clip.transformer import LayerScale, ResidualAttentionBlock, Transformer
 from torch import Tensor, nn
 
+from retroclip.encoders.consulting import refuse_consulting
 from retroclip.encoders.gates import ATTRIBUTE, GatedBlock, count_gates
 from retroclip.encoders.loading import build
 from retroclip.errors import ModelError
@@ -27,8 +28,10 @@ def merge_gates(encoder: Encoder) -> Encoder:
     """A plain open_clip model that computes what the gated one does; the encoder itself if it has no gates.
 
     Raises ModelError where that isn't exact: towers of timm and Hugging Face, whose depth is part of their name, and
-    blocks of another form than the gates' (layer scale, another ratio).
+    blocks of another form than the gates' (layer scale, another ratio); and for a model that consults a memory or a
+    reference set.
     """
+    refuse_consulting(encoder, "export the model beneath it")
     gates = count_gates(encoder.model)
     if not gates:
         return encoder

@@ -61,6 +61,8 @@ class MemoryEncoder:
     from theirs (`fusion.relevance`, whose β it is): a memory about one task then leaves others alone [D].
     """
 
+    consults = "a memory"
+
     def __init__(
         self,
         base: Encoder,

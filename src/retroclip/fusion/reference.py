@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from retroclip.encoders import load, register_loader
 from retroclip.encoders.fingerprint import hash_weights
+from retroclip.encoders.images import image_size
 from retroclip.encoders.saving import appearing_whole, check_target
 from retroclip.errors import ModelError
 from retroclip.fusion.ram import RetrievalAugmentation
@@ -55,8 +58,11 @@ class ReferenceAugmentation(nn.Module):
 class ReferenceEncoder:
     """An Encoder whose images are augmented by a reference set; texts are the base encoder's (RA-CLIP).
 
-    The retriever sees the images themselves, with its own preprocessing: pixels can't be encoded.
+    The retriever has its own preprocessing: pixels are what `preprocess` makes, both encoders' in one row. A view of an
+    image, such as probes learn from, is looked up by what the retriever sees of the view [D].
     """
+
+    consults = "its reference set"
 
     def __init__(self, base: Encoder, retriever: Encoder, augmentation: ReferenceAugmentation, reference: str) -> None:
         self.base, self.retriever, self.augmentation, self.reference = base, retriever, augmentation, reference
@@ -86,19 +92,38 @@ class ReferenceEncoder:
             raise AttributeError(name)
         return getattr(self.base, name)  # texts, tokenizer, dim, logit_scale, …
 
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """The base encoder's pixels of an image and then the retriever's, flat: (3·H·W + 3·h·w,)."""
+        return torch.cat([one.preprocess(image).flatten() for one in (self.base, self.retriever)])
+
     @torch.no_grad()
-    def encode_images(self, images: Sequence[Any] | Tensor, **options: Any) -> Tensor:
-        """As `Encoder.encode_images`: (n, d) float32, unit norm. Raises ModelError for preprocessed pixels."""
-        if isinstance(images, Tensor):
-            raise ModelError(f"{self.name} looks images up in its reference set: give it images, not pixels")
-        plain = self.base.encode_images(images, **options)
+    def encode_images(self, images: Sequence[Any] | Tensor, *, batch_size: int = 64, progress: bool = False) -> Tensor:
+        """As `Encoder.encode_images`, but preprocessed images are rows of `preprocess`: (n, d) float32, unit norm.
+
+        Raises ModelError for one encoder's pixels (n, 3, H, W).
+        """
+        seen, looked_up = self._seen(images) if isinstance(images, Tensor) else (images, images)
+        plain = self.base.encode_images(seen, batch_size=batch_size, progress=progress)
         if not len(images):
             return plain
         training = self.augmentation.training
         self.augmentation.eval()
-        augmented = self.augmentation(plain, self.augmentation.nearest(self.retriever.encode_images(images)))
+        near = self.augmentation.nearest(self.retriever.encode_images(looked_up, batch_size=batch_size))
+        augmented = self.augmentation(plain, near)
         self.augmentation.train(training)
         return augmented
+
+    def _seen(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of `preprocess` (n, p) as pixels for the base encoder and for the retriever."""
+        shapes = [(3, *image_size(one.preprocess_cfg)) for one in (self.base, self.retriever)]
+        sizes = [math.prod(shape) for shape in shapes]
+        if rows.ndim != 2 or rows.shape[1] != sum(sizes):
+            raise ModelError(
+                f"{self.name} looks images up in its reference set: give it images, or what its own `preprocess` makes "
+                f"of them, not pixels {tuple(rows.shape)}"
+            )
+        ours, theirs = (part.unflatten(1, shape) for part, shape in zip(rows.split(sizes, 1), shapes, strict=True))
+        return ours, theirs
 
     def save(self, directory: str | Path) -> Path:
         """Write the towers into `base/`, blocks and reference set beside them, and the retriever's reference."""

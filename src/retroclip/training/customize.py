@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retroclip.encoders.attention import flat_attention
+from retroclip.encoders.consulting import refuse_consulting
 from retroclip.errors import RetroclipError
 from retroclip.training.chunks import refuse_batch_norms
 from retroclip.training.examples import prepare
@@ -183,12 +184,12 @@ def customize(
     Pairs without caption are left out.
 
     The result has `history` and `trained_parameters`; `encoder` isn't touched. With `checkpoint` a killed run goes on.
-    Raises RetroclipError for an unknown tuning or recipe or no usable pair, ModelError where a tower can't be gated.
+    Raises RetroclipError for an unknown tuning or recipe or no usable pair, ModelError where a tower can't be gated and
+    for a model that consults a memory or a reference set.
     """
     if tuning not in TUNINGS:
         raise RetroclipError(f"no tuning is called {tuning!r}: choose one of {', '.join(TUNINGS)}")
-    if getattr(encoder, "memory", None) is not None:
-        raise RetroclipError(f"{encoder.name} consults a memory: customize the model beneath it, then fuse that")
+    refuse_consulting(encoder, "customize the model beneath it, then fuse that")
     if recipe not in RECIPES:
         raise RetroclipError(f"no recipe is called {recipe!r}: choose one of {', '.join(RECIPES)}")
     given = {"positives": positives, "class_texts": class_texts, "distillation": distillation}

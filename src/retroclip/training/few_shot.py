@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retroclip.classifiers import LinearClassifier, class_texts, sgd_probe
+from retroclip.encoders.consulting import refuse_consulting
 from retroclip.errors import RetroclipError
 from retroclip.training.loop import fit
 from retroclip.training.tuning import TUNINGS, Towers
@@ -26,7 +27,8 @@ def augmented_probe(
     """RA-CLIP's SGD probe over `views` random crops and flips of each image, embedded beforehand, and the plain image.
 
     The paper draws a new crop at every step [D: a fixed number of them, so that a frozen tower runs no more than
-    `views` + 1 times an image]. `options` are those of `sgd_probe`.
+    `views` + 1 times an image]. What a model consults it consults for each view anew. `options` are those of
+    `sgd_probe`.
     """
     seed = int(options.get("seed", 0))
     embedded = cache_views(encoder, images, stage="embedding", views=views, seed=seed, colours=False)
@@ -67,13 +69,13 @@ def fine_tune(
 
     With `init` "random" they start at random directions instead, ELEVATER's other initialisation. `tuning` is one of
     `TUNINGS` whose texts are locked; `lr` its own by default; `views` augmented views of each image are drawn from
-    beside the plain one. Raises RetroclipError for another tuning or a model that consults a memory.
+    beside the plain one. Raises RetroclipError for another tuning, ModelError for a model that consults a memory or a
+    reference set.
     """
     if tuning not in TUNINGS or TUNINGS[tuning].text != "locked":
         allowed = ", ".join(name for name, each in TUNINGS.items() if each.text == "locked")
         raise RetroclipError(f"fine-tuning on labelled images takes one of {allowed}, not {tuning!r}")
-    if getattr(encoder, "memory", None) is not None:
-        raise RetroclipError(f"{encoder.name} consults a memory: fine-tune the model beneath it")
+    refuse_consulting(encoder, "fine-tune the model beneath it")
     if init not in ("text", "random"):
         raise RetroclipError(f"class weights start from 'text' or 'random', not from {init!r}")
     torch.manual_seed(seed)
