@@ -2,7 +2,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from retroclip.fusion import RetrievalAugmentation
+from retroclip.fusion import RetrievalAugmentation, build_fusion
 from retroclip.fusion.ram import RamBlock
 
 
@@ -50,6 +50,18 @@ def test_each_stack_reads_one_modality_through_the_other_and_starts_from_nothing
     a_text = module.texts[0](V, KEY, VALUE, torch.zeros_like(V))
     a_image = module.images[0](V, VALUE, KEY, torch.zeros_like(V))
     torch.testing.assert_close(module(V, VALUE, keys=KEY), F.normalize(V + a_text + a_image, dim=-1))
+
+
+def test_the_input_has_the_length_it_is_given_and_one_where_an_older_card_says_none():
+    torch.manual_seed(0)
+    module = RetrievalAugmentation(16, heads=4, length=4.0)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    a_text = module.texts[0](4 * V, KEY, VALUE, torch.zeros_like(V))
+    a_image = module.images[0](4 * V, VALUE, KEY, torch.zeros_like(V))
+    torch.testing.assert_close(module(V, VALUE, keys=KEY), F.normalize(4 * V + a_text + a_image, dim=-1))
+    assert build_fusion("ra-clip", **module.options).length == 4
+    assert build_fusion("ra-clip", dim=16, heads=4, blocks=1).length == 1
 
 
 def test_query_without_neighbours_stays_as_it_is():

@@ -105,3 +105,8 @@ def test_partly_captioned_memory_fuses_only_what_has_text(encoder, make_pairs, t
 def test_an_unknown_kind_names_the_known_ones(encoder, memory):
     with pytest.raises(ModelError, match="choose one of mean, centred-mean, reco, ra-clip"):
         fuse(encoder, memory, kind="sum")
+
+
+def test_ra_clips_input_is_as_long_as_the_root_of_its_numbers(encoder, memory):
+    assert fuse(encoder, memory, kind="ra-clip", epochs=0).fusion.length == pytest.approx(32**0.5)
+    assert fuse(encoder, memory, kind="ra-clip", epochs=0, length=1.0).fusion.options["length"] == 1

@@ -41,14 +41,16 @@ class RamBlock(nn.Module):
 class RetrievalAugmentation(Fusion):
     """v + a^T + a^I, unit norm: texts read through image keys and images through text keys, `blocks` times each.
 
-    Images only; the text tower isn't augmented [P]. Neighbours must have both modalities.
+    Images only; the text tower isn't augmented [P]. Neighbours must have both modalities. The input, of unit norm, is
+    brought to `length` before anything is added: at 1 what is added soon outweighs it (docs/decisions.md) [D].
     """
 
     sides = ("image",)
 
-    def __init__(self, dim: int, heads: int = 8, blocks: int = 1) -> None:
+    def __init__(self, dim: int, heads: int = 8, blocks: int = 1, length: float = 1.0) -> None:
         super().__init__()
-        self.options = {"dim": dim, "heads": heads, "blocks": blocks}
+        self.options = {"dim": dim, "heads": heads, "blocks": blocks, "length": length}
+        self.length = length
         self.texts = nn.ModuleList(RamBlock(dim, heads) for _ in range(blocks))
         self.images = nn.ModuleList(RamBlock(dim, heads) for _ in range(blocks))
 
@@ -74,6 +76,7 @@ class RetrievalAugmentation(Fusion):
         return refined
 
     def _augmented(self, query: Tensor, neighbours: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
+        query = self.length * query
         a_text = a_image = torch.zeros_like(query)
         for text_block, image_block in zip(self.texts, self.images, strict=True):
             a_text = text_block(query, keys, neighbours, a_text, mask)

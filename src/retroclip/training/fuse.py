@@ -113,11 +113,14 @@ def fuse(
     pairs, each without itself and its near-duplicates (image cosine > 0.95) among its neighbours. `options` go to the
     fusion (`init`, `heads`, `weight`, …); `anchor` is the weight decay towards where it starts,
     for init="identity" [D]. `search`, `values` and `relevance`: see `MemoryEncoder`; by default `RELEVANCE` for
-    init="identity" and 0 for everything else, as published.
+    init="identity" and 0 for everything else, as published. RA-CLIP's input has a `length` of √d, as numbers of unit
+    variance have, unless told otherwise [D].
 
     Raises MemoryStoreError if the memory was made by another model or has no captions.
     """
     torch.manual_seed(seed)
+    if kind == "ra-clip":
+        options = {"length": encoder.dim**0.5} | options
     fusion = build_fusion(kind, dim=encoder.dim, **options)
     fusion.prepare(memory)
     identity = fusion.options.get("init") == "identity"
