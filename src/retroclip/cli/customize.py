@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
-from retroclip.cli.checkpoints import resumable
+from retroclip.cli.checkpoints import resumable, save_once
 from retroclip.cli.options import ModelReference
-from retroclip.cli.terminal import say, training_shown
+from retroclip.cli.terminal import training_shown
 
 Tuning = Literal["gated-image", "locked-text", "locked-image", "full", "gated-text", "gated-both"]
 
@@ -53,7 +53,7 @@ def customize(
     options = {name: value for name, value in given.items() if value is not None}
     base, found = load(model), Retrieved.load(retrieved)
     settings = {**options, "tuning": tuning, "seed": seed, "model": base.fingerprint, "pairs": found.provenance}
-    with resumable(out, **settings) as checkpoint, training_shown(f"{tuning}: {len(found)} pairs") as on_log:
-        encoder = tune(base, found, tuning=tuning, seed=seed, checkpoint=checkpoint, on_log=on_log, **options)
-        encoder.save(out)
-    say(f"{out}: {encoder.name}")
+    with resumable(out, **settings) as checkpoint:
+        with training_shown(f"{tuning}: {len(found)} pairs") as on_log:
+            encoder = tune(base, found, tuning=tuning, seed=seed, checkpoint=checkpoint, on_log=on_log, **options)
+        save_once(encoder, out)

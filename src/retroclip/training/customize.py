@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from retroclip.encoders.attention import flat_attention
 from retroclip.errors import RetroclipError
 from retroclip.training.chunks import refuse_batch_norms
+from retroclip.training.distributed import start
 from retroclip.training.examples import prepare
 from retroclip.training.loop import fit
 from retroclip.training.losses import (
@@ -183,6 +184,7 @@ def customize(
     Pairs without caption are left out.
 
     The result has `history` and `trained_parameters`; `encoder` isn't touched. With `checkpoint` a killed run goes on.
+    Under `torchrun` the processes share each batch's rows out, and all return the same model.
     Raises RetroclipError for an unknown tuning or recipe or no usable pair, ModelError where a tower can't be gated.
     """
     if tuning not in TUNINGS:
@@ -200,6 +202,7 @@ def customize(
         raise RetroclipError(f"micro_batch is {micro_batch}: it is a number of pairs, such as 32")
     if loss not in LOSSES:
         raise RetroclipError(f"a loss can't be {loss!r}: choose one of {', '.join(LOSSES)}")
+    start()
     torch.manual_seed(seed)
     towers = Towers(encoder, TUNINGS[tuning], gates=gates, token_drop=chosen["token_drop"], micro_batch=micro_batch)
     refuse_batch_norms(towers.model, micro_batch)

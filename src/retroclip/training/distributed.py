@@ -7,6 +7,7 @@ of all processes back into the share they belong to, and DDP's mean over process
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,6 +56,14 @@ def gathered(rows: Tensor, count: int) -> Tensor:
     padded = torch.cat([rows, rows.new_zeros(max(counts) - len(rows), *rows.shape[1:])])
     shares = _AllGather.apply(padded)
     return torch.cat([share[:real] for share, real in zip(shares, counts, strict=True)])
+
+
+def shared_out(encode: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """`encode(rows)`, (B, …) → (B, d), of a batch that every process holds whole and encodes its own rows of."""
+    own = rows[own_rows(len(rows))]
+    # DDP waits for a gradient of every parameter, also from a process that no row is left for.
+    encoded = encode(own) if len(own) else encode(rows[:1])[:0]
+    return gathered(encoded, len(rows))
 
 
 class _AllGather(torch.autograd.Function):
