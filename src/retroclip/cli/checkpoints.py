@@ -25,11 +25,10 @@ def resumable(out: Path, **settings: Any) -> Iterator[Path]:
     """A folder beside `out` for the checkpoints of a run with these settings; it goes when the run has ended well.
 
     A run with other settings has another folder, so that it never goes on from this one's weights. Under `torchrun`
-    the processes find each other here, and leave together.
+    the processes leave together.
     """
-    from retroclip.training.distributed import is_main, start, wait
+    from retroclip.training.distributed import is_main, wait
 
-    start()
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
     folder = out.with_name(f".{out.name}.{digest}.checkpoint")
     yield folder

@@ -46,7 +46,9 @@ def customize(
     from retroclip.encoders.saving import check_target
     from retroclip.retrieval import Retrieved
     from retroclip.training import customize as tune
+    from retroclip.training.distributed import start
 
+    start()
     check_target(out)
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "recipe": recipe}
     given["micro_batch"] = micro_batch

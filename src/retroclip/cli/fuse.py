@@ -38,7 +38,9 @@ def fuse(
     from retroclip.encoders.saving import check_target
     from retroclip.memory import Memory, absolute
     from retroclip.training import fuse as train_fusion
+    from retroclip.training.distributed import start
 
+    start()
     check_target(out)
     base, consulted = load(model), Memory.open(memory)
     options: dict[str, Any] = {"kind": kind, "k": k, "seed": seed, "train": train or None}

@@ -15,11 +15,19 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor
 
+from retroclip.encoders.precision import has_fast_bf16, settle_bf16
+
 
 def start() -> None:
-    """Join the other processes of `torchrun` or `accelerate launch` (gloo on CPUs); alone, do nothing."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    """Join the other processes of `torchrun` or `accelerate launch` (gloo on CPUs); alone or a second time, do nothing.
+
+    What is measured, the faster number format, holds for all of them as the main process finds it.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and world()[1] == 1:
         PartialState(cpu=not torch.cuda.is_available())
+        fast = [has_fast_bf16(torch.device("cpu"))]
+        dist.broadcast_object_list(fast)
+        settle_bf16(fast[0])
 
 
 def world() -> tuple[int, int]:

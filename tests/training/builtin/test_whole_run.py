@@ -1,4 +1,4 @@
-"""The builtin's recipe killed by SIGKILL in the middle and run again: the weights of an undisturbed run."""
+"""The builtin's recipe from end to end, tiny: killed by SIGKILL and run again, and over two processes."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertConfig, BertModel
 
-from retroclip.training.builtin import batches
+from retroclip.training.builtin import batches, objective
 from retroclip.training.builtin.objective import Objective
 from retroclip.training.pretrain import run_recipe
 
@@ -27,8 +27,8 @@ STEPS, KILL_AT, EPOCH = 7, 5, 3
 SCRIPT = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-import test_killed
-test_killed.run(sys.argv[1], kill_at={KILL_AT})
+import test_whole_run
+test_whole_run.run(sys.argv[1], kill_at=int(sys.argv[2]) if len(sys.argv) > 2 else None)
 """
 
 
@@ -44,6 +44,7 @@ def run(recipe: str, kill_at: int | None = None) -> list[int]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     Objective.clamp = count
+    objective.has_fast_bf16 = lambda device: False  # measured by each process for itself
     run_recipe(recipe, on_progress=lambda line: None)
     return taken
 
@@ -52,7 +53,8 @@ def run(recipe: str, kill_at: int | None = None) -> list[int]:
 def unpatched(monkeypatch):
     """What `run` changes, put back."""
     threads = torch.get_num_threads()
-    for owner, name in ((batches.Batches, "length"), (batches, "TRAINED_LENGTH"), (Objective, "clamp")):
+    patched = ((batches.Batches, "length"), (batches, "TRAINED_LENGTH"), (Objective, "clamp"))
+    for owner, name in (*patched, (objective, "has_fast_bf16")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
     yield
     torch.set_num_threads(threads)
@@ -78,7 +80,7 @@ def text_tower(folder: Path) -> Path:
 
 @pytest.fixture
 def recipe_of(tmp_path, make_pairs):
-    """`recipe_of(name)`: a tiny recipe whose work and model lie in a folder of that name."""
+    """`recipe_of(name, **fields)`: a tiny recipe whose work and model lie in a folder of that name."""
     leaves = ImageNetInfo().label_names()
     nouns = (f"{leaf[1:]} 03 n 01 {leaf} 0 000 | a thing  \n" for leaf in leaves)
     (tmp_path / "data.noun").write_text("".join(nouns))
@@ -102,10 +104,10 @@ def recipe_of(tmp_path, make_pairs):
         "steps": STEPS,
     }
 
-    def write(name: str) -> Path:
+    def write(name: str, **other: float) -> Path:
         (tmp_path / name).mkdir()
         places = {"work": str(tmp_path / name / "work"), "out": str(tmp_path / name / "model")}
-        (tmp_path / name / "recipe.yaml").write_text(yaml.safe_dump(fields | places))
+        (tmp_path / name / "recipe.yaml").write_text(yaml.safe_dump(fields | places | other))
         return tmp_path / name / "recipe.yaml"
 
     return write
@@ -115,7 +117,7 @@ def recipe_of(tmp_path, make_pairs):
 def test_a_run_killed_with_sigkill_ends_with_the_same_weights(recipe_of, tmp_path):
     killed = recipe_of("killed")
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(killed)],
+        [sys.executable, "-c", SCRIPT, str(killed), str(KILL_AT)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -129,3 +131,14 @@ def test_a_run_killed_with_sigkill_ends_with_the_same_weights(recipe_of, tmp_pat
         assert expected.keys() == resumed.keys()
         different = [name for name in expected if not torch.equal(expected[name].float(), resumed[name].float())]
         assert not different
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unpatched")
+def test_two_processes_learn_what_one_learns(recipe_of, tmp_path, in_two_processes):
+    drops = {"patch_drop": 0.0, "map_drop": 0.0, "drop_path": 0.0}  # drawn by each process for its own rows
+    in_two_processes(SCRIPT, recipe_of("two", **drops))
+    run(str(recipe_of("one", **drops)))
+    two, one = (json.loads((tmp_path / name / "work" / "history.json").read_text())[-1] for name in ("two", "one"))
+    for name in ("loss", "caption", "bank", "relation", "logit_scale"):
+        assert two[name] == pytest.approx(one[name], rel=1e-4)
