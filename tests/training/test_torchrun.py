@@ -39,18 +39,18 @@ test_torchrun.run_all(Path(sys.argv[1]))
 """
 
 
-def trained(verb: str, folder: Path):
+def trained(verb: str, folder: Path, on_log=None):
     """What a verb makes of the model and the memory in `folder`."""
     encoder, memory = retroclip.load(str(folder / "model"), precision="fp32"), retroclip.Memory.open(folder / "memory")
-    options = COMMON | VERBS[verb]
+    options = COMMON | VERBS[verb] | {"on_log": on_log}
     if "kind" in options:
         return fuse(encoder, memory, **options)
     return customize(encoder, retroclip.retrieve(memory, TASK, encoder=encoder, k=8), **options)
 
 
-def results(verb: str, folder: Path):
+def results(verb: str, folder: Path, on_log=None):
     """The losses of a verb, and what it trained."""
-    made = trained(verb, folder)
+    made = trained(verb, folder, on_log)
     module = made.fusion if isinstance(made, MemoryEncoder) else made.model
     return made.history["loss"], module.state_dict()
 
@@ -74,7 +74,9 @@ def run_all(folder: Path) -> None:
     rank = distributed.world()[0]
     assert not precision.has_fast_bf16(torch.device("cpu"))
     encoded = [watch_rows(*each) for each in ((Towers, "_image_rows"), (FusionObjective, "refined"))]
-    torch.save({verb: results(verb, folder) for verb in VERBS}, folder / f"{rank}.pt")
+    told: list[dict[str, float]] = []
+    torch.save({verb: results(verb, folder, told.append) for verb in VERBS}, folder / f"{rank}.pt")
+    assert bool(told) == (rank == 0)
     assert all(max(rows) == BATCH // 2 for rows in encoded), encoded
     saves: list[str] = []
     for kind in (Encoder, MemoryEncoder):

@@ -25,7 +25,7 @@ def start() -> None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and world()[1] == 1:
         PartialState(cpu=not torch.cuda.is_available())
-        fast = [has_fast_bf16(torch.device("cpu"))]
+        fast = [is_main() and has_fast_bf16(torch.device("cpu"))]
         dist.broadcast_object_list(fast)
         settle_bf16(fast[0])
 
