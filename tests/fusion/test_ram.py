@@ -73,3 +73,10 @@ def test_query_without_neighbours_stays_as_it_is():
     out = module(V, VALUE, keys=KEY, mask=mask)
     torch.testing.assert_close(out[1], V[1])
     torch.testing.assert_close(out[2:], module(V[2:], VALUE[2:, :2], keys=KEY[2:, :2]))
+
+
+def test_parameters_have_gradients_of_zero_where_no_query_has_neighbours():
+    """Another process, whose queries have some, waits for them."""
+    module = RetrievalAugmentation(16, heads=4)
+    module(V, VALUE, keys=KEY, mask=torch.zeros(3, 5, dtype=torch.bool)).sum().backward()
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in module.parameters())

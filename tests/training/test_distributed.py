@@ -3,20 +3,22 @@
 import torch
 import torch.nn.functional as F
 
-from retroclip.training.distributed import gathered, own_rows, world
+from retroclip.training.distributed import gathered, own_rows, shared_out, world
 from retroclip.training.losses import class_aware_loss
 
 SCRIPT = """
 import sys, torch, torch.distributed as dist
 from test_two import loss_of
-from retroclip.training.distributed import gathered, own_rows
+from retroclip.training.distributed import shared_out
 dist.init_process_group("gloo")
 torch.manual_seed(0)
 net, x = torch.nn.Linear(4, 3), torch.randn(7, 4)
 ddp = torch.nn.parallel.DistributedDataParallel(net)
-loss = loss_of(gathered(ddp(x[own_rows(7)]), 7))
+loss = loss_of(shared_out(ddp, x))
 loss.backward()
-torch.save((loss.detach(), net.weight.grad), f"{sys.argv[1]}/{dist.get_rank()}.pt")
+gradient = net.weight.grad.clone()
+shared_out(ddp, x[:1]).square().sum().backward()  # nothing is left for one of the two
+torch.save((loss.detach(), gradient, net.weight.grad), f"{sys.argv[1]}/{dist.get_rank()}.pt")
 dist.destroy_process_group()
 """
 MODULE = """
@@ -32,6 +34,7 @@ def loss_of(rows):
 def test_one_process_has_everything():
     rows = torch.randn(5, 2)
     assert world() == (0, 1) and own_rows(5) == slice(0, 5) and gathered(rows, 5) is rows
+    assert torch.equal(shared_out(torch.exp, rows), rows.exp())
 
 
 def test_gradients_of_two_processes_are_those_of_one(tmp_path, in_two_processes):
@@ -42,7 +45,10 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path, in_two_processes)
     rows = F.normalize(net(x), dim=-1)
     expected = class_aware_loss(rows, rows.flip(0), torch.tensor([0, 1, 0, 2, 1, -1, 2]), 5.0)
     expected.backward()
+    gradient = net.weight.grad.clone()
+    net(x[:1]).square().sum().backward()
     for rank in range(2):
-        loss, gradient = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        loss, own, both = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         torch.testing.assert_close(loss, expected.detach())
-        torch.testing.assert_close(gradient, net.weight.grad)
+        torch.testing.assert_close(own, gradient)
+        torch.testing.assert_close(both, net.weight.grad)

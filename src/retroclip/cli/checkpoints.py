@@ -8,14 +8,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from retroclip.cli.terminal import say
+
+
+def save_once(encoder: Any, out: Path) -> None:
+    """Save what was trained, and say so: the main process alone does; the others come to `resumable`'s end and wait."""
+    from retroclip.training.distributed import is_main
+
+    if is_main():
+        encoder.save(out)
+        say(f"{out}: {encoder.name}")
+
 
 @contextmanager
 def resumable(out: Path, **settings: Any) -> Iterator[Path]:
     """A folder beside `out` for the checkpoints of a run with these settings; it goes when the run has ended well.
 
-    A run with other settings has another folder, so that it never goes on from this one's weights.
+    A run with other settings has another folder, so that it never goes on from this one's weights. Under `torchrun`
+    the processes leave together.
     """
+    from retroclip.training.distributed import is_main, wait
+
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
     folder = out.with_name(f".{out.name}.{digest}.checkpoint")
     yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    wait()
+    if is_main():
+        shutil.rmtree(folder, ignore_errors=True)

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
-from retroclip.cli.checkpoints import resumable
+from retroclip.cli.checkpoints import resumable, save_once
 from retroclip.cli.options import ModelReference
-from retroclip.cli.terminal import say, training_shown
+from retroclip.cli.terminal import training_shown
 
 Tuning = Literal["gated-image", "locked-text", "locked-image", "full", "gated-text", "gated-both"]
 
@@ -46,14 +46,16 @@ def customize(
     from retroclip.encoders.saving import check_target
     from retroclip.retrieval import Retrieved
     from retroclip.training import customize as tune
+    from retroclip.training.distributed import start
 
+    start()
     check_target(out)
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "recipe": recipe}
     given["micro_batch"] = micro_batch
     options = {name: value for name, value in given.items() if value is not None}
     base, found = load(model), Retrieved.load(retrieved)
     settings = {**options, "tuning": tuning, "seed": seed, "model": base.fingerprint, "pairs": found.provenance}
-    with resumable(out, **settings) as checkpoint, training_shown(f"{tuning}: {len(found)} pairs") as on_log:
-        encoder = tune(base, found, tuning=tuning, seed=seed, checkpoint=checkpoint, on_log=on_log, **options)
-        encoder.save(out)
-    say(f"{out}: {encoder.name}")
+    with resumable(out, **settings) as checkpoint:
+        with training_shown(f"{tuning}: {len(found)} pairs") as on_log:
+            encoder = tune(base, found, tuning=tuning, seed=seed, checkpoint=checkpoint, on_log=on_log, **options)
+        save_once(encoder, out)

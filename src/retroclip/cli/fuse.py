@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
-from retroclip.cli.checkpoints import resumable
+from retroclip.cli.checkpoints import resumable, save_once
 from retroclip.cli.options import MemoryName, ModelReference
-from retroclip.cli.terminal import say, training_shown
+from retroclip.cli.terminal import training_shown
 
 
 def fuse(
@@ -38,13 +38,14 @@ def fuse(
     from retroclip.encoders.saving import check_target
     from retroclip.memory import Memory, absolute
     from retroclip.training import fuse as train_fusion
+    from retroclip.training.distributed import start
 
+    start()
     check_target(out)
     base, consulted = load(model), Memory.open(memory)
     options: dict[str, Any] = {"kind": kind, "k": k, "seed": seed, "train": train or None}
     consulting = [absolute(consulted.path), consulted.id, consulted.version]
-    checkpoints = resumable(out, **options, model=base.fingerprint, memory=consulting)
-    with checkpoints as checkpoint, training_shown(f"{kind}: {memory}") as on_log:
-        encoder = train_fusion(base, consulted, checkpoint=checkpoint, on_log=on_log, **options)
-        encoder.save(out)
-    say(f"{out}: {encoder.name}")
+    with resumable(out, **options, model=base.fingerprint, memory=consulting) as checkpoint:
+        with training_shown(f"{kind}: {memory}") as on_log:
+            encoder = train_fusion(base, consulted, checkpoint=checkpoint, on_log=on_log, **options)
+        save_once(encoder, out)

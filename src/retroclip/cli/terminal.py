@@ -73,7 +73,15 @@ def is_interactive() -> bool:
 
 @contextmanager
 def training_shown(label: str) -> Iterator[Callable[[dict[str, float]], None]]:
-    """A line on the terminal that follows a training; the function inside takes the rows of its history."""
+    """A line on the terminal that follows a training; the function inside takes the rows of its history.
+
+    Of several processes only the main one has something to show.
+    """
+    from retroclip.training.distributed import is_main
+
+    if not is_main():
+        yield lambda row: None
+        return
     with Console(stderr=True).status(escape(label)) as status:
 
         def show(row: dict[str, float]) -> None:

@@ -52,11 +52,21 @@ def has_fast_bf16(device: torch.device) -> bool:
 
     On CUDA from Ampere on. On a CPU it is measured, once a process: an instruction set doesn't tell. Of two processors
     with AVX512-BF16 and without AMX, one (AMD EPYC) runs a linear layer 768 → 3072 four times faster in bf16, another
-    (Intel Xeon, Sapphire Rapids) half as fast.
+    (Intel Xeon, Sapphire Rapids) half as fast. Processes that train together take the main one's word (`settle_bf16`).
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and torch.backends.mkldnn.is_available() and _bf16_wins_on_cpu()
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return _settled[0] if _settled else _bf16_wins_on_cpu()
+
+
+_settled: list[bool] = []
+
+
+def settle_bf16(wins: bool) -> None:
+    """What `has_fast_bf16` says of CPUs from now on, whatever this process would measure."""
+    _settled[:] = [wins]
 
 
 @cache

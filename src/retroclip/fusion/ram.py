@@ -69,11 +69,10 @@ class RetrievalAugmentation(Fusion):
         if mask is None:
             return self._augmented(query, neighbours, keys, None)
         found = mask.any(dim=1)
-        # Attention over nothing is NaN: queries without any neighbour stay as they are.
-        refined = query.clone()
-        if found.any():
-            refined[found] = self._augmented(query[found], neighbours[found], keys[found], mask[found])
-        return refined
+        # Attention over nothing is NaN: queries without a neighbour look at whatever lies there and stay as they are.
+        # So every parameter has a gradient, if a zero one; DDP waits for all of them on every process.
+        refined = self._augmented(query, neighbours, keys, mask | ~found[:, None])
+        return torch.where(found[:, None], refined, query)
 
     def _augmented(self, query: Tensor, neighbours: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
         query = self.length * query

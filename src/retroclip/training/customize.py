@@ -16,6 +16,7 @@ from retroclip.encoders.attention import flat_attention
 from retroclip.encoders.consulting import refuse_consulting
 from retroclip.errors import RetroclipError
 from retroclip.training.chunks import refuse_batch_norms
+from retroclip.training.distributed import start
 from retroclip.training.examples import prepare
 from retroclip.training.loop import fit
 from retroclip.training.losses import (
@@ -184,6 +185,7 @@ def customize(
     Pairs without caption are left out.
 
     The result has `history` and `trained_parameters`; `encoder` isn't touched. With `checkpoint` a killed run goes on.
+    Under `torchrun` the processes share each batch's rows out, and all return the same model.
     Raises RetroclipError for an unknown tuning or recipe or no usable pair, ModelError where a tower can't be gated and
     for a model that consults a memory or a reference set.
     """
@@ -201,6 +203,7 @@ def customize(
         raise RetroclipError(f"micro_batch is {micro_batch}: it is a number of pairs, such as 32")
     if loss not in LOSSES:
         raise RetroclipError(f"a loss can't be {loss!r}: choose one of {', '.join(LOSSES)}")
+    start()
     torch.manual_seed(seed)
     towers = Towers(encoder, TUNINGS[tuning], gates=gates, token_drop=chosen["token_drop"], micro_batch=micro_batch)
     refuse_batch_norms(towers.model, micro_batch)

@@ -7,6 +7,7 @@ of all processes back into the share they belong to, and DDP's mean over process
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,11 +15,19 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor
 
+from retroclip.encoders.precision import has_fast_bf16, settle_bf16
+
 
 def start() -> None:
-    """Join the other processes of `torchrun` or `accelerate launch` (gloo on CPUs); alone, do nothing."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    """Join the other processes of `torchrun` or `accelerate launch` (gloo on CPUs); alone or a second time, do nothing.
+
+    What is measured, the faster number format, holds for all of them as the main process finds it.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and world()[1] == 1:
         PartialState(cpu=not torch.cuda.is_available())
+        fast = [is_main() and has_fast_bf16(torch.device("cpu"))]
+        dist.broadcast_object_list(fast)
+        settle_bf16(fast[0])
 
 
 def world() -> tuple[int, int]:
@@ -55,6 +64,14 @@ def gathered(rows: Tensor, count: int) -> Tensor:
     padded = torch.cat([rows, rows.new_zeros(max(counts) - len(rows), *rows.shape[1:])])
     shares = _AllGather.apply(padded)
     return torch.cat([share[:real] for share, real in zip(shares, counts, strict=True)])
+
+
+def shared_out(encode: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """`encode(rows)`, (B, …) → (B, d), of a batch that every process holds whole and encodes its own rows of."""
+    own = rows[own_rows(len(rows))]
+    # DDP waits for a gradient of every parameter, also from a process that no row is left for.
+    encoded = encode(own) if len(own) else encode(rows[:1])[:0]
+    return gathered(encoded, len(rows))
 
 
 class _AllGather(torch.autograd.Function):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from retroclip.encoders.precision import has_fast_bf16
 from retroclip.errors import MemoryStoreError
 from retroclip.fusion import Fusion, MemoryEncoder, Neighbours, build_fusion
 from retroclip.fusion.relevance import as_relevant
+from retroclip.training.distributed import shared_out, start
 from retroclip.training.loop import fit
 from retroclip.training.losses import class_aware_loss, reco_loss
 
@@ -62,10 +64,8 @@ class FusionObjective(nn.Module):
         self._start = {name: value.detach().clone() for name, value in fusion.named_parameters()} if anchor else {}
 
     def refined(self, side: Modality, rows: Tensor) -> Tensor:
-        """The embeddings of one side (B, d), fused where the fusion has that side."""
+        """The embeddings of one side that the fusion has, fused (B, d)."""
         query = self._examples.embeddings[side][rows]
-        if side not in self.fusion.sides:
-            return query
         near, relevant = self._examples.neighbours[side], self._examples.relevant[side]
         refined = self.fusion(
             query, near.values[rows], keys=near.keys[rows], side=side, mask=near.mask[rows], scores=near.scores[rows]
@@ -76,7 +76,10 @@ class FusionObjective(nn.Module):
         v, t = (self._examples.embeddings[side][rows] for side in SIDES)
         labels = self._examples.labels[rows]
         products = torch.bfloat16 if has_fast_bf16(v.device) else None
-        refined_v, refined_t = (self.refined(side, rows) for side in SIDES)
+        refined_v, refined_t = (
+            shared_out(partial(self.refined, side), rows) if side in self.fusion.sides else embedded
+            for side, embedded in zip(SIDES, (v, t), strict=True)
+        )
         if len(self.fusion.sides) == 2:
             loss = reco_loss(refined_v, refined_t, v, t, self._scale, labels=labels, products=products)
         else:
@@ -114,10 +117,12 @@ def fuse(
     fusion (`init`, `heads`, `weight`, …); `anchor` is the weight decay towards where it starts,
     for init="identity" [D]. `search`, `values` and `relevance`: see `MemoryEncoder`; by default `RELEVANCE` for
     init="identity" and 0 for everything else, as published. RA-CLIP's input has a `length` of √d, as numbers of unit
-    variance have, unless told otherwise [D].
+    variance have, unless told otherwise [D]. Under `torchrun` the processes share each batch's rows out, and all return
+    the same encoder.
 
     Raises MemoryStoreError if the memory was made by another model or has no captions.
     """
+    start()
     torch.manual_seed(seed)
     if kind == "ra-clip":
         options = {"length": encoder.dim**0.5} | options

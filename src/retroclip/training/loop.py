@@ -96,7 +96,8 @@ def fit(
     `objective` is a module whose forward takes a batch and returns a dict of scalar tensors with a "loss"; what it
     keeps frozen should not be registered on it, so that neither the optimiser nor a checkpoint carries it.
     `batches(epoch)` gives one epoch and depends on nothing but `epoch`. `after_step` runs after each update, to clamp
-    a temperature, say. `lr_scale(name)`: see `parameter_groups`.
+    a temperature, say. `on_log` takes each row of the history, on the main process only. `lr_scale(name)`: see
+    `parameter_groups`.
 
     With `checkpoint` (a folder), the state is written there every `save_every` steps and at the end, under a temporary
     name first, and a killed run goes on from it with the result of an undisturbed one. Starts under `torchrun` or
@@ -145,7 +146,7 @@ def fit(
                     raise FloatingPointError(f"the loss is {row['loss']} at step {step}: lower the learning rate")
                 history.rows.append(row)
                 state.write_back()
-                if on_log is not None:
+                if on_log is not None and accelerator.is_main_process:
                     on_log(row)
             if checkpoint is not None and (step % save_every == 0 or step == steps):
                 progress = {"step": step, "epoch": epoch, "skip": skip, "seconds": time.perf_counter() - start}

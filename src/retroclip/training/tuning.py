@@ -15,6 +15,7 @@ from retroclip.encoders.blocks import image_prefix
 from retroclip.encoders.texts import encode_tokens, text_lengths
 from retroclip.errors import ModelError
 from retroclip.training.chunks import in_chunks
+from retroclip.training.distributed import shared_out
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -49,7 +50,8 @@ class Towers:
     """A copy of an encoder's model, fp32, in which only what a tuning trains has gradients.
 
     `stage` and `start` say how far images are computed beforehand (`views.cache_views`); `texts_locked` whether
-    captions are. `image` and `text` compute the rest. `token_drop` hides that share of each image's cached tokens,
+    captions are. `image` and `text` compute the rest, of several processes each for its share of the rows, which all of
+    them have to call with the same ones (`distributed`). `token_drop` hides that share of each image's cached tokens,
     drawn anew at every call, from the blocks that follow. `micro_batch`: so many rows are computed at a time, see
     `in_chunks`. Raises ModelError where a tower can't be gated.
     """
@@ -112,12 +114,14 @@ class Towers:
         values = cached.to(self.encoder.device, torch.float32)
         if self.stage == "embedding":
             return F.normalize(values, dim=-1)
-        return in_chunks(self._image_rows, values, self.micro_batch)
+        if self.stage == "tokens":
+            values = self.drop(values)  # of the whole batch: neither processes nor chunks change what is drawn
+        return shared_out(lambda rows: in_chunks(self._image_rows, rows, self.micro_batch), values)
 
     def _image_rows(self, values: Tensor) -> Tensor:
         with torch.autocast(self.encoder.device.type, torch.bfloat16, enabled=self.low_precision):
             if self.stage == "tokens":
-                features = image_suffix(self.model, self.drop(values), self.start)
+                features = image_suffix(self.model, values, self.start)
             else:
                 features = self.model.encode_image(values)
         return F.normalize(features.float(), dim=-1)
@@ -127,7 +131,8 @@ class Towers:
         if self.texts_locked:
             return given.to(self.encoder.device)
         longest = int(text_lengths(self.model, given).max())
-        return in_chunks(self._text_rows, given[:, :longest].to(self.encoder.device), self.micro_batch)
+        tokens = given[:, :longest].to(self.encoder.device)
+        return shared_out(lambda rows: in_chunks(self._text_rows, rows, self.micro_batch), tokens)
 
     def _text_rows(self, tokens: Tensor) -> Tensor:
         with torch.autocast(self.encoder.device.type, torch.bfloat16, enabled=self.low_precision):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from retroclip.encoders.precision import has_fast_bf16
 from retroclip.training.builtin.recipe import BuiltinRecipe
-from retroclip.training.distributed import gathered, own_rows
+from retroclip.training.distributed import gathered, own_rows, shared_out
 from retroclip.training.losses import classification_loss, clip_loss
 
 
@@ -66,7 +66,7 @@ class Objective(nn.Module):
 
     def _texts(self, tokens: Tensor) -> Tensor:
         """The embeddings of all texts, of which this process encodes its share."""
-        return gathered(self.encode_texts(tokens[own_rows(len(tokens))]), len(tokens))
+        return shared_out(self.encode_texts, tokens)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         net = self.frozen[0].backbone.net

@@ -117,13 +117,13 @@ def with_bank(
 ) -> Callable[[int], Iterator[dict[str, Any]]]:
     """Epochs of `batches` in which the objective's bank of class texts is drawn and encoded anew every few batches.
 
-    Checkpoints fall on refreshes, so that a resumed run computes the same bank.
+    It is counted over epochs, as checkpoints are, which fall on refreshes: a resumed run computes the same bank.
     """
 
     def epochs(epoch: int) -> Iterator[dict[str, Any]]:
         rng = np.random.default_rng([recipe.seed, epoch])
         for number in range(batches.length):
-            if number % recipe.bank_every == 0:
+            if (epoch * batches.length + number) % recipe.bank_every == 0:
                 objective.bank = class_texts(objective, batches, rng)
             yield batches.draw(rng)
 
