@@ -68,7 +68,9 @@ class ClassTexts:
         """The classes of one name, of which `written` has the ids in its keys, each with the label as written."""
         first = len(self.names)
         name = next(iter(written.values()))
-        ids = sorted(id_ for id_ in written if id_ is not None) if self.gloss_share else list(written)[:1]
+        ids = list(written)[:1]
+        if self.gloss_share:
+            ids = [*sorted(filter(None, written))]
         if len(ids) != 1 and None in written:
             ids.append(None)  # rows without id mean the only one there is, or what the name means first
         meanings = [(id_, self._synset_of(form, id_)) for id_ in ids]
