@@ -14,7 +14,7 @@ from typing import Any
 
 import retroclip
 from retroclip.evaluation import Result, load_results, save_results
-from retroclip.evaluation.protocols import model_for, run_protocol
+from retroclip.evaluation.protocol_runs import evaluate_protocol
 from retroclip.report.tables import COMPARED, compared_text, interval_of, percent
 from retroclip.tasks import Task
 
@@ -73,8 +73,7 @@ def measure(data: Path, name: str, encoder: Any, work: Path, seed: int | None = 
             source = f"{data / file}train"
             retroclip.Memory.create(place, encoder, [source], labels_as_captions=True)
         memory = retroclip.Memory.open(place)
-    model = model_for(encoder, task, dataset, memory, method=method)
-    return run_protocol(protocol, model, task, dataset, method=method, options=options)
+    return evaluate_protocol(protocol, encoder, task, dataset, memory, method=method, options=options)
 
 
 def made_by(name: str, encoder: Any) -> str:

@@ -1,11 +1,16 @@
 """The package's names: all there, and imported only when used."""
 
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
 import retroclip
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def python(code: str) -> int:
@@ -37,3 +42,14 @@ def test_loading_registers_the_builtin_tower():
 
     assert retroclip.load is not None
     assert timm.is_model("retroclip_hybrid_lite2_d6")
+
+
+def test_make_test_installs_what_tests_would_skip_without():
+    described = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extras = described["optional-dependencies"]
+    own = [re.match(r"retroclip\[(.*)\]", line) for line in extras["dev"]]
+    taken = [*extras["dev"], *(line for found in own if found for name in found[1].split(",") for line in extras[name])]
+    installed = {re.split(r"\W", line)[0] for line in taken}
+    tests = (file.read_text() for file in (REPOSITORY / "tests").rglob("test_*.py"))
+    asked = {name for text in tests for name in re.findall(r'importorskip\("(\w+)', text)}
+    assert {"av", "onnxruntime", "ray"} <= asked <= installed

@@ -12,9 +12,14 @@ from PIL import Image
 
 from retroclip import prediction
 from retroclip.classifiers import Classifier
-from retroclip.errors import ModelError, SourceError
+from retroclip.encoders import load
+from retroclip.errors import ModelError, RetroclipError, SourceError
 from retroclip.evaluation import Samples
-from retroclip.prediction import calibrate, predict_files
+from retroclip.fusion import MemoryEncoder
+from retroclip.fusion.mean import MeanFusion
+from retroclip.memory import Memory
+from retroclip.prediction import Withheld, build_classifier, calibrate, predict_files, withhold
+from retroclip.tasks import Task
 
 
 @pytest.fixture
@@ -67,6 +72,85 @@ def test_calibration_makes_probabilities_shares(labelled):
     few = Samples("shades", None, ["a"], labelled.images[:1], labelled.labels[:1], labelled.classes)
     with pytest.raises(SourceError, match="shades has 1 images: calibration needs 20 and more"):
         calibrate(fitted, few)
+
+
+@pytest.fixture
+def flowers():
+    """A task whose classes the tiny model can't tell apart."""
+    return Task("flowers", classes=["rose", "tulip"], templates=["a photo of a {}"])
+
+
+@pytest.fixture
+def remembered(tiny_model, make_encoded, tmp_path):
+    """An encoder, its memory of 60 pictures with a random class each, and the first 40 of these as labelled images."""
+    labels = np.random.default_rng(0).integers(2, size=60)
+    images = [make_encoded(number) for number in range(60)]
+    (tmp_path / "pictures").mkdir()
+    for number, image in enumerate(images):
+        (tmp_path / "pictures" / f"{number:02}.jpg").write_bytes(image)
+        (tmp_path / "pictures" / f"{number:02}.txt").write_text(f"a photo of a {('rose', 'tulip')[labels[number]]}")
+    encoder = load(tiny_model(0), precision="fp32")
+    encoder.model.logit_scale.data.zero_()  # the memory is to be heard above the class texts
+    memory = Memory.create(tmp_path / "mem", encoder, tmp_path / "pictures")
+    samples = Samples("seen", None, [str(i) for i in range(40)], images[:40], labels[:40], ["rose", "tulip"])
+    return encoder, memory, samples
+
+
+def test_the_memory_does_not_know_the_images_that_calibrate(remembered, flowers):
+    encoder, memory, samples = remembered
+    knowing = build_classifier(encoder, flowers, method="tip-adapter", memory=memory)
+    assert calibrate(knowing, samples)[1].accuracy > 0.75
+    withheld = withhold(encoder, memory, samples)
+    assert (withheld.encoder, withheld.left_out, withheld.pairs) == (encoder, 40, 60)
+    assert withheld.memory.ids().tolist() == memory.ids()[40:].tolist() and len(memory) == 60
+    unknowing = build_classifier(encoder, flowers, method="tip-adapter", memory=withheld.memory)
+    assert calibrate(unknowing, samples)[1].accuracy < 0.6
+
+
+def test_nor_does_the_memory_that_the_model_itself_consults(remembered, flowers):
+    encoder, memory, samples = remembered
+    fused = MemoryEncoder(encoder, memory, MeanFusion(encoder.dim, weight=1), k=1)
+    withheld = withhold(fused, None, samples)
+    assert (withheld.memory, withheld.left_out, withheld.pairs) == (None, 40, 60)
+    assert withheld.encoder.memory.ids().tolist() == memory.ids()[40:].tolist()
+    accuracy = {
+        known: calibrate(build_classifier(model, flowers), samples)[1].accuracy
+        for known, model in {True: fused, False: withheld.encoder}.items()
+    }
+    assert accuracy[True] > 0.9 and accuracy[False] < 0.6
+
+
+def test_calibrating_embeds_an_image_once(remembered, flowers, monkeypatch):
+    encoder, memory, samples = remembered
+    embedded, encode_images = [], encoder.encode_images
+
+    def counting(images, **options):
+        embedded.append(len(images))
+        return encode_images(images, **options)
+
+    monkeypatch.setattr(encoder, "encode_images", counting)
+    withheld = withhold(encoder, memory, samples)
+    calibrate(build_classifier(encoder, flowers, memory=withheld.memory), samples)
+    assert embedded == [40]
+
+
+def test_a_memory_of_the_labelled_images_alone_can_not_be_calibrated(remembered):
+    encoder, memory, samples = remembered
+    memory.delete("key >= '40'")
+    with pytest.raises(SourceError, match=r"every pair of .*mem shows an image of seen: calibrate on images that"):
+        withhold(encoder, memory, samples)
+    with pytest.raises(SourceError, match="every pair of"):
+        withhold(MemoryEncoder(encoder, memory, MeanFusion(encoder.dim)), None, samples)
+
+
+def test_without_a_memory_nothing_is_withheld(remembered):
+    encoder, _, samples = remembered
+    assert withhold(encoder, None, samples) == Withheld(encoder, None)
+
+
+def test_a_method_that_learns_from_labelled_images_is_told_where_these_go(remembered, flowers):
+    with pytest.raises(RetroclipError, match="'linear-probe' learns from labelled images, which only `evaluate` and"):
+        build_classifier(remembered[0], flowers, method="linear-probe")
 
 
 def test_a_score_that_is_no_number_is_refused(classifier, tmp_path, make_encoded):

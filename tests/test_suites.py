@@ -1,10 +1,14 @@
 """A suite over two small data sets: one file each, and nothing done twice."""
 
+import io
 import json
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from retroclip.cli import main
 from retroclip.encoders import load
@@ -12,6 +16,7 @@ from retroclip.errors import SourceError
 from retroclip.evaluation.result import find_results
 from retroclip.suites import run_suite
 from retroclip.tasks import load_suite
+from retroclip.tasks.suite import Entry, Suite
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +79,90 @@ def test_probes_in_a_suite_and_reports_of_it(data, tiny_model, tmp_path, capsys)
     assert "ends in .html, .md, .csv, .svg" in capsys.readouterr().err
     assert main(["report", str(data), "--out", str(tmp_path / "all.md")]) == 1
     assert "no results in" in capsys.readouterr().err
+
+
+def test_another_train_file_is_learnt_from_wherever_one_stands(data, tiny_model, tmp_path, monkeypatch):
+    own = tmp_path / "data"
+    own.mkdir()
+    table = pq.read_table(data / "pets.parquet")
+    for split in ("train", "val"):
+        pq.write_table(table.filter(pc.equal(table["split"], split)), own / f"{split}.parquet")
+    suite = Suite(name="one", tasks=[Entry(task=str(data / "pets.yaml"), dataset="val.parquet", train="train.parquet")])
+    encoder, told = load(tiny_model(0)), []
+    monkeypatch.chdir(tmp_path)
+    given = {"methods": ["linear-probe-text"], "seeds": [0], "tell": told.append}
+    (before,) = run_suite(encoder, suite, own, tmp_path / "out", **given)
+    run_suite(encoder, suite, own, tmp_path / "out", **given)
+    assert len(told) == 1
+    pq.write_table(pq.read_table(own / "train.parquet")[:8], own / "train.parquet")
+    (after,) = run_suite(encoder, suite, own, tmp_path / "out", **given)
+    assert len(told) == 2 and after.options["train_hash"] != before.options["train_hash"]
+    # Of another number of shots both results stand; zero-shot, which has no use for them, is measured once.
+    given["methods"] = ["zero-shot", "linear-probe-text"]
+    for shots in (1, 2):
+        run_suite(encoder, suite, own, tmp_path / "out", shots=shots, **given)
+    names = [file.stem.split("--")[-3:-1] for file in sorted((tmp_path / "out").glob("*.json"))]
+    assert sorted(each[-1] for each in names) == ["1-shot", "2-shot", "linear-probe-text", "zero-shot"]
+    assert len(told) == 5
+
+
+def test_results_from_before_entries_had_more_fields_are_found(data, tiny_model, tmp_path):
+    entry = Entry(task=str(data / "pets.yaml"), dataset="pets.parquet#val")
+    encoder, told = load(tiny_model(0)), []
+    suite = Suite(name="one", tasks=[entry])
+    (kept,) = run_suite(encoder, suite, data, tmp_path, tell=told.append)
+    assert kept.options["suite"]["entry"] == {
+        "task": entry.task, "dataset": "pets.parquet#val", "train": None, "where": None,
+    }  # fmt: skip
+    (file,) = tmp_path.glob("*.json")
+    assert file.name.endswith(f"-pets.yaml--pets--zero-shot--{encoder.fingerprint[:8]}.json")
+
+
+def test_entries_with_protocol_metric_and_options(data, tiny_model, tmp_path):
+    task = str(data / "pets.yaml")
+    rows = [
+        {"protocol": "typographic-attack", "options": {"height": 0.3}},
+        {"protocol": "typographic-attack", "options": {"height": 0.2}},
+        {"metric": "mean-per-class"},
+        {"where": "label = 'cat'"},
+        {},
+        {"protocol": "typographic-attack", "train": "pets.parquet#train"},
+        {"protocol": "typographic-attack", "metric": "top1"},
+        {"options": {"height": 0.2}},
+        {"protocol": "depth"},
+    ]
+    entries = [Entry(task=task, dataset="pets.parquet#val", **row) for row in rows]
+    encoder, suite, told = load(tiny_model(0)), Suite(name="all", tasks=entries), []
+    results = run_suite(encoder, suite, data, tmp_path, seeds=[0, 1], tell=told.append)
+    assert len(list(tmp_path.glob("*.json"))) == len(rows) == len(told)
+    assert [r.options.get("height") for r in results[:2]] == [0.3, 0.2] and results[0].seeds == [0, 1]
+    assert [r.metric for r in results[:5]] == ["attacked-top1"] * 2 + ["mean-per-class", "top1", "top1"]
+    assert [r.n for r in results[2:5]] == [12, 6, 12]
+    assert [r.error for r in results[5:8]] == [
+        "`train` of the suite's entry is not for typographic-attack: leave it out",
+        "`metric` of the suite's entry is not for typographic-attack: leave it out",
+        "`options` of the suite's entry is not for classification: leave it out",
+    ]
+    assert "no protocol is called 'depth'" in results[8].error
+    told.clear()
+    run_suite(encoder, suite, data, tmp_path, seeds=[0, 1], tell=told.append)
+    assert len(told) == 4  # what failed is tried again
+
+
+def test_a_trained_segmenter_in_a_suite(tiny_model, make_encoded, tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(np.tile(np.uint8([0, 1]), (32, 24))).save(buffer, "PNG")
+    for name, seeds in (("train", range(4)), ("val", range(4, 6))):
+        columns = {"image": [make_encoded(i) for i in seeds], "mask": [buffer.getvalue()] * len(seeds)}
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+    (tmp_path / "t.yaml").write_text("classes: [sky, road]\nprotocol: segmentation\n")
+    options = {"size": 32, "epochs": 1}
+    entry = Entry(task=str(tmp_path / "t.yaml"), dataset="val.parquet", train="train.parquet", options=options)
+    suite = Suite(name="one", tasks=[entry])
+    (result,) = run_suite(load(tiny_model(0)), suite, tmp_path, tmp_path / "out", seeds=[0, 3], tell=print)
+    assert result.error is None and (result.method, result.seeds) == ("maskclip+", [0, 3])
+    assert result.options["train"] == str(tmp_path / "train.parquet") and result.sd is not None
+    assert "zero-shot-miou" in result.metrics
 
 
 def test_no_data_is_one_line(data, tiny_model, tmp_path):

@@ -8,15 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO, cast
 
 import torch
 
 from retroclip.classifiers import CalibratedClassifier, Classifier, fit_temperature, threshold_for
 from retroclip.encoders import Encoder
-from retroclip.errors import BadImageError, ModelError, SourceError
+from retroclip.errors import BadImageError, ModelError, RetroclipError, SourceError
 from retroclip.evaluation import Samples
-from retroclip.evaluation.classification import head
+from retroclip.evaluation.classification import embed, head, shared_base
+from retroclip.evaluation.leakage import near_sets, without
 from retroclip.evaluation.metrics import expected_calibration_error
 from retroclip.files import whole_file
 from retroclip.memory import Memory
@@ -24,6 +25,9 @@ from retroclip.methods import MethodContext, get_method
 from retroclip.pairs import decode_image
 from retroclip.pairs.image import IMAGE_SUFFIXES
 from retroclip.tasks import Task
+
+if TYPE_CHECKING:
+    from retroclip.fusion import MemoryEncoder
 
 NONE = "none"
 LEAST_LABELLED = 20
@@ -59,10 +63,18 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
 def build_classifier(
     encoder: Encoder, task: Task, *, method: str | None = None, memory: Memory | None = None, seed: int = 0
 ) -> Classifier:
-    """A classifier over the task's classes; by default `primed` where there is a memory, else `zero-shot`."""
+    """A classifier over the task's classes; by default `primed` where there is a memory, else `zero-shot`.
+
+    Raises RetroclipError for a method that learns from labelled images, of which there are none here.
+    """
     if memory is not None:
         memory.check_encoder(encoder)
     chosen = get_method(method or default_method(memory))
+    if chosen.needs_train:
+        raise RetroclipError(
+            f"method {chosen.name!r} learns from labelled images, which only `evaluate` and `compare` take: choose one"
+            " that learns from a memory, such as stacked-linear"
+        )
     model = chosen(MethodContext(encoder=encoder, memory=memory, task=task, seed=seed))
     return head(model, task)
 
@@ -73,11 +85,61 @@ def default_method(memory: Memory | None) -> str:
 
 
 @dataclass(frozen=True)
+class Withheld:
+    """What a classifier may be made from if it is to be calibrated: `left_out` of the `pairs` of a memory are hidden.
+
+    `memory` is the one given, if any; where none was, the pairs are those of the memory that the encoder consults.
+    """
+
+    encoder: Encoder
+    memory: Memory | None
+    left_out: int = 0
+    pairs: int = 0
+
+
+def withhold(encoder: Encoder, memory: Memory | None, labelled: Samples) -> Withheld:
+    """Hide the pairs that show one of the labelled images, or nearly, as `evaluate` does: they know what these show.
+
+    The memory itself stays as it is. Raises SourceError for images that `calibrate` refuses and where no pair would
+    remain, MemoryStoreError for a memory that another model made.
+    """
+    check_labelled(labelled)
+    if memory is not None:
+        memory.check_encoder(encoder)
+        looking, consulted = encoder, memory
+    elif getattr(encoder, "memory", None) is not None:
+        consulting = cast("MemoryEncoder", encoder)
+        looking, consulted = consulting.base, consulting.memory
+    else:
+        return Withheld(encoder, None)
+    hidden, pairs = near_sets(consulted, looking, [labelled]), len(consulted)
+    if pairs and len(hidden) == pairs:
+        raise SourceError(
+            f"every pair of {consulted.path} shows an image of {labelled.dataset}: calibrate on images that the memory"
+            " doesn't hold"
+        )
+    rest = without(consulted, hidden)
+    if memory is None and len(hidden):
+        return Withheld(cast(Encoder, consulting.with_memory(rest)), None, len(hidden), pairs)
+    return Withheld(encoder, None if memory is None else rest, len(hidden), pairs)
+
+
+def check_labelled(labelled: Samples) -> None:
+    """Raise SourceError for fewer than `LEAST_LABELLED` images, or images with several labels."""
+    if labelled.several or len(labelled) < LEAST_LABELLED:
+        what = "has several labels an image" if labelled.several else f"has {len(labelled)} images"
+        raise SourceError(
+            f"{labelled.dataset} {what}: calibration needs {LEAST_LABELLED} and more, with one label each"
+        )
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What was fitted on n labelled images: their accuracy, calibration error before and after, and the threshold.
 
     The error after is that on the half of the images which the temperature it is measured with was not fitted on, both
-    ways round. `answered` is the share of the images at or above the threshold.
+    ways round. `answered` is the share of the images at or above the threshold, which is infinite where none keeps the
+    error within what was asked for.
     """
 
     temperature: float
@@ -94,16 +156,15 @@ def calibrate(
 ) -> tuple[CalibratedClassifier, Calibration]:
     """A classifier whose probabilities fit labelled images, which should not be among those to be judged later.
 
-    With `max_error` a threshold is chosen at which at most that share of its answers on these images is wrong. Raises
-    SourceError for fewer than `LEAST_LABELLED` images, or images with several labels.
+    Nor may it have been made from them: `withhold` hides them from a memory first, and what is found holds for the
+    classifier made from the rest. With `max_error` a threshold is chosen at which at most that share of its answers on
+    these images is wrong. Raises SourceError for fewer than `LEAST_LABELLED` images, or images with several labels.
     """
-    if labelled.several or len(labelled) < LEAST_LABELLED:
-        what = "has several labels an image" if labelled.several else f"has {len(labelled)} images"
-        raise SourceError(
-            f"{labelled.dataset} {what}: calibration needs {LEAST_LABELLED} and more, with one label each"
-        )
+    check_labelled(labelled)
+    encoder = classifier.encoder
+    shared = shared_base(encoder, labelled, None)
     with torch.no_grad():
-        logits = classifier(labelled.embed(classifier.encoder)).float()
+        logits = classifier(embed(encoder, labelled, shared=shared, batch_size=64, progress=False)).float()
     labels = torch.from_numpy(labelled.labels)
     # Drawn, since data often comes in an order.
     halves = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)) % 2 == 0

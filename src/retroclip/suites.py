@@ -1,20 +1,24 @@
 """Run a suite: many evaluations of one model, each kept as a file of its own, so that a killed run goes on."""
 
+import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from retroclip.encoders import Encoder
 from retroclip.errors import RetroclipError, SourceError
-from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL, Result, compare, evaluate_retrieval, load_results, save_results
-from retroclip.evaluation.protocols import model_for, run_protocol
+from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL, Result, compare, load_results, save_results
+from retroclip.evaluation.protocol_runs import evaluate_captions, evaluate_protocol
+from retroclip.evaluation.protocols import takes
 from retroclip.memory import Memory
-from retroclip.tasks import task_for
+from retroclip.methods import get_method
+from retroclip.tasks import Task, task_for
 from retroclip.tasks.suite import Entry, Suite, find_dataset
 
 Tell = Callable[[str], None]
+FIRST_FIELDS = ("task", "dataset", "train", "where")
 
 
 def run_suite(
@@ -31,14 +35,13 @@ def run_suite(
 ) -> list[Result]:
     """Evaluate a model on every entry of a suite whose data is there; one result a task and method.
 
-    Each is written to `out` as one JSON file when it is done, named by task, data, method and the model's fingerprint,
-    and read from there by the next run under the same circumstances. Data that is not below `data` is named to `tell`
+    Each is written to `out` as one JSON file when it is done (`file_name`), and read from there by the next run under
+    the same circumstances. `shots` are for methods that learn from an entry's `train`; other protocols take that as
+    their option `train`, and run once for each of `seeds` then. Data that is not below `data` is named to `tell`
     and passed over; what fails becomes a result with `error` and is tried again by the next run.
 
     Raises SourceError where none of the suite's data is there, RetroclipError for an unknown method.
     """
-    from retroclip.methods import get_method
-
     chosen = [get_method(name).name for name in methods]
     found = [(entry, dataset) for entry in suite.tasks if (dataset := _dataset(entry, data)) is not None]
     if missing := [entry.task for entry in suite.tasks if _dataset(entry, data) is None]:
@@ -49,13 +52,17 @@ def run_suite(
         )
     out.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
+    names: set[str] = set()
     for entry, dataset in found:
         for method in chosen:
-            file = out / file_name(entry, dataset, method, encoder)
-            asked = _circumstances(entry, dataset, method, encoder, memory, shots, seeds)
+            own_shots = shots if get_method(method).needs_train else None
+            name = file_name(entry, dataset, method, encoder, shots=own_shots, taken=names)
+            names.add(name)
+            file = out / name
+            asked = _circumstances(entry, dataset, data, method, encoder, memory, own_shots, seeds)
             result = _kept(file, asked)
             if result is None:
-                result = _run(encoder, entry, dataset, data, method, memory, shots, seeds)
+                result = _run(encoder, entry, dataset, data, method, memory, own_shots, seeds)
                 result.options["suite"] = asked
                 save_results([result], file)
                 tell(_line(result))
@@ -63,11 +70,31 @@ def run_suite(
     return results
 
 
-def file_name(entry: Entry, dataset: str, method: str, encoder: Encoder) -> str:
-    """The file of one evaluation: task, data set, method and the first digits of the model's fingerprint."""
+def file_name(
+    entry: Entry,
+    dataset: str,
+    method: str,
+    encoder: Encoder,
+    *,
+    shots: int | None = None,
+    taken: Collection[str] = (),
+) -> str:
+    """The file of one evaluation: task, data set, method and the first digits of the model's fingerprint.
+
+    Between them stand the shots and a protocol, metric and options of the entry's own, options as a hash; a name that
+    is `taken` by another entry gets a hash of the whole entry.
+    """
     name = Path(dataset.partition("#")[0]).stem
-    parts = [entry.task, *([name] if name.replace("_", "-") != entry.task else []), method, encoder.fingerprint[:8]]
-    return "--".join(re.sub(r"[^\w.+-]+", "-", part) for part in parts) + ".json"
+    parts = [entry.task, *([name] if name.replace("_", "-") != entry.task else [])]
+    parts += [own for own in (entry.protocol, entry.metric, _hash(entry.options)) if own]
+    parts += [method, *([f"{shots}-shot"] if shots is not None else []), encoder.fingerprint[:8]]
+    joined = "--".join(re.sub(r"[^\w.+-]+", "-", part) for part in parts)
+    return f"{joined}.json" if f"{joined}.json" not in taken else f"{joined}--{_hash(entry.model_dump())}.json"
+
+
+def _hash(values: dict[str, Any]) -> str:
+    """Eight digits of some values; nothing of none."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:8] if values else ""
 
 
 def _dataset(entry: Entry, data: Path) -> str | None:
@@ -88,6 +115,7 @@ def _kept(file: Path, asked: dict[str, Any]) -> Result | None:
 def _circumstances(
     entry: Entry,
     dataset: str,
+    data: Path,
     method: str,
     encoder: Encoder,
     memory: Memory | None,
@@ -97,12 +125,14 @@ def _circumstances(
     """What a kept result must agree with; files count as the same while their size and time of change are."""
     from retroclip.version import __version__
 
-    paths = [Path(text.partition("#")[0]) for text in (dataset, entry.train) if text]
+    paths = [Path(dataset.partition("#")[0]), *_files(entry, data)]
+    # Fields that an entry leaves out are not told, so that results from before there were such fields are still found.
+    own = {name: value for name, value in entry.model_dump().items() if name in FIRST_FIELDS or value}
     found: dict[str, Any] = {
         "retroclip": __version__,
-        "entry": entry.model_dump(),
-        "files": [[str(p), *_stamp(p)] for p in paths],
-        "task": _task_record(entry, dataset),
+        "entry": own,
+        "files": [[str(path), *_stamp(path)] for path in paths],
+        "task": None if entry.task == IMAGE_TEXT_RETRIEVAL else _task(entry, dataset).model_dump(mode="json"),
         "model": encoder.fingerprint,
         "precision": encoder.precision,
         "method": method,
@@ -110,11 +140,27 @@ def _circumstances(
         "shots": shots,
         "seeds": list(seeds),
     }
-    return json.loads(json.dumps(found))
+    return json.loads(json.dumps(found, default=str))
 
 
-def _task_record(entry: Entry, dataset: str) -> Any:
-    return None if entry.task == IMAGE_TEXT_RETRIEVAL else task_for(entry.task, dataset).model_dump(mode="json")
+def _task(entry: Entry, dataset: str) -> Task:
+    """The entry's task, with the entry's metric."""
+    return task_for(entry.task, dataset).model_copy(update={"metric": entry.metric} if entry.metric else {})
+
+
+def _options(entry: Entry, data: Path) -> dict[str, Any]:
+    """The options of the entry's protocol; names of files in the data folder become paths."""
+    return {name: str(data / value) if _is_file(value, data) else value for name, value in entry.options.items()}
+
+
+def _is_file(value: Any, data: Path) -> bool:
+    return isinstance(value, str) and (data / value.partition("#")[0]).is_file()
+
+
+def _files(entry: Entry, data: Path) -> list[Path]:
+    """What an entry names in the data folder beside its data set: labelled images to learn from, files of options."""
+    named = [entry.train, *(value for value in entry.options.values() if _is_file(value, data))]
+    return [data / value.partition("#")[0] for value in named if value]
 
 
 def _stamp(path: Path) -> list[int]:
@@ -135,23 +181,42 @@ def _run(
     shots: int | None,
     seeds: Sequence[int],
 ) -> Result:
-    """One evaluation by the task's own protocol; a failure is a result with `error`."""
-    train = None if entry.train is None else str(data / entry.train)
+    """One evaluation by the entry's protocol; a failure is a result with `error`."""
     try:
-        if entry.task == IMAGE_TEXT_RETRIEVAL:
-            used = None if method == "zero-shot" else memory
-            return evaluate_retrieval(encoder, dataset, where=entry.where, memory=used, method=method, seed=seeds[0])
-        task = task_for(entry.task, dataset)
-        if task.protocol != "classification":
-            model = model_for(encoder, task, dataset, memory, method=method, where=entry.where, seed=seeds[0])
-            return run_protocol(task.protocol, model, task, dataset, where=entry.where, method=method)
-        given: dict[str, Any] = {"where": entry.where, "train": train, "shots": shots, "seeds": seeds}
-        return compare(encoder, task, dataset, memory, methods=[method], **given)[-1]
+        kind = IMAGE_TEXT_RETRIEVAL
+        if entry.task != IMAGE_TEXT_RETRIEVAL:
+            task = _task(entry, dataset)
+            kind = entry.protocol or task.protocol
+        _check(entry, kind)
+        train = None if entry.train is None else str(data / entry.train)
+        given: dict[str, Any] = {"where": entry.where, "seeds": seeds}
+        if kind == IMAGE_TEXT_RETRIEVAL:
+            return evaluate_captions(encoder, dataset, memory, method=method, **given)
+        if kind == "classification":
+            return compare(encoder, task, dataset, memory, methods=[method], train=train, shots=shots, **given)[-1]
+        options = _options(entry, data) | ({"train": train} if train else {})
+        return evaluate_protocol(kind, encoder, task, dataset, memory, method=method, options=options, **given)
     except RetroclipError as error:
         name = Path(dataset.partition("#")[0]).stem
         return Result(
             task=entry.task, dataset=name, n=0, method=method, model=encoder.name, metric="", error=str(error)
         )
+
+
+def _check(entry: Entry, kind: str) -> None:
+    """RetroclipError for a field of an entry that its protocol would leave unused."""
+    other = kind not in (IMAGE_TEXT_RETRIEVAL, "classification")
+    usable = {
+        "protocol": kind != IMAGE_TEXT_RETRIEVAL,
+        "metric": kind == "classification",
+        "options": other,
+        "train": kind == "classification" or (other and takes(kind, "train")),
+    }
+    unused = [name for name, usable_here in usable.items() if getattr(entry, name) and not usable_here]
+    if unused:
+        raise RetroclipError(f"`{unused[0]}` of the suite's entry is not for {kind}: leave it out")
+    if "train" in entry.options:
+        raise RetroclipError("`train` belongs to the suite's entry itself, not to its options")
 
 
 def _line(result: Result) -> str:

@@ -139,6 +139,42 @@ def test_predict_with_a_memory(run, model, memory, task):
     assert len(table) == 20
 
 
+@pytest.fixture
+def calibrating(tmp_path, photos, make_encoded):
+    """Class folders of 24 pictures, half of which are in the memory."""
+    for number in range(24):
+        folder = tmp_path / "calibrating" / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes(make_encoded(number if number < 12 else 100 + number))
+    return "calibrating"
+
+
+def test_predict_calibrated_by_images_that_the_memory_does_not_know(run, model, memory, task, calibrating):
+    predicted = run(f"predict {model} {task} photos --memory mem --method tip-adapter --calibrate {calibrating}")
+    told = predicted.err.splitlines()
+    assert told[0] == "12 of the memory's 20 pairs show labelled images and are left out"
+    assert told[1].startswith("calibrated on 24 images: accuracy ")
+    assert len(told) == 2 and len(rows(predicted.out)) == 20
+    assert run("memory info mem --json").out.count('"rows": 20') == 1
+    assert run(f"fuse mem --model {model} --kind mean --out fused -k 3").status == 0
+    again = run(f"predict fused {task} photos --calibrate {calibrating}")
+    assert again.err.splitlines()[0] == told[0]
+
+
+def test_predict_calibrated_without_a_memory_to_an_error_that_is_not_kept(run, model, task, calibrating, tmp_path):
+    for old, new in (
+        ("cat", "was cat"),
+        ("dog", "cat"),
+        ("was cat", "dog"),
+    ):  # the surest answer is right unless swapped
+        (tmp_path / calibrating / old).rename(tmp_path / calibrating / new)
+    predicted = run(f"predict {model} {task} photos --calibrate {calibrating} --max-error 0")
+    told = predicted.err.splitlines()
+    assert len(told) == 2 and told[0].startswith("calibrated on 24 images")
+    assert told[1] == "no probability keeps the error on those images within 0 %: every class is `none`"
+    assert {row["class"] for row in rows(predicted.out)} == {"none"}
+
+
 def test_predict_when_no_image_can_be_read(run, model, task, tmp_path):
     (tmp_path / "text.jpg").write_text("not a picture")
     assert run(f"predict {model} {task} text.jpg").status == 1
@@ -155,6 +191,14 @@ def test_predict_when_no_image_can_be_read(run, model, task, tmp_path):
         ("predict {model} {task} photos --method nosuch", "no method is called 'nosuch'"),
         ("predict {model} {task} photos --method gated-image", "needs a memory"),
         ("predict {other} {task} photos --memory mem", "was made by model"),
+        ("predict {other} {task} photos --memory mem --calibrate {calibrating}", "was made by model"),
+        ("predict {model} {task} photos --calibrate {labelled}", "labelled has 12 images: calibration needs 20"),
+        ("predict {model} {task} photos --method linear-probe", "which only `evaluate` and `compare` take"),
+        (
+            "export {model} --task {task} --memory mem --method tip-adapter --out x",
+            "tip-adapter can't be exported: choose",
+        ),
+        ("export {model} --task {task} --method linear-probe --out x", "which only `evaluate` and `compare` take"),
         ("evaluate {other} {task} {labelled} --memory mem", "was made by model"),
         ("compare {other} {task} {labelled} --memory mem", "was made by model"),
         ("evaluate {model} {task} nosuch.parquet", "nosuch.parquet"),
@@ -169,11 +213,14 @@ def test_predict_when_no_image_can_be_read(run, model, task, tmp_path):
         ("memory delete mem --where 'source = old'", "strings stand in single quotes"),
     ],
 )
-def test_bad_input_is_one_line_and_status_1(run, model, tiny_model, memory, task, labelled, tmp_path, line, told):
+def test_bad_input_is_one_line_and_status_1(
+    run, model, tiny_model, memory, task, labelled, calibrating, tmp_path, line, told
+):
     (tmp_path / "empty").mkdir()
     (tmp_path / "none.yaml").write_text("name: none\nclasses: []\n")
     (tmp_path / "unknown.yaml").write_text("name: x\nclasses: [cat]\ntemplatez: [a]\n")
-    failed = run(line.format(model=model, other=tiny_model(1), task=task, labelled=labelled))
+    named = {"labelled": labelled, "calibrating": calibrating}
+    failed = run(line.format(model=model, other=tiny_model(1), task=task, **named))
     assert failed.status == 1
     assert failed.out == ""
     assert told in failed.line

@@ -46,6 +46,16 @@ def test_regions_of_a_users_own_lvis(run, model, lvis):
     assert again["per_class"] == result["per_class"]
 
 
+def test_detection_on_a_users_own_lvis(run, model, lvis):
+    shown = run(f"evaluate {model} lvis {lvis} --protocol detection --set.proposals truth --json")
+    assert shown.status == 0, shown.err
+    result = json.loads(shown.out)
+    assert (result["protocol"], result["metric"], result["n"]) == ("detection", "ap50", 4)
+    # As with regions: where the third class was looked for, all boxes are of it; other images don't count.
+    assert result["per_class"]["alarm clock"] == 1.0 and set(result["metrics"]) >= {"ap50", "ap50-novel"}
+    assert result["options"]["detections"] == 2 * 2 * 2 + 2 * 1 * 2  # images, boxes, classes that were looked for
+
+
 def test_lvis_in_the_suite_of_ra_clip(run, model, lvis):
     shown = run(f"evaluate {model} --suite ra-clip --data data --out results --json")
     assert shown.status == 0 and "and left out: imagenet" in shown.err

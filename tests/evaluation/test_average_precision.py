@@ -45,7 +45,7 @@ def by_pycocotools(truth, detections, max_detections=100):
         gt.dataset = coco_record(truth, N_IMAGES, N_CLASSES)
         gt.createIndex()
         evaluation = COCOeval(gt, gt.loadRes(coco_results(detections)), "bbox")
-        evaluation.params.maxDets = [1, 10, max_detections]
+        evaluation.params.maxDets = [max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
@@ -63,6 +63,24 @@ def test_ap_equals_pycocotools(seed, max_detections):
     np.testing.assert_allclose(ap.ap, expected.mean(axis=0), atol=1e-9)
     np.testing.assert_allclose(ap.ap50, expected[0], atol=1e-9)
     assert np.isnan(ap.ap[-1]) and ap.mean() == pytest.approx(np.nanmean(expected.mean(axis=0)))
+
+
+def test_without_a_limit_all_detections_count():
+    side = np.arange(250)
+    box = np.stack([side % 25 * 10, side // 25 * 10, np.full(250, 8), np.full(250, 8)], axis=1).astype(float)
+    truth = Boxes(np.zeros(250, int), np.zeros(250, int), box)
+    detections = Boxes(truth.image, truth.label, box, np.linspace(1, 0.1, 250))
+    shape = {"n_images": N_IMAGES, "n_classes": N_CLASSES}
+    # Recall ends at 100 of 250: the points 0, 0.01, …, 0.4 have precision 1, the other ones 0.
+    assert coco_average_precision(truth, detections, **shape).ap[0] == pytest.approx(41 / 101)
+    assert coco_average_precision(truth, detections, **shape, max_detections=None).ap[0] == pytest.approx(1)
+    assert ap_interval(truth, detections, **shape, resamples=9, max_detections=None) == pytest.approx((1, 1))
+    dense = scene(6)[1]
+    dense = Boxes(dense.image % 2, dense.label, dense.box, dense.scores)
+    truth = scene(6)[0]
+    truth = Boxes(truth.image % 2, truth.label, truth.box, crowd=truth.crowd)
+    expected = by_pycocotools(truth, dense, 10000).mean(axis=0)
+    np.testing.assert_allclose(coco_average_precision(truth, dense, **shape, max_detections=None).ap, expected)
 
 
 @pytest.mark.parametrize("seed", range(4))

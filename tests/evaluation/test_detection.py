@@ -1,5 +1,6 @@
 """RegionCLIP's protocol on pictures of coloured boxes, and proposals of every kind."""
 
+import io
 import json
 
 import numpy as np
@@ -9,19 +10,18 @@ import torch
 from retroclip.errors import ModelError, SourceError
 from retroclip.evaluation.average_precision import Boxes
 from retroclip.evaluation.boxes import load_boxes
+from retroclip.evaluation.detected import beside_untrained, keep_best, summarise_detections
 from retroclip.evaluation.detection import (
     BASE_SHARE,
     NOVEL_SHARE,
     OBJECTNESS,
-    beside_untrained,
     finite,
-    keep_best,
     mixed,
-    summarise_detections,
     with_background,
 )
-from retroclip.evaluation.proposals import choose_proposals, grid, read_proposals, suppressed
+from retroclip.evaluation.proposals import choose_proposals, grid, read_proposals
 from retroclip.evaluation.protocols import run_protocol
+from retroclip.pairs import decode_image
 from retroclip.tasks import Task
 
 from .test_regions import ColourEncoder, picture, write
@@ -52,24 +52,61 @@ def test_given_boxes_and_those_that_can_not_be_used(tmp_path, boxed):
         {"image_id": keys[0], "bbox": [2, 3, 8, 8], "score": 0.9},
         {"file_name": "00000001.png", "bbox": [0, 0, 20, 20]},
     ]
+    rows += [{"file_name": "00000001.png", "bbox": [i, 0, 2, 2], "score": 0} for i in range(8)]
     rows += [{"image_id": "other", "bbox": [0, 0, 1, 1]}, {"image_id": keys[2], "bbox": [0, 0, 0, 1]}]
+    rows += [{"image_id": 0, "bbox": [30, 20, 5, 5]}]
     path = tmp_path / "p.json"
     path.write_text(json.dumps(rows))
     data = load_boxes(TASK, boxed, empty=True)
     given = read_proposals(path, data)
-    assert [len(scores) for _, scores in given] == [1, 1, 0] and given[0][1][0] == 0.9
+    assert [len(scores) for _, scores in given] == [2, 9, 0] and given[0][1][0] == 0.9
     assert "no area" in data.rejected[0]
     result = run_protocol("detection", ColourEncoder(), TASK, boxed, options={"proposals": str(path)})
     assert result.per_class == {"red": 1.0, "green": 0.0, "blue": 1.0}
     path.write_text('[{"image_id": "x", "bbox": [1, 1, 2, 2]}]')
-    with pytest.raises(SourceError, match="no usable box"):
+    with pytest.raises(SourceError, match="no box for any of the 3 images"):
         choose_proposals(str(path), data, limit=9)
-    for text in ("{", '{"a": 1}', "[1]"):
+    for text in ("{", '{"a": 1}', "[1]", '[{"image_id": 1, "bbox": 5}]'):
         path.write_text(text)
         with pytest.raises(SourceError, match="not a list"):
             read_proposals(path, data)
     with pytest.raises(SourceError, match="choose grid"):
         choose_proposals("rpn", data, limit=9)
+
+
+@pytest.fixture
+def scored(tmp_path, boxed):
+    """A writer of proposals for the second image, one a score, and the set they are read for."""
+    path = tmp_path / "scored.json"
+
+    def write_scores(*scores):
+        path.write_text(json.dumps([{"image_id": 1, "bbox": [0, 0, 20, 20], "score": score} for score in scores]))
+        return path
+
+    return write_scores, boxed
+
+
+@pytest.mark.parametrize("score", [-0.7, 3.2, 1.01])
+def test_scores_that_are_no_probabilities_are_refused(scored, score):
+    write_scores, boxed = scored
+    path = write_scores(0.9, score)
+    with pytest.raises(SourceError, match=rf"scored\.json.*00000001 the score {score}.*from 0 to 1"):
+        run_protocol("detection", ColourEncoder(), TASK, boxed, options={"proposals": str(path)})
+
+
+def test_scores_that_are_no_numbers_are_counted(scored):
+    write_scores, boxed = scored
+    nan = float("nan")
+    path = write_scores(*[0.9] * 20, nan, float("inf"), 1 + 1e-7, -1e-9)
+    result = run_protocol("detection", ColourEncoder(), TASK, boxed, options={"proposals": str(path)})
+    assert result.rejected == ["boxes/00000001: proposal: a score that isn't a number"] * 2
+    assert result.per_class["blue"] == 1.0
+    data = load_boxes(TASK, boxed, empty=True)
+    scores = read_proposals(path, data)[1][1]
+    assert scores.min() == 0 and scores.max() == 1 and len(scores) == 22
+    for wrong in ([nan] * 3, [0.5, 0.5, nan]):
+        with pytest.raises(SourceError, match=r"scored\.json: \d proposals can't be used, such as .* isn't a number"):
+            read_proposals(write_scores(*wrong), data)
 
 
 def test_a_grid_covers_the_image_and_finds_something(boxed):
@@ -92,7 +129,6 @@ def test_non_maximum_suppression_is_per_class():
     kept = keep_best(boxes, scores, 7)
     assert list(zip(kept.label.tolist(), kept.scores.tolist(), strict=True)) == [(0, 0.9), (1, 0.4), (1, 0.3)]
     assert set(kept.image.tolist()) == {7}
-    assert suppressed((boxes, np.array([0.5, 0.9, 0.1])), 0.5, 9)[1].tolist() == [0.9, 0.1]
 
 
 def test_mixed_scores_are_geometric_means():
@@ -116,6 +152,33 @@ def test_what_is_trained_stands_beside_what_is_not(boxed):
     assert (found.metrics["zero-shot-ap50"], found.metrics["grid-ap50-novel"]) == (1.0, 0.0)
     assert (found.metrics["gain-ap50"], found.intervals["gain-ap50"]) == (0.0, (0.0, 0.0))
     assert (found.metrics["gain-over-grid-ap50-novel"], found.metrics["gain-over-grid-ap50"]) == (1.0, 1.0)
+
+
+class AllRed:
+    """In place of a trained detector: one red box an image."""
+
+    def detect(self, image):
+        return np.array([[2.0, 3, 8, 8]]), np.array([[0.9, 0.01, 0.01]]), np.array([0.8])
+
+
+def test_what_can_not_be_used_of_both_sets_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr("retroclip.training.detector.train_detector", lambda *_, **__: AllRed())
+    over = [BOXES[0], [("blue", 30.0, 5.0, 20.0, 5.0)]]
+    val = write(tmp_path / "val.parquet", [picture(own) for own in over], over)
+    learnt = [[("red", 1.0 + i, 2.0, 9.0, 9.0)] for i in range(12)]
+    images = [picture(own) for own in learnt]
+    learnt[3].append(("green", 1.0, 1.0, 0.0, 4.0))
+    train = write(tmp_path / "train.parquet", images, learnt)
+    result = run_protocol("detection", ColourEncoder(), TASK, val, options={"train": train, "resamples": 0})
+    assert (result.options["train"], result.options["proposals"], result.seed) == (str(train), "network", 0)
+    assert result.rejected == ["training set: train/00000003: a box of no area (0 x 4)"]
+    assert result.options["clipped"] == 1 and result.per_class == {"red": 1.0, "green": 0.0, "blue": 0.0}
+
+    stream = io.BytesIO()
+    decode_image(picture(over[0])).save(stream, "BMP")
+    same = write(tmp_path / "same.parquet", [*images, stream.getvalue()], [*learnt, over[0]])
+    with pytest.raises(SourceError, match=r"same\.parquet holds images that are evaluated"):
+        run_protocol("detection", ColourEncoder(), TASK, val, options={"train": same})
 
 
 def test_scores_that_are_no_numbers_are_refused():

@@ -70,6 +70,14 @@ def test_coloured_boxes_are_all_right(boxed):
     assert retroclip.Result.model_validate_json(result.model_dump_json()).protocol == "regions"
 
 
+def test_every_box_of_a_crowded_image_counts(tmp_path):
+    crowd = [("red", float(x), float(y), 5.0, 4.0) for x in range(0, 120, 8) for y in range(0, 80, 8)]
+    assert len(crowd) == 150
+    source = write(tmp_path / "crowded.parquet", [picture(crowd, size=(128, 96))], [crowd])
+    result = run_protocol("regions", ColourEncoder(), TASK, source)
+    assert (result.value, result.interval, result.options["boxes"]) == (1.0, (1.0, 1.0), 150)
+
+
 def test_wrong_boxes_are_counted_or_refused(tmp_path, boxed):
     images = [picture([("red", 1, 1, 9, 9)]) for _ in range(12)]
     good = [[("red", 1.0, 1.0, 9.0, 9.0)] for _ in range(12)]
@@ -129,5 +137,9 @@ def test_classes_that_nobody_looked_for_are_left_out(boxed):
     data.verified, data.not_exhaustive = {0: {0, 1}, 2: {0, 2}}, {0: {0}, 2: {2}}
     kept = scored_boxes(data, ~data.crowd, lambda rows: scores[rows])
     found = sorted(zip(kept.image.tolist(), kept.box[:, 0].tolist(), kept.label.tolist(), strict=True))
-    # Image 0 has a red (0) and a green (1) box: red wasn't searched to the end, so the green box is no wrong red.
-    assert found == [(0, 2.0, 0), (0, 2.0, 1), (0, 20.0, 1), (1, 0.0, 0), (1, 0.0, 1), (1, 0.0, 2), (2, 10.0, 0)]
+    first = [(0, 2.0, 0), (0, 2.0, 1), (0, 20.0, 0), (0, 20.0, 1)]
+    assert found == [*first, (1, 0.0, 0), (1, 0.0, 1), (1, 0.0, 2), (2, 10.0, 0), (2, 10.0, 2)]
+    # Red (0) of the first image and blue (2) of the third weren't searched to the end: a crowd as large as the image.
+    rest = data.truth.select(np.flatnonzero(data.truth.crowd))
+    assert (rest.image.tolist(), rest.label.tolist()) == ([0, 2], [0, 2])
+    assert rest.box.tolist() == [[0, 0, 40, 30]] * 2 and len(data.truth) == len(data.labels) + 2

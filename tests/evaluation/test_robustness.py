@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from retroclip.evaluation.robustness import NoisyMemory, replaced, with_noise
+from retroclip.evaluation.robustness import CorruptedMemory, replaced, with_noise
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.25, 2), (0.5, 4), (1.0, 8)])
@@ -40,7 +40,7 @@ class Rows:
 
 def test_random_neighbours_have_text_and_their_own_cosines():
     memory = Rows()
-    noisy, queries = NoisyMemory(memory, 0.5), memory.rows[:20]
+    noisy, queries = CorruptedMemory(memory, 0.5), memory.rows[:20]
     hits, clean = noisy.search(queries, k=4), memory.search(queries, k=4)
     np.testing.assert_allclose(hits.scores, np.take_along_axis((queries @ memory.rows.T).numpy(), hits.ids, 1), 1e-5)
     changed = hits.ids != clean.ids

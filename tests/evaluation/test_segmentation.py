@@ -15,6 +15,7 @@ from retroclip.evaluation.bootstrap import resample_counts
 from retroclip.evaluation.confusion import class_iou, confusion, majority_matrix, mean_iou, pixel_accuracy
 from retroclip.evaluation.protocols import run_protocol
 from retroclip.evaluation.segmentation import MaskedImages, beside_untrained, load_masks, summarise_masks
+from retroclip.report.tables import footnotes
 from retroclip.tasks import Task
 
 TASK = Task("ground", classes=["sky", "road", "tree"], novel=["tree"], ignored=["void"])
@@ -42,9 +43,9 @@ def test_confusion_refuses_other_shapes_and_indices():
         confusion(np.zeros((2, 2), int), np.full((2, 2), 7), 2)
 
 
-def png(values):
+def png(values, kind="PNG"):
     stream = io.BytesIO()
-    Image.fromarray(np.asarray(values, np.uint8)).save(stream, "PNG")
+    Image.fromarray(np.asarray(values, np.uint8)).save(stream, kind)
     return stream.getvalue()
 
 
@@ -93,7 +94,7 @@ def test_masks_that_do_not_fit(tmp_path, masked, make_encoded):
     assert "colours" in data.rejected[0]
 
 
-def scenes(path, numbers):
+def scenes(path, numbers, kind="PNG"):
     """Skies of several heights over a road; the tree is novel, and pixels of it are there."""
     images, masks = [], []
     for number in numbers:
@@ -101,7 +102,7 @@ def scenes(path, numbers):
         values, mask = np.zeros((32, 48, 3), np.uint8), np.full((32, 48), 4)
         values[:line], values[line:], values[line:, :9] = (80, 120, 250), (90, 90, 90 + number), (20, 120, 20)
         mask[:line], mask[line:, :9] = 0, 5
-        images.append(png(values))
+        images.append(png(values, kind))
         masks.append(png(mask))
     return write(path, images, masks)
 
@@ -115,19 +116,32 @@ def test_a_student_stands_beside_the_untrained_model(tmp_path, tiny_model, stude
     untrained = run_protocol("segmentation", encoder, TASK, val, options={"size": 32})
     assert (result.method, result.n, result.options["seed"]) == (student, 4, 1)
     assert ("targets" in result.options) == (student == "maskformer")
+    assert (result.seed, untrained.seed) == (1, None)
     for part in ("miou", "miou-novel", "miou-base"):
         assert result.metrics[f"zero-shot-{part}"] == pytest.approx(untrained.metrics[part])
         assert result.metrics[f"gain-{part}"] == pytest.approx(result.metrics[part] - untrained.metrics[part])
         low, high = result.intervals[f"gain-{part}"]
         assert -1 <= low <= high <= 1
-    with pytest.raises(SourceError, match="holds images that are evaluated"):
-        run_protocol("segmentation", encoder, TASK, train, options=options)
+    for same in (train, scenes(tmp_path / "again.parquet", range(6), "BMP")):
+        with pytest.raises(SourceError, match="holds images that are evaluated"):
+            run_protocol("segmentation", encoder, TASK, same, options=options)
     with pytest.raises(RetroclipError, match="option student"):
         run_protocol("segmentation", encoder, TASK, val, options=options | {"student": "unet"})
 
 
+def test_masks_of_the_training_set_that_can_not_be_used_are_reported(tmp_path, tiny_model):
+    encoder = retroclip.load(tiny_model(0), precision="fp32")
+    val, train = scenes(tmp_path / "val.parquet", range(20, 24)), tmp_path / "train.parquet"
+    table = pq.read_table(scenes(train, range(12)))
+    masks = [*table["mask"].to_pylist()[:11], png(np.zeros((5, 5)))]
+    pq.write_table(table.set_column(1, "mask", pa.array(masks, pa.binary())), train)
+    result = run_protocol("segmentation", encoder, TASK, val, options={"train": str(train), "size": 32, "epochs": 1})
+    assert result.rejected == ["training set: train/00000011: a mask of 5 x 5 for an image of 48 x 32 pixels"]
+    assert "1 evaluation images or masks (1 of them in the training set) could not" in " ".join(footnotes([result]))
+
+
 def test_options_of_a_student_that_is_not_there_are_refused():
-    with pytest.raises(RetroclipError, match="name a set with masks as train"):
+    with pytest.raises(RetroclipError, match="option student of protocol segmentation is for training"):
         run_protocol("segmentation", None, TASK, "nowhere", options={"student": "maskformer"})
     with pytest.raises(RetroclipError, match="for the maskformer student alone, not for maskclip"):
         run_protocol("segmentation", None, TASK, "nowhere", options={"train": "nowhere", "targets": "base"})

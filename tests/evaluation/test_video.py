@@ -91,11 +91,15 @@ def test_a_video_transformer_learns_and_answers_for_other_classes(tmp_path, rows
     import retroclip
 
     encoder = retroclip.load(tiny_model(0), precision="fp32")
-    train = write(tmp_path / "train.parquet", [row for row in rows if row[3] != "blue"])
+    known = [row for row in rows if row[3] != "blue"]
+    more = [(image, f"more-{clip}", frame, label) for image, clip, frame, label in known]
+    train = write(tmp_path / "train.parquet", [*known, *more, (b"x", "bad", 0, "red")])
     shifted = [(image + b" ", f"val-{clip}", frame, label) for image, clip, frame, label in rows]
     val = write(tmp_path / "val.parquet", shifted)
     result = run_protocol("video", encoder, TASK, val, options={"train": train, "epochs": 3})
+    assert result.seed == 0 and run_protocol("video", encoder, TASK, val).seed is None
     assert result.method == "video-transformer" and result.n == 12 and 0 <= result.value <= 1
+    assert len(result.rejected) == 1 and result.rejected[0].startswith("training set: bad: ")
     with pytest.raises(SourceError, match="another split"):
         run_protocol("video", encoder, TASK, train, options={"train": train})
 

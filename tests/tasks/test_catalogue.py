@@ -5,7 +5,9 @@ import re
 import open_clip
 import pyarrow.parquet as pq
 import pytest
+from torchvision.datasets import Cityscapes
 
+from retroclip.pairs.voc import VOC_MASK_CLASSES
 from retroclip.tasks import Task, catalogue, template_sets
 from retroclip.tasks.shared import imagenet_classes
 
@@ -18,7 +20,8 @@ COUNTS = {
     "imagenet-a": 200, "imagenet-r": 200, "imagenet-sketch": 1000, "imagenet-v2": 1000, "intel-scenes": 6,
     "kinetics400": 400, "kitti-distance": 4, "mnist": 10, "oxford-pets": 37, "pcam": 2, "rendered-sst2": 2,
     "resisc45": 45, "stanford-cars": 196, "stanford-dogs": 120, "stl10": 10, "sun397": 397, "svhn": 10,
-    "tiny-imagenet": 200, "ucf101": 101, "voc2007": 20,
+    "tiny-imagenet": 200, "ucf101": 101, "voc2007": 20, "ade20k": 150, "cityscapes": 19, "coco-stuff": 171,
+    "kinetics600": 600, "objects365": 365, "places365": 365, "voc-segmentation": 21,
 }  # fmt: skip
 
 SHARED = {
@@ -80,6 +83,33 @@ def test_the_80_templates_are_figure_1_of_ra_clip(shared_data):
     lines = [line for line in paper.splitlines() if line.count("{label}") == 4]
     figure = {re.sub(r"\{label\}", "{}", cell.strip()) for line in lines for cell in line.split("\t")}
     assert len(figure) == 80 and figure == set(template_sets()["imagenet"])
+
+
+def test_segmentation_classes_are_in_the_order_of_their_mask_values():
+    order = {each.train_id: each.name for each in Cityscapes.classes if 0 <= each.train_id < 255}
+    task = Task.load("cityscapes")
+    assert [order[index] for index in range(19)] == task.classes
+    assert {each.name for each in Cityscapes.classes} <= {*task.classes, *task.ignored}
+    assert Task.load("voc-segmentation").classes == list(VOC_MASK_CLASSES.values())
+    stuff = Task.load("coco-stuff")
+    assert stuff.classes[:80] == Task.load("coco").classes and stuff.classes[80:] == sorted(stuff.classes[80:])
+    assert all("-" not in stuff.display_name(name) for name in stuff.classes)
+    assert Task.load("ade20k").classes[:3] == ["wall", "building", "sky"]
+    protocols = {Task.load(name).protocol for name in ("ade20k", "cityscapes", "coco-stuff", "voc-segmentation")}
+    assert protocols == {"segmentation"} and Task.load("objects365").protocol == "detection"
+
+
+def test_larger_lists_agree_with_their_smaller_kin():
+    kinetics = Task.load("kinetics600")
+    # The length of the published list, a class a line.
+    assert sum(len(name) + 1 for name in kinetics.classes) == 9209
+    assert sum(name in kinetics.label_index for name in Task.load("kinetics400").classes) == 369
+    # Places365's paths, as its list of categories has them.
+    index = Task.load("places365").label_index
+    assert index["apartment_building/outdoor"] == 8 and index["zen_garden"] == 364
+    objects = Task.load("objects365")
+    assert objects.display_name("Moniter/TV") == "monitor or TV" and objects.label_index["Table Tennis "] == 364
+    assert all("/" not in objects.display_name(name) for name in objects.classes)
 
 
 def test_template_counts_of_clip():

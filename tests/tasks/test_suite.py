@@ -25,7 +25,11 @@ def test_a_suite_of_ones_own(tmp_path):
     file.write_text("tasks:\n- cifar10\n- {task: caltech101, dataset: 'c.parquet#val', train: 'c.parquet#train'}\n")
     suite = load_suite(file)
     assert suite.name == "mine" and suite.tasks[0].dataset is None and suite.tasks[1].train == "c.parquet#train"
-    for text, complaint in (("tasks: []", "lists no tasks"), ("tasks: [{task: a, split: b}]", "Extra inputs")):
+    for text, complaint in (
+        ("tasks: []", "lists no tasks"),
+        ("tasks: [{task: a, split: b}]", "Extra inputs"),
+        ("tasks: [{task: a, metric: top3}]", "metric"),
+    ):
         file.write_text(text)
         with pytest.raises(TaskError, match=complaint):
             load_suite(file)
@@ -42,6 +46,23 @@ def test_data_by_the_name_of_its_task_and_never_its_training_split(tmp_path):
     assert find_dataset(tmp_path, "pets") == f"{tmp_path}/pets.parquet"
     assert find_dataset(tmp_path, "dtd") == f"{tmp_path}/dtd#test"
     assert find_dataset(tmp_path, "food101") is None
+
+
+def test_published_layouts_and_valid_folders_and_voc_image_sets(tmp_path):
+    (tmp_path / "pets" / "train").mkdir(parents=True)
+    (tmp_path / "pets" / "valid").mkdir()
+    assert find_dataset(tmp_path, "pets") == f"{tmp_path}/pets#valid"
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    (tmp_path / "coco" / "val2017").mkdir()
+    for name in ("instances_train2017", "instances_val2017", "captions_val2017"):
+        (tmp_path / "coco" / "annotations" / f"{name}.json").write_text("{}")
+    assert find_dataset(tmp_path, "coco") == f"{tmp_path}/coco/annotations/instances_val2017.json"
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (tmp_path / "voc2007" / folder).mkdir(parents=True)
+    for name, split in (("trainval", "val"), ("val", "val"), ("cat_test", "val"), ("test", "test")):
+        (tmp_path / "voc2007" / "ImageSets" / "Main" / f"{name}.txt").write_text("000001\n")
+        if name != "trainval":
+            assert find_dataset(tmp_path, "voc2007") == f"{tmp_path}/voc2007#{split}"
 
 
 def test_imagenet_v2_is_found_by_the_numbers_of_its_folders():

@@ -3,6 +3,7 @@
 from retroclip.classifiers.cache import CacheClassifier, tip_adapter, tip_x
 from retroclip.classifiers.calibration import CalibratedClassifier, fit_temperature, threshold_for
 from retroclip.classifiers.classifier import Classifier, LinearClassifier
+from retroclip.classifiers.exporting import as_module
 from retroclip.classifiers.linear import real_linear
 from retroclip.classifiers.naming import memory_captions, most_frequent_names, real_prompt
 from retroclip.classifiers.primed import primed
@@ -15,6 +16,7 @@ __all__ = [
     "CalibratedClassifier",
     "Classifier",
     "LinearClassifier",
+    "as_module",
     "class_texts",
     "fit_temperature",
     "linear_probe",

@@ -216,6 +216,11 @@ class Known:
             return torch.ones(len(numbers))
         return self._relevance(*self._nearest(self.rows[numbers], itself=numbers.numpy()))
 
+    @property
+    def density(self) -> tuple[Tensor, float]:
+        """Of each known row the mean cosine of its own neighbours (m,), and how that varies: ū and σ of `relevance`."""
+        return self._density.usual("image", self._ids[:, None])[:, 0], self._density.spread("image")
+
     def _nearest(self, queries: Tensor, itself: np.ndarray | None = None) -> tuple[Tensor, np.ndarray]:
         banned = None if itself is None else [np.array([row]) for row in itself]
         ids, scores = exact_search(queries, self.rows, self._ids, NEIGHBOURS, exclude=banned)

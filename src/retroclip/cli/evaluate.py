@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.options import (
@@ -24,6 +24,7 @@ from retroclip.cli.train import parse_settings
 
 if TYPE_CHECKING:
     from retroclip.evaluation import Result
+    from retroclip.memory import Memory
 
 SEEDS_OF_TRAINED = 3
 
@@ -40,8 +41,11 @@ def evaluate(
     train: Train = None,
     shots: Shots = None,
     where: Where = None,
-    seed: int = 0,
-    seeds: Annotated[int | None, Parameter(help="Runs; default: 3 with --train, else 1.")] = None,
+    seed: int | None = None,
+    seeds: Annotated[
+        int | None,
+        Parameter(help="Runs; default: 3 with --train or --suite, else 1.", validator=validators.Number(gte=1)),
+    ] = None,
     metric: MetricName = None,
     suite: str | None = None,
     data: Path | None = None,
@@ -70,53 +74,46 @@ def evaluate(
     memory
         The memory to use, for methods that need one.
     seed
-        The seed of the first run.
+        The seed of the first run (default: 0), for methods that are trained and protocols that draw or train.
     suite
         Instead of TASK and DATASET: a list of tasks, elevater-20, kornblith-12, ra-clip, imagenet-variants, or a YAML
-        file (`tasks: [{task: pets, dataset: pets.parquet#test, train: pets.parquet#train}]`). `--method` may then
-        name several, with commas between.
+        file (`tasks: [{task: pets, dataset: pets.parquet#test, train: pets.parquet#train}]`, also with `where`,
+        `protocol`, `options` and `metric`). `--method` may then name several, with commas between.
     data
         The folder with the data of a suite, each by the name of its task (`food101.parquet`, `food101/`).
     out
         The folder for a suite's results, one JSON file each; what is there already is not measured again.
     """
     if suite is not None:
-        if task or dataset or where or metric or protocol or settings or data is None or out is None:
+        if task or dataset or where or metric or protocol or train or settings or data is None or out is None:
             raise WrongUsageError("evaluate: --suite takes --data and --out, and its tasks and data from the suite")
         return evaluate_suite(model, suite, data, out, memory, method, shots, seed, seeds, precision, json)
     if task is None or dataset is None:
         raise WrongUsageError("evaluate: name a TASK and a DATASET, or a --suite")
     if data or out:
         raise WrongUsageError("evaluate: --data and --out belong to --suite")
-    count = read_shots(shots, train)
+    count, asked = read_shots(shots, train), parse_settings(settings, "evaluate")
     from retroclip.encoders import load
     from retroclip.errors import RetroclipError
-    from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL, compare, evaluate_retrieval
-    from retroclip.evaluation.protocols import model_for, run_protocol
+    from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL, compare
+    from retroclip.evaluation.protocol_runs import evaluate_captions, evaluate_protocol
     from retroclip.memory import Memory
-    from retroclip.prediction import default_method
     from retroclip.tasks import task_for
 
-    asked = parse_settings(settings, "evaluate")
     loaded = None if task == IMAGE_TEXT_RETRIEVAL else task_for(task, dataset)
+    kind = IMAGE_TEXT_RETRIEVAL if loaded is None else protocol or loaded.protocol
+    check_unused(kind, {"--protocol": protocol, "--train": train, "--metric": metric}, asked)
     opened = Memory.open(memory) if memory else None
+    chosen = method or default_for(kind, opened, train)
+    runs = seeds_of(kind, chosen, asked, seed, seeds, default=SEEDS_OF_TRAINED if train else 1)
     if loaded is None:
-        if train:
-            raise WrongUsageError(f"evaluate: {task} has no classes to learn: leave out --train")
         encoder = load(model, precision=precision)
-        result = evaluate_retrieval(encoder, dataset, where=where, memory=opened, method=method, seed=seed)
-    elif (chosen_protocol := protocol or loaded.protocol) != "classification":
-        if train:
-            raise WrongUsageError(f"evaluate: --train is for classification, not for {chosen_protocol}")
-        chosen = method or default_method(opened)
+        result = evaluate_captions(encoder, dataset, opened, method=chosen, where=where, seeds=runs)
+    elif kind != "classification":
         encoder = load(model, precision=precision)
-        used = model_for(encoder, loaded, dataset, opened, method=chosen, where=where, seed=seed)
-        result = run_protocol(chosen_protocol, used, loaded, dataset, where=where, method=chosen, options=asked)
+        given: dict[str, Any] = {"method": chosen, "where": where, "seeds": runs, "options": asked}
+        result = evaluate_protocol(kind, encoder, loaded, dataset, opened, **given)
     else:
-        if asked:
-            raise WrongUsageError(f"evaluate: --set.{next(iter(asked))} is an option of other protocols (--protocol)")
-        chosen = method or ("linear-probe" if train else default_method(opened))
-        runs = range(seed, seed + (seeds or (SEEDS_OF_TRAINED if train else 1)))
         loaded = loaded.model_copy(update={"metric": metric} if metric else {})
         encoder = load(model, precision=precision)
         result = compare(
@@ -126,6 +123,52 @@ def evaluate(
         raise RetroclipError(f"{result.method}: {result.error}")
     show(result, json)
     return 0
+
+
+def check_unused(kind: str, options: dict[str, Any], asked: dict[str, Any]) -> None:
+    """WrongUsageError for an option, or a setting in `asked`, that a protocol would leave unused."""
+    from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL
+    from retroclip.evaluation.protocols import takes
+
+    if kind == "classification":
+        if asked:
+            raise WrongUsageError(f"evaluate: --set.{next(iter(asked))} is an option of other protocols (--protocol)")
+        return
+    retrieval = kind == IMAGE_TEXT_RETRIEVAL
+    unused = [name for name, value in options.items() if value is not None and (retrieval or name != "--protocol")]
+    unused += [f"--set.{name}" for name in asked] if retrieval else []
+    if unused:
+        learns = unused[0] == "--train" and not retrieval and takes(kind, "train")
+        hint = ", it learns from --set.train" if learns else ""
+        raise WrongUsageError(f"evaluate: leave out {unused[0]}: {kind} has no use for it{hint}")
+
+
+def default_for(kind: str, memory: "Memory | None", train: str | None) -> str:
+    """The method used when none is named."""
+    from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL
+    from retroclip.prediction import default_method
+
+    if train:
+        return "linear-probe"
+    return "mean-neighbours" if kind == IMAGE_TEXT_RETRIEVAL and memory is not None else default_method(memory)
+
+
+def seeds_of(
+    kind: str, method: str, asked: dict[str, Any], seed: int | None, seeds: int | None, *, default: int
+) -> range:
+    """The seeds of the runs; WrongUsageError where they were named and nothing depends on them, or named twice."""
+    from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL
+    from retroclip.evaluation.protocols import draws
+    from retroclip.methods import get_method
+
+    named = [name for name, value in (("--seed", seed), ("--seeds", seeds)) if value is not None]
+    drawn = kind not in (IMAGE_TEXT_RETRIEVAL, "classification") and draws(kind, asked)
+    if named and "seed" in asked:
+        raise WrongUsageError(f"evaluate: the seed is named twice: leave out {named[0]} or --set.seed")
+    if named and not drawn and not get_method(method).trained:
+        raise WrongUsageError(f"evaluate: {kind} by {method} trains and draws nothing: leave out {named[0]}")
+    first = seed or 0
+    return range(first, first + (seeds or default))
 
 
 def show(results: "Result | list[Result]", json: bool) -> None:
@@ -146,7 +189,7 @@ def evaluate_suite(
     memory: MemoryName | None,
     method: str | None,
     shots: str | None,
-    seed: int,
+    seed: int | None,
     seeds: int | None,
     precision: str,
     json: bool,
@@ -154,6 +197,7 @@ def evaluate_suite(
     """`evaluate --suite`: every entry whose data is there; 1 if one of them failed."""
     from retroclip.encoders import load
     from retroclip.memory import Memory
+    from retroclip.methods import get_method
     from retroclip.prediction import default_method
     from retroclip.suites import run_suite
     from retroclip.tasks import load_suite
@@ -161,7 +205,14 @@ def evaluate_suite(
     loaded, count = load_suite(name), read_shots(shots, "the suite")
     opened = Memory.open(memory) if memory else None
     methods = split_words(method) if method else [default_method(opened)]
-    runs = range(seed, seed + (seeds or SEEDS_OF_TRAINED))
+    if shots is not None and not any(get_method(each).needs_train for each in methods):
+        raise WrongUsageError("evaluate: --shots is for methods that learn from labelled images: name one by --method")
+    # A task of one's own, a file, may have a protocol that draws.
+    own = [entry for entry in loaded.tasks if entry.train or entry.protocol or Path(entry.task).suffix]
+    drawn = own or any(get_method(each).trained for each in methods)
+    if (seed is not None or seeds is not None) and not drawn:
+        raise WrongUsageError("evaluate: nothing in this suite is trained or drawn: leave out --seed and --seeds")
+    runs = range(seed or 0, (seed or 0) + (seeds or SEEDS_OF_TRAINED))
     encoder = load(model, precision=precision)
     given: dict[str, Any] = {"methods": methods, "memory": opened, "shots": count, "seeds": runs, "tell": say}
     results = run_suite(encoder, loaded, data, out, **given)

@@ -32,18 +32,17 @@ def export(
     task
         Classes to put behind the image tower (ONNX): a catalogue name, a YAML file, or `'cat, dog'`.
     memory
-        For a --method that makes its classifier from a memory; only linear ones can be exported.
+        For a --method that makes its classifier from a memory: primed, real-linear, stacked-linear, ….
     """
     if format == "open_clip" and (task or memory or method):
         raise WrongUsageError("export: an open_clip model has no classes: leave out --task, --memory and --method")
     if task is None and (memory or method):
         raise WrongUsageError("export: --memory and --method are for the classes of a --task")
 
-    from retroclip.classifiers import LinearClassifier
+    from retroclip.classifiers import as_module
     from retroclip.encoders import load
     from retroclip.encoders.export import export_onnx
     from retroclip.encoders.merging import merge_gates
-    from retroclip.errors import ModelError
     from retroclip.memory import Memory
     from retroclip.prediction import build_classifier
     from retroclip.tasks import Task
@@ -57,11 +56,5 @@ def export(
     else:
         opened = Memory.open(memory) if memory else None
         classifier = build_classifier(encoder, Task.load(task), method=method, memory=opened)
-        if not isinstance(classifier, LinearClassifier):
-            raise ModelError(
-                f"method {method!r} makes no classifier that is linear in the embedding alone: export zero-shot, "
-                "primed or real-linear"
-            )
-        weights, names = classifier.scale * classifier.weights, classifier.classes
-        difference = export_onnx(classifier.encoder, out, weights=weights, bias=classifier.bias, classes=names)
+        difference = export_onnx(classifier.encoder, out, head=as_module(classifier), classes=classifier.classes)
     say(f"model: {out} (largest difference to the model itself: {difference:.1e})")

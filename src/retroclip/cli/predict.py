@@ -1,14 +1,18 @@
 """`retroclip predict`"""
 
 import sys
+from math import isinf
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, validators
 
 from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.options import MemoryName, Method, ModelReference
 from retroclip.cli.terminal import say
+
+if TYPE_CHECKING:
+    from retroclip.prediction import Calibration
 
 
 def predict(
@@ -42,7 +46,8 @@ def predict(
     memory
         The memory to use, for methods that need one.
     calibrate
-        Labelled images (`photos.parquet#train`, a folder of class folders) to which the probabilities are fitted.
+        Labelled images (`photos.parquet#train`, a folder of class folders) to which the probabilities are fitted. The
+        memory is used without the pairs that show one of them, or nearly.
     max_error
         Instead of --min-confidence: the class is `none` where, by those labelled images, more than this share of the
         answers would be wrong.
@@ -52,25 +57,39 @@ def predict(
     from retroclip.encoders import load
     from retroclip.evaluation import load_samples
     from retroclip.memory import Memory
-    from retroclip.prediction import build_classifier, find_images, predict_files, write_csv
+    from retroclip.prediction import build_classifier, find_images, predict_files, withhold, write_csv
     from retroclip.prediction import calibrate as calibrated
     from retroclip.tasks import Task
 
     files, loaded = find_images(images), Task.load(task)
     opened = Memory.open(memory) if memory else None
-    classifier = build_classifier(load(model), loaded, method=method, memory=opened)
-    threshold = min_confidence or 0.0
+    encoder, labelled = load(model), None
     if calibrate is not None:
-        classifier, found = calibrated(classifier, load_samples(loaded, calibrate), max_error=max_error)
+        labelled = load_samples(loaded, calibrate)
+        withheld = withhold(encoder, opened, labelled)
+        encoder, opened = withheld.encoder, withheld.memory
+        if withheld.pairs:
+            say(f"{withheld.left_out} of the memory's {withheld.pairs} pairs show labelled images and are left out")
+    classifier = build_classifier(encoder, loaded, method=method, memory=opened)
+    threshold = min_confidence or 0.0
+    if labelled is not None:
+        classifier, found = calibrated(classifier, labelled, max_error=max_error)
         say(
             f"calibrated on {found.n} images: accuracy {100 * found.accuracy:.1f} %, calibration error"
             f" {100 * found.error_before:.1f} to {100 * found.error_after:.1f} %, temperature {found.temperature:.3g}"
         )
         if max_error is not None:
             threshold = found.threshold
-            say(f"answers from a probability of {threshold:.3f} on: {100 * found.answered:.1f} % of those images")
+            say(described_threshold(found, max_error))
     predictions = predict_files(classifier, files, min_confidence=threshold)
     unreadable = write_csv(predictions, sys.stdout if out is None else out, tell=say)
     if unreadable:
         say(f"{unreadable} of {len(files)} images could not be read")
     return 1 if unreadable == len(files) else 0
+
+
+def described_threshold(found: "Calibration", max_error: float) -> str:
+    """From which probability on there are answers, and how many; or that there are none."""
+    if isinf(found.threshold):
+        return f"no probability keeps the error on those images within {100 * max_error:g} %: every class is `none`"
+    return f"answers from a probability of {found.threshold:.3f} on: {100 * found.answered:.1f} % of those images"

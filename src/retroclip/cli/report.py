@@ -6,7 +6,7 @@ from retroclip.cli.terminal import say
 
 
 def report(results: list[Path], /, *, out: Path) -> None:
-    """Make one page, or one table, of results.
+    """Make one page, or one table, of results; other protocols, metrics, data or models get a table of their own.
 
     Parameters
     ----------

@@ -37,10 +37,11 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Iterable[Any]
 
 def print_results(results: "Sequence[Result]") -> None:
     """Results on stdout, one table for those that may be compared."""
-    from retroclip.report import group, rich_table
+    from retroclip.report import group, rich_table, tell_apart
 
-    for rows in group(results):
-        _results_console().print(rich_table(rows))
+    groups = group(results)
+    for rows, added in zip(groups, tell_apart(groups), strict=True):
+        _results_console().print(rich_table(rows, added))
 
 
 def told_failures(results: "Sequence[Result]") -> int:

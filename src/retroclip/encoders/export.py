@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from retroclip.encoders.features import FeatureEncoder, feature_tap, tapped
 from retroclip.encoders.saving import appearing_whole
 from retroclip.errors import ModelError
 
@@ -26,36 +27,34 @@ CHECKED = (1, 3)  # batch sizes
 class ImageToProbabilities(nn.Module):
     """Preprocessed pixels (B, 3, H, W) → unit-norm embeddings (B, d), and probabilities (B, K) where there are classes.
 
-    `weights` (K, d) and `bias` (K,) give the logits of embeddings.
+    `head` gives the logits of embeddings, or with `features` of embeddings and features (B, d + f), as a
+    `FeatureEncoder` gives them.
     """
 
-    weights: Tensor | None
-    bias: Tensor | None
-
-    def __init__(self, model: Any, weights: Tensor | None, bias: Tensor | None) -> None:
+    def __init__(self, model: Any, head: nn.Module | None, *, features: bool = False) -> None:
         super().__init__()
-        self.model = model
-        self.register_buffer("weights", weights)
-        self.register_buffer("bias", bias)
+        self.model, self.head = model, head
+        self._tap = feature_tap(model.visual) if features else None
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        embedding = nn.functional.normalize(self.model.encode_image(pixels), dim=-1)
-        if self.weights is None:
-            return (embedding,)
-        logits = embedding @ self.weights.T
-        return embedding, (logits if self.bias is None else logits + self.bias).softmax(dim=-1)
+        if self._tap is None:
+            embedding = rows = self._embedding(pixels)
+        else:
+            with tapped(self._tap) as seen:
+                embedding = self._embedding(pixels)
+            rows = torch.cat([embedding, *seen], dim=1)
+        return (embedding,) if self.head is None else (embedding, self.head(rows).softmax(dim=-1))
+
+    def _embedding(self, pixels: Tensor) -> Tensor:
+        return nn.functional.normalize(self.model.encode_image(pixels), dim=-1)
 
 
 def export_onnx(
-    encoder: Encoder,
-    directory: str | Path,
-    *,
-    weights: Tensor | None = None,
-    bias: Tensor | None = None,
-    classes: Sequence[str] = (),
+    encoder: Encoder, directory: str | Path, *, head: nn.Module | None = None, classes: Sequence[str] = ()
 ) -> float:
     """Write `model.onnx` and `card.json` (preprocessing, classes) to a directory that appears whole.
 
+    `head` makes logits (B, K) of what `encoder` makes of images; `classifiers.as_module` gives that of a classifier.
     Returns the largest difference to the model in fp32, over random images in batches of 1 and 3. Raises ModelError for
     a model that consults a memory, one that can't be traced, a difference over `TOLERANCE`, and without onnxruntime.
     """
@@ -63,9 +62,9 @@ def export_onnx(
         raise ModelError(f"{encoder.name} consults a memory, which ONNX can't hold: export the model beneath it")
     _required()
     exact = encoder.copy(precision="fp32")
-    module = ImageToProbabilities(exact.model, weights, bias).eval().cpu()
+    module = ImageToProbabilities(exact.model, head, features=isinstance(encoder, FeatureEncoder)).eval().cpu()
     height, width = _size(encoder)
-    names = ["embedding"] + (["probability"] if weights is not None else [])
+    names = ["embedding"] + (["probability"] if head is not None else [])
     card: dict[str, Any] = {
         "inputs": {"pixels": ["batch", 3, height, width]},
         "outputs": names,

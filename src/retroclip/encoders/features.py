@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,9 @@ from retroclip.errors import ModelError
 
 if TYPE_CHECKING:
     from retroclip.encoders.encoder import Encoder
+
+Tap = tuple[nn.Module, Callable[[Tensor, Any], Tensor]]
+"""A part of an image tower, and what makes features (B, f) of its input and output."""
 
 
 class FeatureEncoder:
@@ -31,7 +35,7 @@ class FeatureEncoder:
     def __init__(self, base: Encoder) -> None:
         if getattr(base, "memory", None) is not None:
             raise ModelError(f"{base.name} consults a memory: take the features of the model beneath it")
-        self.base, (self._module, self._features) = base, feature_tap(base.model.visual)
+        self.base, self._tap = base, feature_tap(base.model.visual)
 
     def __getattr__(self, name: str) -> Any:
         if name == "base":
@@ -44,20 +48,28 @@ class FeatureEncoder:
             size = self.base.preprocess_cfg["size"]
             height, width = (size, size) if isinstance(size, int) else size
             return self.encode_images(torch.zeros(1, 3, height, width))[:0]
-        seen: list[Tensor] = []
-
-        def keep(module: nn.Module, given: tuple[Tensor, ...], made: Any) -> None:
-            seen.append(normalize(self._features(given[0], made).float(), dim=-1).cpu())
-
-        handle = self._module.register_forward_hook(keep)
-        try:
+        with tapped(self._tap) as seen:
             embeddings = self.base.encode_images(images, **options)
-        finally:
-            handle.remove()
         return torch.cat([embeddings, torch.cat(seen)], dim=1)
 
 
-def feature_tap(tower: Any) -> tuple[nn.Module, Callable[[Tensor, Any], Tensor]]:
+@contextmanager
+def tapped(tap: Tap) -> Iterator[list[Tensor]]:
+    """A list that unit-norm features (B, f) are added to, one batch at a time, while an image tower runs."""
+    part, features = tap
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, given: tuple[Tensor, ...], made: Any) -> None:
+        seen.append(normalize(features(given[0], made).float(), dim=-1).cpu())
+
+    handle = part.register_forward_hook(keep)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def feature_tap(tower: Any) -> Tap:
     """The part of an image tower at which its features show, and how they follow from its input and output: (B, f)."""
     if isinstance(tower, VisionTransformer):
         return tower.transformer, lambda given, made: tower._pool(made)[0]

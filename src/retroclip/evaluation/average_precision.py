@@ -51,9 +51,9 @@ class AveragePrecision:
 
 
 def coco_average_precision(
-    truth: Boxes, detections: Boxes, *, n_images: int, n_classes: int, max_detections: int = 100
+    truth: Boxes, detections: Boxes, *, n_images: int, n_classes: int, max_detections: int | None = 100
 ) -> AveragePrecision:
-    """COCO's AP by faster-coco-eval: 101 recall points, at most `max_detections` an image and class."""
+    """COCO's AP by faster-coco-eval: 101 recall points, at most `max_detections` an image and class, or (None) all."""
     from faster_coco_eval import COCO, COCOeval_faster
 
     gt = COCO(coco_record(truth, n_images, n_classes), print_function=_silent)
@@ -61,7 +61,7 @@ def coco_average_precision(
         absent = np.bincount(truth.label[~_crowd(truth)], minlength=n_classes) == 0
         return AveragePrecision(*(np.where(absent, np.nan, 0.0) for _ in range(2)))
     evaluation = COCOeval_faster(gt, gt.loadRes(coco_results(detections)), "bbox", print_function=_silent)
-    evaluation.params.maxDets = [1, 10, max_detections]
+    evaluation.params.maxDets = [max_detections or len(detections)]
     evaluation.evaluate()
     evaluation.accumulate()
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]  # thresholds, recalls, classes
@@ -136,9 +136,17 @@ class Matches:
 
 
 def match(
-    truth: Boxes, detections: Boxes, *, n_images: int, thresholds: Floats = IOU_THRESHOLDS, max_detections: int = 100
+    truth: Boxes,
+    detections: Boxes,
+    *,
+    n_images: int,
+    thresholds: Floats = IOU_THRESHOLDS,
+    max_detections: int | None = 100,
 ) -> Matches:
-    """COCO's greedy matching for boxes of one class: best score first, to the free truth of highest IoU."""
+    """COCO's greedy matching for boxes of one class: best score first, to the free truth of highest IoU.
+
+    At most `max_detections` an image count, or (None) all.
+    """
     assert detections.scores is not None
     crowd = _crowd(truth)
     parts = []

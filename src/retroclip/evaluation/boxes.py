@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retroclip.errors import BadImageError, SourceError, TaskError
+from retroclip.evaluation.average_precision import Boxes
 from retroclip.evaluation.result import hash_samples
 from retroclip.evaluation.samples import MAX_REJECTED, NAMED_LABELS
 
@@ -22,14 +23,17 @@ OVER_EDGE = 1.0  # pixels: by how much rounding may carry a box over the edge wi
 class BoxedImages:
     """Images with boxes: `boxes` (n, 4) are x, y, w, h in pixels, `labels` (n,) classes, `image_of` (n,) positions.
 
+    `numbers` are the positions by COCO's `image_id`, where the source has it.
     `crowd` (n,) marks boxes that are no object of their own (crowds, VOC's difficult ones): neither right nor wrong.
-    `verified` and `not_exhaustive` hold class indices by image where a set (LVIS) looked for some classes only.
+    `verified` and `not_exhaustive` hold class indices by image where a set (LVIS) looked for some classes only, and for
+    some of these not to the end.
     """
 
     name: str
     split: str | None
     classes: list[str]
     keys: list[str] = field(default_factory=list)
+    numbers: dict[int, int] = field(default_factory=dict)
     images: list[bytes] = field(default_factory=list)
     boxes: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -52,6 +56,32 @@ class BoxedImages:
         own = [np.flatnonzero(self.image_of == i) for i in range(len(self))]
         texts = [repr([(int(self.labels[j]), *self.boxes[j].round(3)) for j in rows]) for rows in own]
         return hash_samples(self.images, texts)
+
+    @property
+    def truth(self) -> Boxes:
+        """The boxes as ground truth for `average_precision`, with a crowd as large as the image for each class that was
+        not searched to the end: what matches no box there is neither right nor wrong, as in LVIS's own evaluation."""
+        rest = [(image, label) for image, own in self.not_exhaustive.items() for label in sorted(own)]
+        images, labels = (np.array([row[i] for row in rest], dtype=np.int64) for i in (0, 1))
+        whole = np.array([(0, 0, *self.sizes[image]) for image, _ in rest], dtype=np.float64).reshape(-1, 4)
+        return Boxes(
+            np.concatenate([self.image_of, images]),
+            np.concatenate([self.labels, labels]),
+            np.concatenate([self.boxes, whole]),
+            crowd=np.concatenate([self.crowd, np.ones(len(rest), dtype=bool)]),
+        )
+
+    def asked(self, image: int) -> NDArray[np.bool_]:
+        """Which classes (K,) were looked for in an image: all, or LVIS's positive and negative ones."""
+        classes = np.arange(len(self.classes))
+        return np.isin(classes, sorted(self.verified.get(image, classes)))
+
+    def only_asked(self, detections: Boxes) -> Boxes:
+        """Detections without those of classes that nobody looked for in their image."""
+        if not self.verified:
+            return detections
+        table = np.stack([self.asked(image) for image in range(len(self))])
+        return detections.select(table[detections.image, detections.label])
 
     @property
     def missing_classes(self) -> list[str]:
@@ -118,9 +148,7 @@ def load_boxes(task: "Task", dataset: str | Path, *, where: str | None = None, e
         found.keys.append(pair.key)
         found.images.append(pair.image)
         found.sizes.append(size)
-        for name, target in (("verified", found.verified), ("not_exhaustive", found.not_exhaustive)):
-            if name in pair.metadata:
-                target[position] = {task.label_index[each] for each in pair.metadata[name] if each in task.label_index}
+        _note_record(found, position, pair.metadata, task)
     if not rows:
         raise SourceError(f"{dataset} has no box: regions need a column `boxes`, a COCO or LVIS json, or a VOC folder")
     if len(found.rejected) > MAX_REJECTED * (seen + len(found.images)):
@@ -132,6 +160,15 @@ def load_boxes(task: "Task", dataset: str | Path, *, where: str | None = None, e
     found.labels = box_labels([row[2] for row in rows], task, str(dataset))
     found.crowd = np.array([row[3] for row in rows])
     return found
+
+
+def _note_record(found: BoxedImages, position: int, metadata: dict[str, Any], task: "Task") -> None:
+    """Take over what a COCO or LVIS file says of an image: its number, and which classes were looked for."""
+    if isinstance(metadata.get("image_id"), int):
+        found.numbers[metadata["image_id"]] = position
+    for name, target in (("verified", found.verified), ("not_exhaustive", found.not_exhaustive)):
+        if name in metadata:
+            target[position] = {task.label_index[each] for each in metadata[name] if each in task.label_index}
 
 
 def box_labels(labels: Sequence[str], task: "Task", source: str) -> NDArray[np.int64]:

@@ -4,10 +4,11 @@ import copy
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from retroclip.classifiers import Classifier, zero_shot
 from retroclip.errors import TaskError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from retroclip.tasks import Task
 
 RANKING_METRICS = (*MULTI_LABEL, "roc-auc")
+LOGITS = 2**22  # held at a time: 16 MB, and their softmax in double precision
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,26 @@ def answer(
     shared = shared_base(classifier.encoder, samples, base)
     saved = samples.base_seconds if shared is not None and samples.has_base(shared) else 0.0
     embeddings = embed(classifier.encoder, samples, shared=shared, batch_size=batch_size, progress=progress)
-    with torch.no_grad():
-        logits = classifier(embeddings).float().cpu().numpy()
-    outcome = Outcome.from_logits(logits, samples.labels, keep_scores=task.metric in RANKING_METRICS)
+    outcome = classified(classifier, embeddings, samples.labels, keep_scores=task.metric in RANKING_METRICS)
     return Answered(outcome, time.perf_counter() - start + saved)
+
+
+def classified(
+    classifier: "Classifier",
+    embeddings: torch.Tensor,
+    labels: NDArray[Any],
+    *,
+    keep_scores: bool,
+    chunk: int | None = None,
+) -> Outcome:
+    """The outcome of embeddings `(n, d)`, scored `chunk` rows at a time, by default so many that `LOGITS` are held."""
+    rows = chunk or max(1, LOGITS // len(classifier.classes))
+    parts = []
+    for start in range(0, len(embeddings), rows):
+        with torch.no_grad():
+            logits = classifier(embeddings[start : start + rows]).float().cpu().numpy()
+        parts.append(Outcome.from_logits(logits, labels[start : start + rows], keep_scores=keep_scores))
+    return Outcome.joined(parts)
 
 
 def embed(

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -15,49 +15,15 @@ from retroclip.evaluation.leakage import NEAR, memory_record, shielded
 from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.protocols import register_protocol
 from retroclip.evaluation.result import Result
+from retroclip.evaluation.robustness import with_noise
 from retroclip.evaluation.samples import load_samples
-from retroclip.memory.search import Hits
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
     from retroclip.fusion import MemoryEncoder
-    from retroclip.memory import Memory
     from retroclip.tasks import Task
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-
-
-class CorruptedMemory:
-    """A memory that answers each search with `share` of the neighbours replaced by random pairs, drawn by `seed`.
-
-    Random pairs come with their own cosine to the query. Which places are replaced is drawn for each query anew; a
-    larger share replaces the places of a smaller one too.
-    """
-
-    def __init__(self, memory: "Memory", share: float, seed: int = 0) -> None:
-        self._memory, self._share, self._seed = memory, share, seed
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._memory, name)
-
-    def __len__(self) -> int:
-        return len(self._memory)
-
-    def search(self, queries: Any, *, by: str = "image", where: str | None = None, **options: Any) -> Any:
-        hits = self._memory.search(queries, by=by, where=where, **options)  # type: ignore[arg-type]
-        ids, scores = np.array(hits.ids), np.array(hits.scores)
-        rng = np.random.default_rng(self._seed)
-        pool = self._memory.ids() if where is None else self._memory.matching(where)
-        order = rng.random(ids.shape).argsort(axis=1).argsort(axis=1)
-        random = pool[rng.integers(len(pool), size=ids.shape)]
-        replaced = (order < round(self._share * ids.shape[1])) & (ids >= 0)
-        ids = np.where(replaced, random, ids)
-        own = torch.as_tensor(np.asarray(queries), dtype=torch.float32)
-        keys = self._memory.embeddings(np.where(ids < 0, pool[0], ids), of=by)  # type: ignore[arg-type]
-        cosines = torch.einsum("nd,nkd->nk", own, keys.reshape(*ids.shape, -1)).numpy()
-        return Hits(ids, np.where(replaced, cosines, scores).astype(np.float32))
 
 
 @register_protocol("corrupted-neighbours")
@@ -88,7 +54,7 @@ def evaluate_corrupted(
     embeddings, texts = samples.embed_base(encoder.base), zero_shot(clean, task)
     outcomes = {}
     for each in sorted({*SHARES, share}):
-        corrupted = encoder.with_memory(cast("Memory", CorruptedMemory(encoder.memory, each, seed)))
+        corrupted = encoder.with_memory(with_noise(encoder.memory, each, seed))
         logits = texts(corrupted.refine_images(embeddings))
         outcomes[each] = Outcome.from_logits(_array(logits), samples.labels, keep_scores=False)
     alone = Outcome.from_logits(_array(zero_shot(encoder.base, task)(embeddings)), samples.labels, keep_scores=False)

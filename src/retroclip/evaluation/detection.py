@@ -5,24 +5,30 @@ suppression (methods.md, section 3).
 """
 
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.ops import batched_nms
 
 from retroclip.encoders.regions import encode_cuts
-from retroclip.errors import ModelError, SourceError, TaskError
-from retroclip.evaluation.average_precision import Boxes, coco_average_precision
+from retroclip.errors import ModelError, RetroclipError
+from retroclip.evaluation.average_precision import Boxes
 from retroclip.evaluation.boxes import BoxedImages, load_boxes
 from retroclip.evaluation.classification import head
+from retroclip.evaluation.detected import (
+    RESAMPLES,
+    beside_untrained,
+    keep_best,
+    most_detections,
+    summarise_detections,
+)
+from retroclip.evaluation.proposal_network import load_network
 from retroclip.evaluation.proposals import choose_proposals
 from retroclip.evaluation.protocols import register_protocol
-from retroclip.evaluation.regions import ap_interval
 from retroclip.evaluation.result import Result
+from retroclip.evaluation.training_set import check_training
 
 if TYPE_CHECKING:
     from retroclip.classifiers import Classifier
@@ -30,11 +36,9 @@ if TYPE_CHECKING:
     from retroclip.tasks import Task
     from retroclip.training.detector import OpenVocabularyDetector
 
-SCORE, NMS, PER_IMAGE, RESAMPLES = 1e-3, 0.5, 100, 200
 TRAIN_SIZE = 224
 # Shares of the untrained model in the geometric mean of both (F-VLM, Kuo et al. 2023).
 BASE_SHARE, NOVEL_SHARE, OBJECTNESS = 0.35, 0.65, 0.0
-AT_50 = np.array([0.5])
 
 
 @register_protocol("detection")
@@ -46,6 +50,7 @@ def evaluate_detection(
     where: str | None = None,
     method: str | None = None,
     proposals: str = "grid",
+    network: str | None = None,
     limit: int = 100,
     features: Literal["crop", "dense"] = "crop",
     size: int | None = None,
@@ -57,36 +62,49 @@ def evaluate_detection(
 ) -> Result:
     """Detect the task's classes. `value` is AP50 over all classes; ap50-novel and ap50-base where it names novel ones.
 
-    `proposals`: `grid`, `truth`, or a .json of boxes; `limit` of them an image. `features`: each cut out and encoded,
-    or RoIAlign on the dense map at `size` pixels. Scores are multiplied with objectness as a geometric mean. With
-    `train`, another set with boxes, an open-vocabulary Faster R-CNN learns its base classes (`training.detector`) and
-    is evaluated, `proposals` being its own; `metrics` then have the untrained model on the same proposals
-    (`zero-shot-…`) and on the grid (`grid-…`), and the gains. Baseline: the same proposals with random class scores.
-    Raises as `load_boxes` and `read_proposals`, and ModelError for scores that aren't finite.
+    `proposals`: `grid`, `network`, `truth`, or a .json of boxes; `limit` of them an image. `network` is a file of
+    weights of a torchvision Faster R-CNN, or the name of one (`load_network`). `features`: each cut out and
+    encoded, or RoIAlign on the dense map at `size` pixels. Scores are multiplied with objectness as a geometric mean.
+    With `train`, another set with boxes, an open-vocabulary Faster R-CNN learns its base classes (`training.detector`)
+    and is evaluated on its own proposals; `metrics` then have the untrained model on the same proposals (`zero-shot-…`)
+    and on the grid (`grid-…`), and the gains. Baseline: the same proposals with random class scores.
+    Raises as `load_boxes`, `read_proposals` and `load_network`; RetroclipError for options that exclude each other,
+    ModelError for scores that aren't finite.
     """
     start = time.perf_counter()
+    if train is not None and (proposals, network) != ("grid", None):
+        raise RetroclipError("a trained detector makes proposals of its own: leave out proposals and network, or train")
+    if network is not None and proposals != "network":
+        raise RetroclipError(f"network is for proposals 'network', not for {proposals!r}: --set.proposals network")
+    if limit < 1:
+        raise RetroclipError(f"limit is the number of proposals of an image, at least 1, not {limit}")
+    proposer = load_network(network) if proposals == "network" else None
     data = load_boxes(task, dataset, where=where, empty=True)
     classifier = head(model, task)
     logits = ProposalLogits(classifier, features=features, size=size, context=context)
-    options = {"limit": limit, "features": features, "size": size, "context": context}
+    options: dict[str, Any] = {"limit": limit, "features": features, "size": size, "context": context}
+    if proposer is not None:
+        options |= {"network": proposer.name, "network_fingerprint": proposer.fingerprint}
     found, chance = [], []
     untrained: dict[str, list[Boxes]] = {"zero-shot": [], "grid": []}
     rng = np.random.default_rng(0)
-    windows = choose_proposals("grid" if train else proposals, data, limit=limit)
+    most = most_detections(data)
+    windows = choose_proposals(proposals, data, limit=limit, network=proposer)
     if train is not None:
-        method, proposals, options = "open-vocabulary", "network", options | {"epochs": epochs, "seed": seed}
+        method, proposals = "open-vocabulary", "network"
+        options |= {"train": train, "epochs": epochs, "seed": seed}
         detector = trained_detector(classifier, task, train, data, size=size, epochs=epochs, seed=seed)
     for i, image in enumerate(data.images):
         boxes, objectness = windows(i)
         scores = with_background(logits(image, boxes)) * objectness[:, None] ** 0.5
         if train is not None:
-            untrained["grid"].append(keep_best(boxes, scores, i))
+            untrained["grid"].append(keep_best(boxes, scores, i, limit=most))
             boxes, learnt, objectness = (part[:limit] for part in detector.detect(image))
             own = with_background(logits(image, boxes))
-            untrained["zero-shot"].append(keep_best(boxes, own * objectness[:, None] ** 0.5, i))
+            untrained["zero-shot"].append(keep_best(boxes, own * objectness[:, None] ** 0.5, i, limit=most))
             scores = mixed(finite(learnt, "the trained detector"), own, objectness, np.isin(task.classes, task.novel))
-        found.append(keep_best(boxes, scores, i))
-        chance.append(keep_best(boxes, rng.random(scores.shape), i))
+        found.append(keep_best(boxes, scores, i, limit=most))
+        chance.append(keep_best(boxes, rng.random(scores.shape), i, limit=most))
     result = summarise_detections(data, task, found, chance, method=method or "zero-shot", resamples=resamples)
     if train is not None:
         result = beside_untrained(result, data, task, found, untrained, chance, resamples)
@@ -115,35 +133,6 @@ def mixed(
     return learnt ** (1 - share) * own**share * objectness[:, None] ** OBJECTNESS
 
 
-def beside_untrained(
-    result: Result,
-    data: BoxedImages,
-    task: "Task",
-    found: Sequence[Boxes],
-    untrained: Mapping[str, Sequence[Boxes]],
-    chance: Sequence[Boxes],
-    resamples: int,
-) -> Result:
-    """The result with the untrained model's figures and the paired gains over them.
-
-    `zero-shot` sees the trained network's proposals and refined boxes, so that the gain over it is that of the scores
-    alone (`gain-…`); on the windows of `grid` nothing is trained (`gain-over-grid-…`).
-    """
-    metrics, intervals = dict(result.metrics), dict(result.intervals)
-    for name, others in untrained.items():
-        other = summarise_detections(data, task, others, chance, method=name, resamples=resamples)
-        own = {} if other.interval is None else {"ap50": other.interval}
-        metrics |= {f"{name}-{key}": value for key, value in other.metrics.items()}
-        intervals |= {f"{name}-{key}": value for key, value in {**own, **other.intervals}.items()}
-        prefix = "gain" if name == "zero-shot" else f"gain-over-{name}"
-        for part in ("ap50-novel", "ap50"):
-            if part in result.metrics:
-                metrics[f"{prefix}-{part}"] = result.metrics[part] - other.metrics[part]
-                if resamples:
-                    intervals[f"{prefix}-{part}"] = paired_ap50(data, task, found, others, part, resamples)
-    return result.model_copy(update={"metrics": metrics, "intervals": intervals})
-
-
 def trained_detector(
     classifier: "Classifier", task: "Task", train: str, data: BoxedImages, *, size: int | None, epochs: int, seed: int
 ) -> "OpenVocabularyDetector":
@@ -151,8 +140,7 @@ def trained_detector(
     from retroclip.training.detector import train_detector
 
     learnt = load_boxes(task, train)
-    if set(learnt.images) & set(data.images):
-        raise SourceError(f"{train} holds images that are evaluated: train on another split")
+    check_training(train, learnt, data)
     rows = [np.flatnonzero((learnt.image_of == i) & ~learnt.crowd) for i in range(len(learnt))]
     boxes, labels = [learnt.boxes[own] for own in rows], [learnt.labels[own] for own in rows]
     return train_detector(
@@ -191,93 +179,3 @@ def with_background(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     padded = np.concatenate([logits, np.zeros((len(logits), 1))], axis=1)
     exponent = np.exp(padded - padded.max(axis=1, keepdims=True))
     return (exponent / exponent.sum(axis=1, keepdims=True))[:, :-1]
-
-
-def keep_best(
-    boxes: NDArray[np.float64], scores: NDArray[np.float64], image: int, *, score: float = SCORE, nms: float = NMS,
-    limit: int = PER_IMAGE,
-) -> Boxes:  # fmt: skip
-    """Detections of one image from boxes (n, 4) and scores (n, K): above `score`, after per-class NMS, the best."""
-    rows, classes = np.nonzero(scores > score)
-    values = scores[rows, classes]
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).reshape(-1, 4)[rows]
-    kept = batched_nms(
-        torch.from_numpy(corners), torch.from_numpy(values), torch.from_numpy(classes), nms
-    )[:limit].numpy()  # fmt: skip
-    rows, classes, values = rows[kept], classes[kept], values[kept]
-    return Boxes(np.full(len(rows), image), classes.astype(np.int64), boxes.reshape(-1, 4)[rows], values)
-
-
-def summarise_detections(
-    data: BoxedImages,
-    task: "Task",
-    found: Sequence[Boxes],
-    chance: Sequence[Boxes],
-    *,
-    method: str,
-    resamples: int = RESAMPLES,
-) -> Result:
-    """The result of detections, one `Boxes` an image; `chance` are those of the baseline."""
-    truth = Boxes(data.image_of, data.labels, data.boxes, crowd=data.crowd)
-    n, classes = len(data), len(task.classes)
-    novel = [i for i, name in enumerate(task.classes) if name in task.novel]
-    parts = {"ap50": list(range(classes))}
-    if novel:
-        parts |= {"ap50-novel": novel, "ap50-base": [i for i in range(classes) if i not in novel]}
-    joined, random = concatenated(found), concatenated(chance)
-    ap = coco_average_precision(truth, joined, n_images=n, n_classes=classes)
-    by_chance = coco_average_precision(truth, random, n_images=n, n_classes=classes)
-    metrics = {name: ap.mean("ap50", own) for name, own in parts.items()} | {"ap": ap.mean()}
-    if np.isnan(metrics["ap50"]):
-        raise TaskError(f"{data.name} has no box of any class of task {task.name!r}")
-    intervals = {}
-    if resamples:
-        for name, own in parts.items():
-            chosen, seen = np.isin(truth.label, own), np.isin(joined.label, own)
-            if (chosen & ~data.crowd).any():
-                intervals[name] = ap_interval(
-                    truth.select(chosen), joined.select(seen), n_images=n, n_classes=classes, resamples=resamples,
-                    thresholds=AT_50,
-                )  # fmt: skip
-    return Result(
-        task=task.name,
-        dataset=data.name,
-        split=data.split,
-        n=n,
-        protocol="detection",
-        method=method,
-        model="",
-        metric="ap50",
-        value=metrics["ap50"],
-        interval=intervals.pop("ap50", None),
-        metrics=metrics,
-        intervals=intervals,
-        baseline="random scores on the same proposals",
-        baselines={name: by_chance.mean("ap50", own) for name, own in parts.items()} | {"ap": by_chance.mean()},
-        per_class={name: float(value) for name, value in zip(task.classes, ap.ap50, strict=True)},
-        templates=list(task.templates),
-        missing_classes=data.missing_classes,
-        rejected=data.rejected,
-        data_hash=data.hash,
-        options={"boxes": int((~data.crowd).sum()), "ignored": data.ignored, "detections": len(joined)},
-    )
-
-
-def paired_ap50(
-    data: BoxedImages, task: "Task", found: Sequence[Boxes], base: Sequence[Boxes], part: str, resamples: int
-) -> tuple[float, float]:
-    """95 % interval of the gain in AP50 over other detections of the same images, for all or the novel classes."""
-    own = [i for i, name in enumerate(task.classes) if part == "ap50" or name in task.novel]
-    truth = Boxes(data.image_of, data.labels, data.boxes, crowd=data.crowd)
-    ours, theirs = (each.select(np.isin(each.label, own)) for each in (concatenated(found), concatenated(base)))
-    return ap_interval(
-        truth.select(np.isin(data.labels, own)), ours, base=theirs, n_images=len(data), n_classes=len(task.classes),
-        resamples=resamples, thresholds=AT_50,
-    )  # fmt: skip
-
-
-def concatenated(parts: Sequence[Boxes]) -> Boxes:
-    """Detections of all images as one."""
-    scores = [part.scores if part.scores is not None else np.ones(len(part)) for part in parts]
-    arrays = [np.concatenate([getattr(part, name) for part in parts]) for name in ("image", "label", "box")]
-    return Boxes(arrays[0], arrays[1], arrays[2], np.concatenate(scores))

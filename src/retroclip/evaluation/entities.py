@@ -39,7 +39,8 @@ def evaluate_entities(
 ) -> Result:
     """Top-1 over all of the task's classes, for images of its `novel` (unseen) classes and of the others apart.
 
-    `value` is the harmonic mean. Baseline: the most frequent class always (its harmonic mean is 0) and chance.
+    `value` is the harmonic mean. The list of candidates may be long: scores of a part of the images, and prompts of a
+    part of the classes, are held at a time. Baseline: chance over all classes.
     Raises TaskError where one of the two halves has no image, else as `evaluate`.
     """
     if not task.novel:
@@ -55,10 +56,11 @@ def evaluate_entities(
     metrics["harmonic-mean"] = float(harmonic_mean(metrics["seen"], metrics["unseen"]))
     intervals = {}
     if resamples:
-        draws = np.concatenate(list(resample_counts(len(samples), resamples, 0)))
-        drawn = {
-            name: (draws @ (outcome.correct & rows)) / np.maximum(draws @ rows, 1) for name, rows in halves.items()
-        }
+        chunks = [
+            [(draws @ (outcome.correct & rows)) / np.maximum(draws @ rows, 1) for rows in halves.values()]
+            for draws in resample_counts(len(samples), resamples, 0)
+        ]
+        drawn = dict(zip(halves, np.concatenate(chunks, axis=1), strict=True))
         drawn["harmonic-mean"] = harmonic_mean(drawn["seen"], drawn["unseen"])
         intervals = {name: percentile_interval(values) for name, values in drawn.items()}
     encoder = model.encoder if isinstance(model, Classifier) else model

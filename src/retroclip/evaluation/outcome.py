@@ -1,5 +1,6 @@
 """What a model answered on one data set: enough to compute, resample and compare its metric, and no more."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,17 @@ class Outcome:
             scores=logits if keep_scores else None,
             top5=float("nan") if several else metrics.top5(logits, labels),
         )
+
+    @classmethod
+    def joined(cls, parts: Sequence["Outcome"]) -> "Outcome":
+        """The outcome of samples that were answered in parts, in their order."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
+        kept = [part.scores for part in parts if part.scores is not None]
+        top5 = float(np.average([part.top5 for part in parts], weights=[len(part.labels) for part in parts]))
+        return cls(**arrays, n_classes=first.n_classes, scores=np.concatenate(kept) if kept else None, top5=top5)
 
     def value(self, metric: str) -> float:
         """The metric (one of `metrics.METRICS`) over all samples."""

@@ -71,8 +71,9 @@ def evaluate_regions(
     own = ~data.crowd
     answers = logits[own]
     outcome = Outcome.from_logits(answers, data.labels[own], keep_scores=False)
-    truth = Boxes(data.image_of, data.labels, data.boxes, crowd=data.crowd)
-    shape: dict[str, Any] = {"n_images": len(data), "n_classes": len(task.classes)}
+    truth = data.truth
+    # All scores count: COCO's 100 an image and class would leave out boxes of a crowded image.
+    shape: dict[str, Any] = {"n_images": len(data), "n_classes": len(task.classes), "max_detections": None}
     # Log-probabilities: the same order as probabilities, without their ties at 0.
     detections = scored_boxes(data, own, lambda rows: log_softmax(answers[rows]))
     ap = coco_average_precision(truth, detections, **shape)
@@ -136,21 +137,15 @@ def scored_boxes(
 ) -> Boxes:
     """Each of the `own` boxes with each class as a detection; `score` gives (m, K) for rows (m,) of the own boxes.
 
-    Without classes that nobody looked for in an image, and of those not searched to the end only boxes of the class
-    itself, which can be right but not wrong (LVIS's federated annotation). Image by image: all boxes with all of LVIS's
-    1,203 classes would be 300 million detections.
+    Without classes that nobody looked for in an image (LVIS's federated annotation). Image by image: all boxes with all
+    of LVIS's 1,203 classes would be 300 million detections.
     """
-    image_of, boxes, truth = data.image_of[own], data.boxes[own], data.labels[own]
+    image_of, boxes = data.image_of[own], data.boxes[own]
     images, labels, rows_of, scores = [], [], [], []
     for image in range(len(data)):
         rows = np.flatnonzero(image_of == image)
         values = score(rows)
-        asked = np.ones(values.shape, dtype=bool)
-        if image in data.verified:
-            asked[:] = np.isin(np.arange(values.shape[1]), sorted(data.verified[image]))
-            open_ended = sorted(data.not_exhaustive.get(image, set()))
-            asked[:, open_ended] &= truth[rows][:, None] == np.array(open_ended, dtype=np.int64)
-        row, label = np.nonzero(asked)
+        row, label = np.nonzero(np.broadcast_to(data.asked(image), values.shape))
         images.append(np.full(len(row), image))
         labels.append(label)
         rows_of.append(rows[row])

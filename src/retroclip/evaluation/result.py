@@ -4,25 +4,34 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from retroclip.errors import SourceError
 from retroclip.evaluation.bootstrap import RESAMPLES, paired_gain
 from retroclip.evaluation.outcome import Outcome
 from retroclip.files import write_whole
 
-NAMED_VERSIONS = ("retroclip", "torch", "open_clip_torch", "timm", "faiss-cpu", "pylance", "numpy")
+NAMED_VERSIONS = (
+    "retroclip", "torch", "torchvision", "open_clip_torch", "transformers", "timm", "faiss-cpu", "pylance", "numpy",
+)  # fmt: skip
+"""Packages that any figure may depend on: the last steps of preprocessing are torchvision's."""
+OF_PROTOCOL = {"regions": ("faster-coco-eval",), "detection": ("faster-coco-eval",)}
+OF_METRIC = {"roc-auc": ("scikit-learn",)}
 
 
-def _installed_versions() -> dict[str, str]:
+def versions_behind(protocol: str, metric: str) -> dict[str, str]:
     """Versions of the packages that a figure depends on; those not installed are left out."""
+    names = [*NAMED_VERSIONS, *OF_PROTOCOL.get(protocol, ()), *OF_METRIC.get(metric, ())]
+    if protocol == "video" and "av" in sys.modules:  # frames in rows of a table need no decoder
+        names.append("av")
     found = {}
-    for name in NAMED_VERSIONS:
+    for name in names:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -115,14 +124,20 @@ class Result(BaseModel):
     fingerprint: str | None = None
     precision: str | None = None
     data_hash: str | None = None
-    versions: dict[str, str] = Field(default_factory=_installed_versions)
+    versions: dict[str, str] = {}
     date: str = Field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
     outcomes: list[Outcome] = Field(default=[], exclude=True, repr=False)
 
-    @field_serializer("per_class", "metrics", "baselines")
-    def _without_nan(self, values: dict[str, float]) -> dict[str, float]:
-        # JSON has no NaN; a class without samples simply has no entry.
-        return {name: value for name, value in values.items() if math.isfinite(value)}
+    @model_validator(mode="after")
+    def _with_versions(self) -> "Result":
+        if "versions" not in self.model_fields_set:  # a stored result has its own
+            self.versions = versions_behind(self.protocol, self.metric)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_nan(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # JSON has no NaN; a class without samples, and a figure or an interval over such classes, has no entry.
+        return {name: without_nan(value) for name, value in serialise(self).items()}
 
     def gain_over(
         self, base: "Result", metric: str | None = None, *, resamples: int = RESAMPLES
@@ -134,6 +149,20 @@ class Result(BaseModel):
         if not (self.outcomes and base.outcomes):
             raise SourceError("a paired gain needs the predictions of both results: evaluate them in one comparison")
         return paired_gain(self.outcomes, base.outcomes, metric or self.metric, resamples=resamples)
+
+
+def without_nan(value: Any) -> Any:
+    """A value of a result without NaN and infinities: a dict loses the entry, an interval and a number become None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        cleaned = {name: without_nan(entry) for name, entry in value.items()}
+        return {name: entry for name, entry in cleaned.items() if entry is not None or value[name] is None}
+    if isinstance(value, list | tuple):
+        rows = [without_nan(entry) for entry in value]
+        pair = len(value) == 2 and all(isinstance(entry, float) for entry in value)
+        return None if pair and None in rows else type(value)(rows)
+    return value
 
 
 def hash_samples(images: Sequence[bytes], labels: Sequence[str]) -> str:

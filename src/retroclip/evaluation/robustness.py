@@ -19,18 +19,19 @@ def replaced(
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Ids (n, k) with round(share·k) of each row's places, drawn anew for each row, holding random ids of the pool.
 
-    Empty places (−1) stay empty. The second value (n, k) is True where an id was replaced.
+    Empty places (−1) stay empty, and with the same `rng` a larger share replaces the places of a smaller one too. The
+    second value (n, k) is True where an id was replaced.
     """
-    count = round(share * ids.shape[1])
-    places = rng.random(ids.shape).argsort(axis=1) < count
-    places &= ids >= 0
+    order = rng.random(ids.shape).argsort(axis=1).argsort(axis=1)
+    places = (order < round(share * ids.shape[1])) & (ids >= 0)
     return np.where(places, rng.choice(pool, ids.shape), ids), places
 
 
-class NoisyMemory:
+class CorruptedMemory:
     """A memory in which `share` of every search's results are random pairs with text, with the cosines these have.
 
-    Which pairs is drawn from `seed` anew for every search; everything else is the memory's.
+    Which pairs is drawn from `seed` anew for every search, among those that `where` lets through; everything else is
+    the memory's.
     """
 
     def __init__(self, memory: Memory, share: float, seed: int = 0) -> None:
@@ -46,11 +47,17 @@ class NoisyMemory:
     def __len__(self) -> int:
         return len(self._memory)
 
-    def search(self, queries: Any, *, by: Literal["image", "text"] = "image", **options: Any) -> Hits:
-        hits = self._memory.search(queries, by=by, **options)
-        ids, changed = replaced(np.asarray(hits.ids), self._pool, self._share, self._rng)
+    def search(
+        self, queries: Any, *, by: Literal["image", "text"] = "image", where: str | None = None, **options: Any
+    ) -> Hits:
+        hits = self._memory.search(queries, by=by, where=where, **options)
+        ids = np.asarray(hits.ids)
+        pool = self._pool if where is None else np.intersect1d(self._pool, self._memory.matching(where))
+        if not len(pool):
+            return hits
+        ids, changed = replaced(ids, pool, self._share, self._rng)
         if not changed.any():
-            return cast(Hits, hits)
+            return hits
         own = torch.nn.functional.normalize(torch.as_tensor(queries).float(), dim=1)
         cosines = torch.einsum("nd,nkd->nk", own, self._memory.embeddings(ids, of=by)).numpy()
         return Hits(ids, np.where(changed, cosines, hits.scores).astype(np.float32))
@@ -58,4 +65,4 @@ class NoisyMemory:
 
 def with_noise(memory: Memory, share: float, seed: int = 0) -> Memory:
     """The memory with that share of random neighbours; itself where there are none to be."""
-    return cast("Memory", NoisyMemory(memory, share, seed)) if share else memory
+    return cast("Memory", CorruptedMemory(memory, share, seed)) if share else memory

@@ -30,6 +30,7 @@ from retroclip.evaluation.mistakes import count_matrix, mistakes
 from retroclip.evaluation.protocols import register_protocol
 from retroclip.evaluation.result import Result, hash_samples
 from retroclip.evaluation.samples import MAX_REJECTED, NAMED_LABELS
+from retroclip.evaluation.training_set import check_training
 
 if TYPE_CHECKING:
     from retroclip.classifiers import Classifier
@@ -120,6 +121,7 @@ def evaluate_segmentation(
             "precision": getattr(encoder, "precision", None),
             "seconds": seconds,
             "predict_seconds": seconds,
+            "seed": None if train is None else seed,
             "options": options | {"without_mask": data.without_mask},
         }
     )
@@ -144,8 +146,7 @@ def trained_student(
     from retroclip.training.segmenter import train_segmenter
 
     learnt = load_masks(task, train)
-    if set(learnt.images) & set(data.images):
-        raise SourceError(f"{train} holds images that are evaluated: train on another split")
+    check_training(train, learnt, data)
     if student == "maskformer":
         return train_maskformer(classifier.encoder, task, learnt.images, learnt.masks, **options)
     return train_segmenter(classifier.encoder, task, learnt.images, learnt.masks, **options)

@@ -19,6 +19,7 @@ from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.protocols import register_protocol
 from retroclip.evaluation.result import Result, hash_samples
 from retroclip.evaluation.samples import MAX_REJECTED, class_indices
+from retroclip.evaluation.training_set import of_training
 
 if TYPE_CHECKING:
     from retroclip.classifiers import Classifier
@@ -182,6 +183,7 @@ def evaluate_video(
         learnt = load_clips(train, frames=frames)
         if {tuple(map(id_of, own)) for own in learnt.frames} & {tuple(map(id_of, own)) for own in clips.frames}:
             raise SourceError(f"{train} holds clips that are evaluated: train on another split")
+        clips.rejected += of_training(learnt.rejected)
         known = class_indices(learnt.labels, task, train).tolist()
         tower = train_video(
             classifier.encoder, task, learnt.frames, known, frames=frames, architecture=architecture, epochs=epochs,
@@ -194,7 +196,7 @@ def evaluate_video(
     outcome = Outcome.from_logits(logits, labels, keep_scores=False)
     seconds = time.perf_counter() - start
     return summarise_clips(clips, task, outcome, classifier.encoder, method=method or "zero-shot", resamples=resamples,
-                           seconds=seconds, options=options)  # fmt: skip
+                           seconds=seconds, options=options, seed=None if train is None else seed)  # fmt: skip
 
 
 def id_of(frame: bytes | Image.Image) -> bytes:
@@ -204,7 +206,7 @@ def id_of(frame: bytes | Image.Image) -> bytes:
 
 def summarise_clips(
     clips: Clips, task: "Task", outcome: Outcome, encoder: "Encoder", *, method: str, resamples: int, seconds: float,
-    options: dict,
+    options: dict, seed: int | None = None,
 ) -> Result:  # fmt: skip
     """The result of answers about clips."""
     value = outcome.value("top1")
@@ -228,6 +230,7 @@ def summarise_clips(
         rejected=clips.rejected,
         seconds=seconds,
         predict_seconds=seconds,
+        seed=seed,
         fingerprint=getattr(encoder, "fingerprint", None),
         precision=getattr(encoder, "precision", None),
         data_hash=hash_samples(blobs, clips.labels),

@@ -17,7 +17,9 @@ def _linear_probe(context: MethodContext) -> "Classifier":
     return _probed(context, "linear-probe", "zero")
 
 
-@register_method("linear-probe-features", trained=True, needs_memory=False, default=False, needs_train=True)
+@register_method(
+    "linear-probe-features", trained=True, needs_memory=False, default=False, needs_train=True, dense=False
+)
 def _linear_probe_features(context: MethodContext) -> "Classifier":
     """The same probe on what the image tower knows before its projection, as CLIP's paper reads it."""
     from retroclip.classifiers import linear_probe

@@ -19,6 +19,7 @@ Build = Callable[[MethodContext], "Encoder | Classifier"]
 class Method:
     """A registered method. A `trained` one depends on the seed, one that `needs_train` learns from labelled images.
 
+    One that isn't `dense` changes embeddings of whole images alone, and has no part where an image's patches are read.
     `summary` is the first line of its docstring.
     """
 
@@ -28,6 +29,7 @@ class Method:
     needs_memory: bool
     default: bool
     needs_train: bool = False
+    dense: bool = True
 
     @property
     def summary(self) -> str:
@@ -46,18 +48,24 @@ _REGISTRY: dict[str, Method] = {}
 
 
 def register_method(
-    name: str, *, trained: bool = False, needs_memory: bool = True, default: bool = True, needs_train: bool = False
+    name: str,
+    *,
+    trained: bool = False,
+    needs_memory: bool = True,
+    default: bool = True,
+    needs_train: bool = False,
+    dense: bool = True,
 ) -> Callable[[Build], Build]:
     """Register a function under a name; with `default=False` a comparison runs it only when it is named.
 
-    One with `needs_train` learns from labelled images (`MethodContext.labelled`).
-    Raises ValueError for a name that is taken.
+    One with `needs_train` learns from labelled images (`MethodContext.labelled`). `dense=False` is for models that sit
+    on an encoder (`.base`) and change its embeddings of whole images. Raises ValueError for a name that is taken.
     """
 
     def register(build: Build) -> Build:
         if name in _REGISTRY:
             raise ValueError(f"a method called {name!r} is registered already")
-        _REGISTRY[name] = Method(name, build, trained, needs_memory, default, needs_train)
+        _REGISTRY[name] = Method(name, build, trained, needs_memory, default, needs_train, dense)
         return build
 
     return register

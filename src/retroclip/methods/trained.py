@@ -38,7 +38,7 @@ def _stacked_linear(context: MethodContext) -> "Classifier":
     return stacked_linear(context.encoder, context.task, images, labels, **{"seed": context.seed} | options)
 
 
-@register_method("stacked-linear-features", trained=True)
+@register_method("stacked-linear-features", trained=True, dense=False)
 def _stacked_linear_features(context: MethodContext) -> "Classifier":
     """The same with a head on what the image tower knows before its projection; embeds the stored images again."""
     from retroclip.classifiers import stacked_linear
@@ -55,19 +55,19 @@ def _stacked_linear_features(context: MethodContext) -> "Classifier":
     return stacked_linear(encoder, context.task, images, labels[kept], **{"seed": context.seed} | options)
 
 
-@register_method("reco", trained=True)
+@register_method("reco", trained=True, dense=False)
 def _reco(context: MethodContext) -> "Encoder":
     """A transformer layer that attends to the neighbours, trained on the memory's own pairs (RECO)."""
     return fused(context, "reco", "reco", seed=context.seed)
 
 
-@register_method("reco-plain", trained=True, default=False)
+@register_method("reco-plain", trained=True, default=False, dense=False)
 def _reco_plain(context: MethodContext) -> "Encoder":
     """RECO with the paper's freely initialised layer, behind a gate that starts closed."""
     return fused(context, "reco", "reco-plain", seed=context.seed, init="plain")
 
 
-@register_method("ra-clip", trained=True)
+@register_method("ra-clip", trained=True, dense=False)
 def _ra_clip(context: MethodContext) -> "Encoder":
     """RA-CLIP's augmentation module over a frozen encoder, trained on the memory's own pairs."""
     return fused(context, "ra-clip", "ra-clip", seed=context.seed)

@@ -27,7 +27,7 @@ def _primed(context: MethodContext) -> "Classifier":
     return primed(context.encoder, context.task, context.retrieved, **context.options_for("primed"))
 
 
-@register_method("mean-neighbours")
+@register_method("mean-neighbours", dense=False)
 def _mean_neighbours(context: MethodContext) -> "Encoder":
     """Every image mixed with the mean of its neighbours' texts; nothing is trained (NN fusion)."""
     return fused(context, "mean", "mean-neighbours")
@@ -41,7 +41,7 @@ def _tip_adapter(context: MethodContext) -> "Classifier":
     return tip_adapter(context.encoder, context.task, context.retrieved, **context.options_for("tip-adapter"))
 
 
-@register_method("mean-neighbours-centred")
+@register_method("mean-neighbours-centred", dense=False)
 def _mean_neighbours_centred(context: MethodContext) -> "Encoder":
     """The mean of neighbours after each modality's mean is taken out; nothing is trained (modality gap)."""
     return fused(context, "centred-mean", "mean-neighbours-centred")

@@ -10,13 +10,17 @@ from retroclip.report.evidence import (
     spread,
     summarise_memory,
 )
+from retroclip.report.groups import group, tell_apart
 from retroclip.report.html import Report, render, write_report
+from retroclip.report.labels import row_labels
 from retroclip.report.mistakes import Changes, ConfusedImages, collect_confused, count_changes
-from retroclip.report.overview import Overview, overview
-from retroclip.report.tables import csv_table, group, markdown_table, overview_table, rich_table
+from retroclip.report.overview import Column, Overview, overview
+from retroclip.report.sheet import csv_table
+from retroclip.report.tables import markdown_table, overview_table, rich_table
 
 __all__ = [
     "Changes",
+    "Column",
     "ConfusedImages",
     "Example",
     "MemorySummary",
@@ -35,7 +39,9 @@ __all__ = [
     "overview_table",
     "render",
     "rich_table",
+    "row_labels",
     "spread",
     "summarise_memory",
+    "tell_apart",
     "write_report",
 ]

@@ -7,9 +7,11 @@ from retroclip.errors import RetroclipError
 from retroclip.evaluation import Result
 from retroclip.files import write_whole
 from retroclip.report import plots
+from retroclip.report.groups import group, tell_apart
 from retroclip.report.html import Report, render
 from retroclip.report.overview import overview
-from retroclip.report.tables import csv_table, group, markdown_table, overview_table
+from retroclip.report.sheet import csv_table
+from retroclip.report.tables import markdown_table, overview_table
 
 # The colours of a page stand behind these names; a picture by itself needs its own.
 COLOURS = {"ink": "#1d2330", "line": "#dfe3ea", "gain": "#1b9e77", "loss": "#d95f0e"} | dict(
@@ -36,15 +38,16 @@ def write_as(results: Sequence[Result], path: Path) -> None:
 
 
 def as_markdown(results: Sequence[Result]) -> str:
-    """All tasks side by side where there are several, then a table for each."""
-    return "\n".join(part for part in [overview_table(results), *map(markdown_table, group(results))] if part)
+    """All side by side where there are several tasks, protocols or memories, then a table for each."""
+    groups = group(results)
+    return "\n".join(filter(None, [overview_table(results), *map(markdown_table, groups, tell_apart(groups))]))
 
 
 def as_plot(results: Sequence[Result]) -> str:
     """The plot of all tasks as a picture that stands alone."""
     table = overview(results)
     if table is None:
-        raise RetroclipError("a plot needs results on at least two data sets: write .html for one")
+        raise RetroclipError("a plot needs results on at least two data sets, or of two protocols: write .html for one")
     text = plots.plot_overview(table)
     for name, colour in COLOURS.items():
         variable = f"var(--series-{name})" if isinstance(name, int) else f"var(--{name})"

@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from retroclip.evaluation import Result
 from retroclip.files import write_whole
 from retroclip.report import plots, tables
 from retroclip.report.evidence import Example, MemorySummary, RetrievedClass
+from retroclip.report.groups import BASE, group, leading, tell_apart
+from retroclip.report.labels import by_row, row_labels, settings, settings_differ
 from retroclip.report.mistakes import (
     Changes,
     ConfusedImages,
@@ -27,7 +29,6 @@ from retroclip.report.mistakes import (
 from retroclip.report.overview import overview
 
 THUMBNAIL = 128
-BASE = "zero-shot"
 
 
 @dataclass
@@ -57,18 +58,33 @@ class Bar:
 
 @dataclass
 class Section:
-    """One table of the report: results on the same task, data, model and memory."""
+    """One table of the report, of one group of results; `labels` and `bars` are aligned to its rows.
+
+    `best` has the highest value; it is `crowned` where all rows were measured under the same settings, and only then
+    `base`, zero-shot, is what all can be compared with. `added` tells the table from another one of the same names.
+    """
 
     results: list[Result]
+    labels: list[str] = field(default_factory=list)
+    added: Sequence[str] = ()
     axis: tuple[float, float] = (0.0, 1.0)
     base: Result | None = None
     best: Result | None = None
-    bars: dict[str, Bar] = field(default_factory=dict)
+    crowned: bool = False
+    bars: list[Bar | None] = field(default_factory=list)
     gains: Markup | None = None
     gains_left_out: int = 0
     confusions: list[ConfusionRow] = field(default_factory=list)
     worst: list[WorstClass] = field(default_factory=list)
     curves: Markup | None = None
+
+    def label(self, result: Result) -> str:
+        """What a row of the table is called."""
+        return next(name for name, own in zip(self.labels, self.results, strict=True) if own is result)
+
+    def bar(self, result: Result) -> Bar | None:
+        """Where a row lies on the axis."""
+        return next(bar for bar, own in zip(self.bars, self.results, strict=True) if own is result)
 
 
 def render(report: Report) -> str:
@@ -89,19 +105,24 @@ def render(report: Report) -> str:
     }
     environment.globals |= {
         "caption": tables.caption,
-        "footnotes": tables.footnotes,
+        "shared_notes": tables.shared_notes,
+        "row_notes": tables.row_notes,
         "circumstances": circumstances,
         "measured_on": tables.measured_on,
         "side_metrics": tables.side_metrics,
         "side_value": tables.side_value,
+        "leading": leading,
     }
     table = overview(report.results)
     drawn = Markup(plots.plot_overview(table)) if table is not None else None
-    sections = [make_section(results) for results in tables.group(report.results)]
-    title = report.title or ("What a memory gains" if any(r.memory for r in report.results) else "Results")
+    groups = group(report.results)
+    sections = [make_section(own, added) for own, added in zip(groups, tell_apart(groups), strict=True)]
+    with_memory = bool(report.results) and all(r.memory for r in report.results)
+    title = report.title or ("What a memory gains" if with_memory else "Results")
     return environment.get_template("report.html").render(
-        title=title, report=report, sections=sections, overview=table, overview_plot=drawn
-    )
+        title=title, report=report, sections=sections, overview=table, overview_plot=drawn,
+        several_models=len({result.model for result in report.results}) > 1,
+    )  # fmt: skip
 
 
 def write_report(report: Report, path: str | Path) -> Path:
@@ -112,25 +133,27 @@ def write_report(report: Report, path: str | Path) -> Path:
     return path
 
 
-def make_section(results: Sequence[Result]) -> Section:
+def make_section(results: Sequence[Result], added: Sequence[str] = ()) -> Section:
     """Work out a group's axis, bars and plots."""
-    section = Section(results=list(results))
+    section = Section(results=list(results), labels=row_labels(results), added=added)
     done = [result for result in results if result.value is not None]
     if not done:
         return section
     section.axis = axis_of(done)
-    section.bars = {result.method: bar_of(result, section.axis) for result in done}
-    section.base = next((result for result in done if result.method == BASE), None)
+    section.bars = [None if result.value is None else bar_of(result, section.axis) for result in results]
     section.best = max(done, key=lambda result: result.value or 0.0)
-    if section.base is not None and section.best is not section.base:
-        gains = plots.per_class_gains(section.base, section.best)
+    section.crowned = not settings_differ(done)
+    bases = [result for result in done if result.method == BASE]
+    section.base = bases[0] if section.crowned and len(bases) == 1 else None
+    other = section.base if section.base is not section.best else None
+    if other is not None:
+        gains = plots.per_class_gains(other, section.best)
         section.gains_left_out = len(gains) - len(plots.shown_gains(gains))
         # Markup: matplotlib has escaped the class names already.
         section.gains = Markup(plots.plot_gains(gains)) if gains else None
-    other = section.base if section.base is not section.best else None
     section.confusions, section.worst = confusion_rows(section.best, other), worst_classes(section.best, other)
     trained = [result for result in done if any("loss" in row for row in result.history)]
-    section.curves = Markup(plots.plot_curves(trained)) if trained else None
+    section.curves = Markup(plots.plot_curves(trained, [section.label(r) for r in trained])) if trained else None
     return section
 
 
@@ -167,37 +190,28 @@ def thumbnail(image: bytes | None, size: int = THUMBNAIL) -> Markup | None:
 
 
 def circumstances(section: Section) -> list[tuple[str, Any]]:
-    """What the figures of a section depend on, as labelled lines."""
-    first = next((r for r in section.results if r.error is None), section.results[0])
+    """What the figures of a section depend on, as labelled lines; of each row, where rows differ."""
+    first = leading(section.results)
     seeds = max((r.seeds for r in section.results), key=len)
+    done = [(label, r) for label, r in zip(section.labels, section.results, strict=True) if r.error is None]
+
+    def of_rows(text: Callable[[Result], str | None]) -> str:
+        return "; ".join(by_row([label for label, _ in done], [text(result) for _, result in done]))
+
     lines: list[tuple[str, Any]] = [
         ("Model", first.model),
         ("Model fingerprint", first.fingerprint),
-        ("Precision", first.precision),
+        ("Precision", of_rows(lambda r: r.precision)),
         ("Data", f"{tables.data_name(first)}, {first.n:,} images, hash {first.data_hash}"),
-        ("Task", f"{first.task}, metric {first.metric}"),
-        ("Templates", " · ".join(first.templates)),
+        ("Task", f"{first.task}, protocol {first.protocol}, metric {first.metric}"),
+        ("Templates", of_rows(lambda r: " · ".join(r.templates))),
         ("Memory", first.memory and f"{first.memory}, {tables.count(first.memory_pairs)} pairs"),
         ("Near-duplicates left out of the memory", first.excluded_near_duplicates),
         ("Classes without an image", ", ".join(first.missing_classes)),
         ("Images left out as unreadable", "; ".join(first.rejected)),
         ("Seeds of trained methods", ", ".join(map(str, seeds))),
-        ("Options", "; ".join(f"{r.method}: {text}" for r in section.results if (text := settings(r.options)))),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in first.versions.items())),
-        ("Date", first.date),
+        ("Options", "; ".join(f"{label}: {text}" for label, r in done if (text := settings(r.options)))),
+        ("Versions", of_rows(lambda r: ", ".join(f"{name} {version}" for name, version in r.versions.items()))),
+        ("Date", of_rows(lambda r: r.date)),
     ]
     return [(name, value) for name, value in lines if value not in (None, "")]
-
-
-def settings(options: Mapping[str, Any]) -> str:
-    """Options as words: `k 16, search t2t, t2i`; what a suite keeps for itself is left out."""
-    shown = {name: value for name, value in options.items() if name != "suite" and value not in (None, [], {}, "")}
-    return ", ".join(f"{name} {_spelled(value)}" for name, value in shown.items())
-
-
-def _spelled(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "(" + settings(value) + ")"
-    if isinstance(value, list | tuple):
-        return " and ".join(map(_spelled, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -36,7 +36,8 @@ STYLE: Any = {
     "axes.spines.right": False,
 }
 MOST_GAINED, MOST_LOST = 20, 10
-INCH_A_BAR = 0.24
+INCH_A_BAR, INCH_A_DOT = 0.24, 0.13
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # the next one when all colours are used up
 
 
 def per_class_gains(base: Result, result: Result) -> list[tuple[str, float]]:
@@ -80,15 +81,16 @@ def plot_gains(gains: Sequence[tuple[str, float]]) -> str:
     return _svg(draw, width=7.2, height=0.9 + INCH_A_BAR * len(gains))
 
 
-def plot_curves(results: Sequence[Result]) -> str:
+def plot_curves(results: Sequence[Result], labels: Sequence[str] | None = None) -> str:
     """The loss of each trained method over its steps, as shares of the whole run (methods differ in length)."""
+    names = labels or [result.method for result in results]
 
     def draw(axes: Axes) -> None:
         for position, result in enumerate(results):
             losses = [row["loss"] for row in result.history if "loss" in row]
             share = [(index + 1) / len(losses) for index in range(len(losses))]
             colour = SERIES[position % len(SERIES)]
-            axes.plot([100 * s for s in share], losses, color=colour, linewidth=1.6, label=result.method)
+            axes.plot([100 * s for s in share], losses, color=colour, linewidth=1.6, label=names[position])
         axes.set_xlabel("training done, %")
         axes.set_ylabel("training loss")
         axes.set_xlim(0, 100)
@@ -100,13 +102,13 @@ def plot_curves(results: Sequence[Result]) -> str:
 
 
 def plot_overview(table: Overview) -> str:
-    """Dots for each task, one colour a row of the overview, with their 95 % intervals."""
+    """Dots for each column, one colour and marker a row of the overview, with their 95 % intervals."""
+    labels = [f"{model}, {method}" if len({m for m, _ in table.rows}) > 1 else method for model, method in table.rows]
+    places, ticks = overview_places(table)
 
     def draw(axes: Axes) -> None:
-        height = 0.7 / len(table.rows)
-        for number, (model, method) in enumerate(table.rows):
-            own = [(column, cell) for (row, column), cell in table.cells.items() if row == number]
-            at = [column + (number - (len(table.rows) - 1) / 2) * height for column, _ in own]
+        for number, label in enumerate(labels):
+            own = [(places[place], cell) for place, cell in table.cells.items() if place[0] == number]
             values = [100 * (cell.value or 0.0) for _, cell in own]
             ends = [cell.interval or (cell.value or 0.0, cell.value or 0.0) for _, cell in own]
             # A mean over seeds can lie outside of an interval by rounding.
@@ -114,17 +116,31 @@ def plot_overview(table: Overview) -> str:
                 [max(0.0, value - 100 * low) for value, (low, _) in zip(values, ends, strict=True)],
                 [max(0.0, 100 * high - value) for value, (_, high) in zip(values, ends, strict=True)],
             ]
-            colour = SERIES[number % len(SERIES)]
-            label = f"{model}, {method}" if len({row[0] for row in table.rows}) > 1 else method
-            axes.errorbar(values, at, xerr=errors, fmt="o", color=colour, markersize=5, linewidth=1.2, label=label)
-        axes.set_yticks(range(len(table.columns)), labels=[f"{task} ({metric})" for task, _, metric in table.columns])
-        axes.invert_yaxis()
+            shape: Any = {"color": SERIES[number % len(SERIES)], "fmt": MARKERS[number // len(SERIES) % len(MARKERS)]}
+            axes.errorbar(values, [y for y, _ in own], xerr=errors, markersize=5, linewidth=1.2, label=label, **shape)
+        axes.set_yticks(ticks, labels=[column.name for column in table.columns])
+        axes.set_ylim(max(places.values()) + 1, -1)
         axes.set_xlabel("%")
         axes.grid(axis="x", linewidth=0.6)
         axes.tick_params(left=False)
-        axes.figure.legend(frameon=False, loc="outside lower center", ncols=3)
+        axes.figure.legend(frameon=False, loc="outside lower center", ncols=ncols)
 
-    return _svg(draw, width=7.2, height=1.7 + (0.16 + 0.13 * len(table.rows)) * len(table.columns))
+    # Beside each other as far as the longest name lets them.
+    ncols = max(1, min(3, 90 // (8 + max(map(len, labels)))))
+    below = 0.2 * math.ceil(len(labels) / ncols)
+    return _svg(draw, width=7.2, height=1.0 + below + INCH_A_DOT * (len(table.cells) + len(table.columns)))
+
+
+def overview_places(table: Overview) -> tuple[dict[tuple[int, int], float], list[float]]:
+    """The height of every cell's dot, those of a column next to each other, and the middle of each column."""
+    places: dict[tuple[int, int], float] = {}
+    ticks, height = [], 0
+    for column in range(len(table.columns)):
+        rows = sorted(row for row, own in table.cells if own == column)
+        places |= {(row, column): float(height + position) for position, row in enumerate(rows)}
+        ticks.append(height + (len(rows) - 1) / 2)
+        height += len(rows) + 1
+    return places, ticks
 
 
 def _svg(draw: Callable[[Axes], None], *, width: float, height: float) -> str:

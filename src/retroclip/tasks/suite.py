@@ -13,15 +13,20 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from retroclip.errors import TaskError
+from retroclip.pairs.voc import ANNOTATIONS, SETS
+from retroclip.tasks.task import Metric
 
-EVALUATED = ("test", "val", "validation")
+EVALUATED = ("test", "val", "validation", "valid")
 """Splits to evaluate where none is named, the first that there is."""
+COCO = "annotations/instances_val*.json"
+"""Where COCO's boxes of an evaluation split lie in a folder as it is published."""
 
 
 class Entry(BaseModel):
     """One evaluation of a suite. `dataset` and `train` are paths in the data folder, with `#split` if need be.
 
-    A bare task name is an entry, too: its data is then looked for by that name.
+    `protocol` and `metric` stand in for the task's own; `options` are those of the protocol (`--set.NAME`), files among
+    them in the data folder, too. A bare task name is an entry: its data is then looked for by that name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,6 +35,9 @@ class Entry(BaseModel):
     dataset: str | None = None
     train: str | None = None
     where: str | None = None
+    protocol: str | None = None
+    metric: Metric | None = None
+    options: dict[str, Any] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -88,18 +96,24 @@ def _parse(name: str, record: Any) -> Suite:
 def find_dataset(folder: Path, task: str) -> str | None:
     """The data of a task below a folder: `food101.parquet`, `food101/`, also with `_` for `-`; None without any.
 
-    Where it has splits, the first of `EVALUATED` is taken, so that no training image is evaluated.
+    Where it has splits, the first of `EVALUATED` is taken, so that no training image is evaluated; of a folder in
+    COCO's layout, the annotations of its `val`.
     """
     for name in dict.fromkeys((task, task.replace("-", "_"))):
         for path in (folder / f"{name}.parquet", folder / name):
             if path.exists():
-                split = next((each for each in EVALUATED if each in splits_of(path)), None)
+                if path.is_dir() and (annotations := sorted(path.glob(COCO))):
+                    return str(annotations[-1])
+                found = splits_of(path)
+                split = next((each for each in EVALUATED if each in found), None)
                 return f"{path}#{split}" if split else str(path)
     return None
 
 
 def splits_of(path: Path) -> set[str]:
-    """The splits that a parquet file's `split` column or a folder's sub-folders name."""
+    """The splits that a parquet file's `split` column, a folder's sub-folders or a VOC folder's ImageSets name."""
+    if (path / SETS).is_dir() and (path / ANNOTATIONS).is_dir():
+        return {file.stem for file in (path / SETS).glob("*/*.txt")}
     if path.is_dir():
         return {entry.name for entry in path.iterdir() if entry.is_dir()}
     try:

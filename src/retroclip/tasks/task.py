@@ -114,10 +114,15 @@ class Task(BaseModel):
     @model_validator(mode="after")
     def _check_keys(self) -> Task:
         for field in ("display", "descriptions", "synonyms", "novel"):
-            unknown = [name for name in getattr(self, field) if name not in self.classes]
+            unknown = [name for name in getattr(self, field) if name not in self.class_set]
             if unknown:
                 raise ValueError(f"{field} names {unknown[0]!r}, which is not a class")
         return self
+
+    @cached_property
+    def class_set(self) -> frozenset[str]:
+        """The class names, to look one up among many thousands."""
+        return frozenset(self.classes)
 
     @cached_property
     def ignored_index(self) -> LabelIndex:
@@ -150,7 +155,7 @@ class Task(BaseModel):
         Raises:
             TaskError: not a class of this task.
         """
-        if name not in self.classes:
+        if name not in self.class_set:
             raise TaskError(f"task {self.name!r} has no class {name!r}")
         text = self.display_name(name)
         if describe and name in self.descriptions:

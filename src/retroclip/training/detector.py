@@ -24,6 +24,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from retroclip.classifiers.zero_shot import class_texts
 from retroclip.encoders.dense import whole_image
 from retroclip.encoders.pyramid import STRIDES, ConvPyramid
+from retroclip.errors import ModelError
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -102,7 +103,7 @@ class OpenVocabularyDetector(nn.Module):
         decoded = decode_image(image)
         maps, size, _ = self.inputs(decoded)
         features, images = self.neck(maps), _images(maps, size)
-        proposals, scores = self._scored(images, features)
+        proposals, scores = scored_proposals(self.rpn, images, features)
         pooled = self.heads.box_head(self.heads.box_roi_pool(features, [proposals], [size]))
         logits, deltas = self.heads.box_predictor(pooled)
         refined = self.heads.box_coder.decode(deltas[:, :4], [proposals])[:, 0]
@@ -115,17 +116,25 @@ class OpenVocabularyDetector(nn.Module):
         probabilities = logits.softmax(dim=1)[:, 1:]
         return tuple(part[kept].double().numpy() for part in (boxes, probabilities, scores))  # type: ignore[return-value]
 
-    def _scored(self, images: ImageList, features: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The RPN's boxes of one image with their scores, which torchvision's forward drops."""
-        rpn, maps = self.rpn, list(features.values())
-        objectness, deltas = rpn.head(maps)
-        anchors = rpn.anchor_generator(images, maps)
-        counts = [o[0].numel() for o in objectness]
-        flat = [o.permute(0, 2, 3, 1).reshape(1, -1) for o in objectness]
-        moved = [d.view(1, -1, 4, *d.shape[-2:]).permute(0, 3, 4, 1, 2).reshape(-1, 4) for d in deltas]
-        proposals = rpn.box_coder.decode(torch.cat(moved), anchors).view(1, -1, 4)
-        boxes, scores = rpn.filter_proposals(proposals, torch.cat(flat, dim=1).flatten(), images.image_sizes, counts)
-        return boxes[0], scores[0]
+
+def scored_proposals(
+    rpn: RegionProposalNetwork, images: ImageList, features: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """An RPN's boxes (n, 4) of one image, corners in the network's pixels, with their objectness (n,), best first.
+
+    torchvision's forward drops the scores. ModelError where they or the boxes aren't finite: it would drop these too.
+    """
+    maps = list(features.values())
+    objectness, deltas = rpn.head(maps)
+    anchors = rpn.anchor_generator(images, maps)
+    counts = [o[0].numel() for o in objectness]
+    flat = torch.cat([o.permute(0, 2, 3, 1).reshape(1, -1) for o in objectness], dim=1)
+    moved = [d.view(1, -1, 4, *d.shape[-2:]).permute(0, 3, 4, 1, 2).reshape(-1, 4) for d in deltas]
+    proposals = rpn.box_coder.decode(torch.cat(moved), anchors).view(1, -1, 4)
+    if not bool(torch.isfinite(flat).all() and torch.isfinite(proposals).all()):
+        raise ModelError("the proposal network gave NaN or infinite boxes or scores: check its weights")
+    boxes, scores = rpn.filter_proposals(proposals, flat.flatten(), images.image_sizes, counts)
+    return boxes[0], scores[0]
 
 
 def train_detector(

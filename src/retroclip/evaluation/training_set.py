@@ -1,0 +1,43 @@
+"""The set that a protocol trains on: it shows no evaluated picture, and what can't be used of it is reported."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from retroclip.errors import SourceError
+
+MARK = "training set: "
+"""In front of what was rejected of a training set, beside what was rejected of the evaluated one."""
+
+
+class Images(Protocol):
+    """What `load_boxes` and `load_masks` read."""
+
+    images: list[bytes]
+    rejected: list[str]
+
+
+def check_training(train: str, learnt: Images, evaluated: Images) -> None:
+    """Name what was rejected of a training set with what was of the evaluated one.
+
+    SourceError where they share a picture, whatever file format each has it in (pixels are compared, not bytes).
+    """
+    if pictures(learnt.images) & pictures(evaluated.images):
+        raise SourceError(f"{train} holds images that are evaluated: train on another split")
+    evaluated.rejected += of_training(learnt.rejected)
+
+
+def of_training(rejected: Sequence[str]) -> list[str]:
+    """Reasons marked as those of the training set."""
+    return [MARK + reason for reason in rejected]
+
+
+def pictures(images: Iterable[bytes]) -> set[bytes]:
+    """A digest of each image's size and pixels."""
+    from retroclip.pairs import decode_image
+
+    found = set()
+    for image in images:
+        decoded = decode_image(image).convert("RGB")
+        found.add(hashlib.sha256(repr(decoded.size).encode() + decoded.tobytes()).digest())
+    return found
