@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
+from retroclip.encoders import load
 from retroclip.evaluation import load_results
 
 
@@ -39,6 +41,35 @@ def test_retrieve_customize_evaluate(run, model, memory, task, labelled):
     assert (result["task"], result["n"], result["method"], result["metric"]) == ("animals", 12, "zero-shot", "top1")
     assert 0 <= result["value"] <= 1
     assert {"dataset", "split", "model", "interval", "seconds", "per_class", "top1"} <= set(result)
+
+
+def test_classes_are_named_with_their_descriptions(run, model, memory, task, labelled):
+    told = {"cat": "a small feline", "dog": "a canine."}
+    described = {"name": "animals", "classes": ["cat", "dog"], "descriptions": told}
+    with open("described.yaml", "w") as file:
+        yaml.safe_dump(described, file)
+    plain = json.loads(run(f"evaluate {model} described.yaml {labelled} --json").out)
+    result = json.loads(run(f"evaluate {model} described.yaml {labelled} --describe --json").out)
+    assert (plain["templates"], result["templates"]) == (["a photo of a {}."], ["a photo of a {}, {description}."])
+    rows_of = {each: rows(run(f"predict {model} described.yaml labelled {each}").out) for each in ("", "--describe")}
+    encoder = load(str(model))
+    texts = ["a photo of a cat, a small feline", "a photo of a dog, a canine"]
+    pictures = sorted(Path("labelled").rglob("*.jpg"))
+    logits = (
+        encoder.logit_scale * encoder.encode_images([p.read_bytes() for p in pictures]) @ encoder.encode_texts(texts).T
+    )
+    probabilities = {str(p): float(row.max()) for p, row in zip(pictures, logits.softmax(1), strict=True)}
+    for row in rows_of["--describe"]:
+        assert float(row["probability"]) == pytest.approx(probabilities[row["file"]], abs=2e-3)
+    assert rows_of[""] != rows_of["--describe"]
+    compared = json.loads(
+        run(f"compare {model} described.yaml {labelled} --memory mem --methods primed --describe --json").out
+    )
+    assert [each["templates"] for each in compared] == [["a photo of a {}, {description}."]] * 2
+    refused = run(f"evaluate {model} {task} {labelled} --describe")
+    assert refused.status == 1 and "task 'animals' has no descriptions" in refused.line
+    refused = run(f"evaluate {model} image-text-retrieval photos --describe")
+    assert refused.status == 2 and "--describe is for a TASK with classes" in refused.line
 
 
 def test_fuse_evaluate_predict(run, model, memory, task, labelled):
