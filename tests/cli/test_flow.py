@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from retroclip import training
 from retroclip.encoders import load
 from retroclip.evaluation import load_results
 
@@ -78,6 +79,47 @@ def test_fuse_evaluate_predict(run, model, memory, task, labelled):
     assert len(rows(run(f"predict fused {task} photos").out)) == 20
     refused = run(f"compare fused {task} {labelled} --memory mem")
     assert (refused.status, "was made by model" in refused.line) == (1, True)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What `customize` and `fuse` were asked for, by verb; they do it, too."""
+    seen = {}
+    for verb in ("customize", "fuse"):
+        made = getattr(training, verb)
+
+        def spy(*given, verb=verb, made=made, **options):
+            seen[verb] = {name: value for name, value in options.items() if name not in ("checkpoint", "on_log")}
+            return made(*given, **options)
+
+        monkeypatch.setattr(training, verb, spy)
+    return seen
+
+
+def test_options_of_customize_reach_the_function_and_no_others(run, model, memory, task, asked):
+    assert run(f"retrieve mem {task} --out found -k 8").status == 0
+    customize = f"customize found --model {model} --epochs 1"
+    chosen = "--views 1 --gates 1 --loss sigmoid --positives class --weight-decay 0 --warmup 0"
+    assert run(f"{customize} --out custom {chosen}").status == 0
+    assert asked["customize"] == {
+        "tuning": "gated-image", "epochs": 1, "recipe": "anchored", "seed": 0, "views": 1, "gates": 1,
+        "loss": "sigmoid", "positives": "class", "weight_decay": 0.0, "warmup": 0.0,
+    }  # fmt: skip
+    assert run(f"{customize} --out plain").status == 0
+    assert asked["customize"] == {"tuning": "gated-image", "epochs": 1, "recipe": "anchored", "seed": 0}
+
+
+def test_options_of_fuse_reach_the_function_and_no_others(run, model, memory, asked):
+    fuse = f"fuse mem --model {model} -k 3"
+    assert run(f"{fuse} --out reco --init plain --search cross-modal --values uni-modal --relevance 0.5").status == 0
+    given = {"kind": "reco", "k": 3, "seed": 0, "train": None}
+    wanted = {"init": "plain", "search": "cross-modal", "values": "uni-modal", "relevance": 0.5}
+    assert asked["fuse"] == given | wanted
+    card = json.loads(Path("reco/retroclip.json").read_text())
+    assert card["options"]["init"] == "plain" and card["settings"]["search"] == "cross-modal"
+    assert run(f"{fuse} --out ram --kind ra-clip --blocks 2").status == 0
+    assert asked["fuse"] == given | {"kind": "ra-clip", "blocks": 2}
+    assert json.loads(Path("ram/retroclip.json").read_text())["options"]["blocks"] == 2
 
 
 def test_a_saved_model_s_memory_is_evaluated_without_the_evaluated_pictures(run, model, memory, task, photos):
