@@ -52,6 +52,12 @@ def test_a_described_task_says_so_in_its_templates(pets, tmp_path):
         Task("mine", classes=["cat"]).described()
 
 
+@pytest.mark.parametrize("template", ["a {}: {description}", "{}, {description}, {description} {description}"])
+def test_templates_that_ask_oddly_for_a_description_are_refused(template):
+    with pytest.raises(TaskError, match="a description follows as"):
+        Task("t", classes=["cat"], templates=[template])
+
+
 def test_described_prompts_are_those_of_training(pets):
     class Always:  # the template of `prompt`'s first branch or its second, and the description whenever it may
         def __init__(self, *draws):

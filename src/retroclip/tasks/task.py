@@ -14,7 +14,7 @@ from retroclip.errors import TaskError
 from retroclip.files import write_whole
 from retroclip.pairs.pair import label_key
 from retroclip.tasks.shared import expand_classes
-from retroclip.tasks.templates import described_template, filled, named_templates
+from retroclip.tasks.templates import DESCRIPTION, asks_oddly, described_template, filled, named_templates
 
 Metric = Literal["top1", "mean-per-class", "map11", "map", "roc-auc"]
 Protocol = Literal["classification", "regions", "detection", "segmentation", "video", "typographic-attack", "entities"]
@@ -110,6 +110,11 @@ class Task(BaseModel):
         bad = next((template for template in value if "{}" not in template), None)
         if bad is not None or not value:
             raise ValueError(f"template {bad!r} has no {{}} for the class name" if value else "there are no templates")
+        odd = next((t for t in value if asks_oddly(t)), None)
+        if odd is not None:
+            raise ValueError(
+                f"template {odd!r}: a description follows as {DESCRIPTION!r}, as in 'a photo of a {{}}{DESCRIPTION}.'"
+            )
         return value
 
     @model_validator(mode="after")

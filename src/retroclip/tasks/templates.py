@@ -36,6 +36,11 @@ def asks_description(template: str) -> bool:
     return DESCRIPTION in template
 
 
+def asks_oddly(template: str) -> bool:
+    """Whether a template asks for a description in a way that could not be left out for a class without."""
+    return "{description}" in template.replace(DESCRIPTION, "")
+
+
 def described_template(template: str) -> str:
     """ "a photo of a {}." → "a photo of a {}, {description}." """
     if asks_description(template):
