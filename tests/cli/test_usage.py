@@ -66,6 +66,7 @@ def test_help_imports_neither_torch_nor_transformers():
         ("customize found --out model --gates 0", ">= 1"),
         ("customize found --out model --tuning locked-text --gates 2", "--gates is for a gated tuning, not for locked"),
         ("customize found --out model --views -1", ">= 0"),
+        ("customize found --out model --lr 0", "> 0"),
         ("customize found --out model --warmup 1.5", "<= 1"),
         ("customize found --out model --weight-decay -0.1", ">= 0"),
         ("customize found --out model --loss hinge", "hinge"),

@@ -26,7 +26,7 @@ def customize(
         int | None,
         Parameter(help="Pairs encoded at a time: large batches in small memory.", validator=validators.Number(gte=1)),
     ] = None,
-    lr: Annotated[float | None, Parameter(help="Default: by the tuning.")] = None,
+    lr: Annotated[float | None, Parameter(help="Default: by the tuning.", validator=validators.Number(gt=0))] = None,
     weight_decay: Annotated[float | None, Parameter(help="Default: 0.05.", validator=validators.Number(gte=0))] = None,
     warmup: Annotated[
         float | None, Parameter(help="A share of all steps. Default: 0.1.", validator=validators.Number(gte=0, lte=1))

@@ -87,6 +87,10 @@ def test_rows_that_do_not_say_which_class_of_their_name_they_show(wordnet, tmp_p
     # nothing is known of the name itself: the first class, not a third one called just "crane"
     texts = ClassTexts(rows, descriptions=said, gloss_share=1.0)
     assert (texts.names, texts.index("crane", "a/1")) == (["crane", "crane", "red"], 0)
+    # a synset named for the name goes before the ids in keys, with its description
+    given = {"crane": "n03126707"}
+    texts = ClassTexts(CRANES, wordnet=wordnet, synsets=given, descriptions=said, gloss_share=1.0)
+    assert (texts.names, texts.synset[0], texts.glosses[0]) == (["crane", "red"], "n03126707", "a machine")
     # of a single id the rest are that class
     texts = ClassTexts([rows[0], rows[1]], wordnet=wordnet, gloss_share=1.0)
     assert (texts.synset, texts.index("crane", "a/1")) == (["n02012849"], 0)

@@ -95,7 +95,7 @@ class ClassTexts:
         return known or synset_of(form, self._senses, self._pictured)
 
     def _gloss(self, form: str, id_: str | None, node: str | None) -> str | None:
-        named = (self._described.get(name) for name in (id_ or node, form) if name)
+        named = (self._described.get(name) for name in (self._given.get(form) or id_ or node, form) if name)
         return next(filter(None, named), None) or (self.synsets[node].gloss if node else None)
 
     def index(self, label: str, key: str = "") -> int:
