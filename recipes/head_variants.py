@@ -12,8 +12,11 @@ from variants import Build, Variant
 from retroclip.methods import MethodContext, get_method
 
 FEW = (1, 2, 3, 5, 10, 20)
+OTHER_BASE: dict[str, dict[str, Any]] = {
+    "stacked-linear": {"class texts not moved": {"alpha": 1.0}},
+    "stacked-linear-features": {"class texts moved": {"alpha": 0.5}},
+}
 WITHOUT: dict[str, dict[str, Any]] = {
-    "class texts not moved": {"alpha": 1.0},
     "relevance not asked": {"sharpness": 0.0},
     "no prior": {"prior": 0.0},
 }
@@ -22,17 +25,17 @@ WITHOUT: dict[str, dict[str, Any]] = {
 def heads(context: MethodContext, group: str = "heads") -> Iterator[Variant]:
     """Heads on the pairs that name a class, and what keeps ours from harm where these mislead."""
     yield Variant(group, "REAL-Linear", made(context, "real-linear"))
-    for method in ("stacked-linear", "stacked-linear-features"):
+    for method, other_base in OTHER_BASE.items():
         yield Variant(group, method, made(context, method))
         yield Variant(group, f"{method}, the head alone", made(context, method, alone=True))
-        for what, options in WITHOUT.items():
+        for what, options in (other_base | WITHOUT).items():
             yield Variant(group, f"{method}, {what}", made(context, method, **options))
 
 
 def heads_of_few(context: MethodContext) -> Iterator[Variant]:
     """The same where the memory has few pairs a class; seeds draw them."""
     for few in FEW:
-        for what, options in {"stacked-linear": {}, "class texts not moved": WITHOUT["class texts not moved"]}.items():
+        for what, options in ({"stacked-linear": {}} | OTHER_BASE["stacked-linear"]).items():
             build = made(context, "stacked-linear", per_class=few, **options)
             yield Variant("heads, few pairs", f"{few} a class, {what}", build)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO, cast
 
 import torch
 
-from retroclip.classifiers import CalibratedClassifier, Classifier, fit_temperature, threshold_for
+from retroclip.classifiers import CalibratedClassifier, Classifier, fit_temperature, memory_captions, threshold_for
 from retroclip.encoders import Encoder
 from retroclip.errors import BadImageError, ModelError, RetroclipError, SourceError
 from retroclip.evaluation import Samples
@@ -24,6 +24,7 @@ from retroclip.memory import Memory
 from retroclip.methods import MethodContext, get_method
 from retroclip.pairs import decode_image
 from retroclip.pairs.image import IMAGE_SUFFIXES
+from retroclip.retrieval import any_matched
 from retroclip.tasks import Task
 
 if TYPE_CHECKING:
@@ -63,13 +64,13 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
 def build_classifier(
     encoder: Encoder, task: Task, *, method: str | None = None, memory: Memory | None = None, seed: int = 0
 ) -> Classifier:
-    """A classifier over the task's classes; by default `primed` where there is a memory, else `zero-shot`.
+    """A classifier over the task's classes, made by `default_method` where no method is named.
 
     Raises RetroclipError for a method that learns from labelled images, of which there are none here.
     """
     if memory is not None:
         memory.check_encoder(encoder)
-    chosen = get_method(method or default_method(memory))
+    chosen = get_method(method or default_method(memory, task))
     if chosen.needs_train:
         raise RetroclipError(
             f"method {chosen.name!r} learns from labelled images, which only `evaluate` and `compare` take: choose one"
@@ -79,9 +80,15 @@ def build_classifier(
     return head(model, task)
 
 
-def default_method(memory: Memory | None) -> str:
-    """The method used when none is named."""
-    return "zero-shot" if memory is None else "primed"
+def default_method(memory: Memory | None, task: Task | None = None) -> str:
+    """The method used when none is named: without a memory zero-shot, with one stacked-linear or primed.
+
+    The head needs a pair whose captions name one class of the task, and a task that is only classified.
+    """
+    if memory is None:
+        return "zero-shot"
+    named = task is not None and any_matched(memory_captions(memory), task)
+    return "stacked-linear" if named else "primed"
 
 
 @dataclass(frozen=True)

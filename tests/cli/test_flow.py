@@ -150,7 +150,7 @@ def test_a_folder_that_is_no_model_is_refused_before_training(run, model, memory
 def test_evaluate_with_a_memory_as_table(run, model, memory, task, labelled):
     shown = run(f"evaluate {model} {task} {labelled} --memory mem")
     assert shown.status == 0
-    assert "primed" in shown.out
+    assert "stacked-linear" in shown.out
 
 
 def test_compare_json_report_and_resume(run, model, memory, task, labelled, tmp_path):

@@ -26,6 +26,7 @@ from retroclip.cli.train import parse_settings
 if TYPE_CHECKING:
     from retroclip.evaluation import Result
     from retroclip.memory import Memory
+    from retroclip.tasks import Task
 
 SEEDS_OF_TRAINED = 3
 
@@ -109,7 +110,7 @@ def evaluate(
     kind = IMAGE_TEXT_RETRIEVAL if loaded is None else protocol or loaded.protocol
     check_unused(kind, {"--protocol": protocol, "--train": train, "--metric": metric}, asked)
     opened = Memory.open(memory) if memory else None
-    chosen = method or default_for(kind, opened, train)
+    chosen = method or default_for(kind, opened, loaded, train)
     runs = seeds_of(kind, chosen, asked, seed, seeds, default=SEEDS_OF_TRAINED if train else 1)
     if loaded is None:
         encoder = load(model, precision=precision)
@@ -148,14 +149,16 @@ def check_unused(kind: str, options: dict[str, Any], asked: dict[str, Any]) -> N
         raise WrongUsageError(f"evaluate: leave out {unused[0]}: {kind} has no use for it{hint}")
 
 
-def default_for(kind: str, memory: "Memory | None", train: str | None) -> str:
+def default_for(kind: str, memory: "Memory | None", task: "Task | None", train: str | None) -> str:
     """The method used when none is named."""
     from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL
     from retroclip.prediction import default_method
 
     if train:
         return "linear-probe"
-    return "mean-neighbours" if kind == IMAGE_TEXT_RETRIEVAL and memory is not None else default_method(memory)
+    if kind == IMAGE_TEXT_RETRIEVAL and memory is not None:
+        return "mean-neighbours"
+    return default_method(memory, task if kind == "classification" else None)
 
 
 def seeds_of(

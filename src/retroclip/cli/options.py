@@ -18,7 +18,10 @@ Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON, a
 Where = Annotated[str | None, Parameter(help="SQL predicate over the columns, such as \"license = 'CC BY 4.0'\".")]
 Method = Annotated[
     str | None,
-    Parameter(help="A method of `retroclip compare`; default: `primed` where a memory is given, else `zero-shot`."),
+    Parameter(
+        help="A method of `retroclip compare`; default: `zero-shot`, with a memory `stacked-linear` where its captions"
+        " name classes of the task to be classified, else `primed`."
+    ),
 ]
 
 MetricName = Annotated[

@@ -45,7 +45,7 @@ def _stacked_linear_features(context: MethodContext) -> "Classifier":
     from retroclip.classifiers.linear import check_matched
     from retroclip.encoders.features import FeatureEncoder
 
-    options = context.options_for("stacked-linear-features")
+    options = {"alpha": 1.0} | context.options_for("stacked-linear-features")  # not primed: docs/decisions.md
     per_class = options.pop("per_class", 100)
     # One draw for all seeds, which differ in the folds: embedding is the dear part.
     ids, labels = _matched(context, per_class, seed=0)

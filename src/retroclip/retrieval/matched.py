@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from retroclip.retrieval.select import named_classes
+from retroclip.retrieval.select import ClassNames, named_classes
 
 if TYPE_CHECKING:
     from retroclip.tasks import Task
+
+
+def any_matched(captions: Iterable[Sequence[str]], task: Task) -> bool:
+    """Whether the captions of some pair name exactly one class; reads no further than the first."""
+    names = ClassNames(task)
+    return any(len(names.found_in(own)) == 1 for own in captions)
 
 
 def matched_pairs(
