@@ -3,10 +3,13 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
+from retroclip import training
+from retroclip.encoders import load
 from retroclip.evaluation import load_results
 
 
@@ -41,12 +44,82 @@ def test_retrieve_customize_evaluate(run, model, memory, task, labelled):
     assert {"dataset", "split", "model", "interval", "seconds", "per_class", "top1"} <= set(result)
 
 
+def test_classes_are_named_with_their_descriptions(run, model, memory, task, labelled):
+    told = {"cat": "a small feline", "dog": "a canine."}
+    described = {"name": "animals", "classes": ["cat", "dog"], "descriptions": told}
+    with open("described.yaml", "w") as file:
+        yaml.safe_dump(described, file)
+    plain = json.loads(run(f"evaluate {model} described.yaml {labelled} --json").out)
+    result = json.loads(run(f"evaluate {model} described.yaml {labelled} --describe --json").out)
+    assert (plain["templates"], result["templates"]) == (["a photo of a {}."], ["a photo of a {}, {description}."])
+    rows_of = {each: rows(run(f"predict {model} described.yaml labelled {each}").out) for each in ("", "--describe")}
+    encoder = load(str(model))
+    texts = ["a photo of a cat, a small feline", "a photo of a dog, a canine"]
+    pictures = sorted(Path("labelled").rglob("*.jpg"))
+    logits = (
+        encoder.logit_scale * encoder.encode_images([p.read_bytes() for p in pictures]) @ encoder.encode_texts(texts).T
+    )
+    probabilities = {str(p): float(row.max()) for p, row in zip(pictures, logits.softmax(1), strict=True)}
+    for row in rows_of["--describe"]:
+        assert float(row["probability"]) == pytest.approx(probabilities[row["file"]], abs=2e-3)
+    assert rows_of[""] != rows_of["--describe"]
+    compared = json.loads(
+        run(f"compare {model} described.yaml {labelled} --memory mem --methods primed --describe --json").out
+    )
+    assert [each["templates"] for each in compared] == [["a photo of a {}, {description}."]] * 2
+    refused = run(f"evaluate {model} {task} {labelled} --describe")
+    assert refused.status == 1 and "task 'animals' has no descriptions" in refused.line
+    refused = run(f"evaluate {model} image-text-retrieval photos --describe")
+    assert refused.status == 2 and "--describe is for a TASK with classes" in refused.line
+
+
 def test_fuse_evaluate_predict(run, model, memory, task, labelled):
     assert run(f"fuse mem --model {model} --kind mean --out fused -k 3").status == 0
     assert json.loads(run(f"evaluate fused {task} {labelled} --json").out)["n"] == 12
     assert len(rows(run(f"predict fused {task} photos").out)) == 20
     refused = run(f"compare fused {task} {labelled} --memory mem")
     assert (refused.status, "was made by model" in refused.line) == (1, True)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What `customize` and `fuse` were asked for, by verb; they do it, too."""
+    seen = {}
+    for verb in ("customize", "fuse"):
+        made = getattr(training, verb)
+
+        def spy(*given, verb=verb, made=made, **options):
+            seen[verb] = {name: value for name, value in options.items() if name not in ("checkpoint", "on_log")}
+            return made(*given, **options)
+
+        monkeypatch.setattr(training, verb, spy)
+    return seen
+
+
+def test_options_of_customize_reach_the_function_and_no_others(run, model, memory, task, asked):
+    assert run(f"retrieve mem {task} --out found -k 8").status == 0
+    customize = f"customize found --model {model} --epochs 1"
+    chosen = "--views 1 --gates 1 --loss sigmoid --positives class --weight-decay 0 --warmup 0"
+    assert run(f"{customize} --out custom {chosen}").status == 0
+    assert asked["customize"] == {
+        "tuning": "gated-image", "epochs": 1, "recipe": "anchored", "seed": 0, "views": 1, "gates": 1,
+        "loss": "sigmoid", "positives": "class", "weight_decay": 0.0, "warmup": 0.0,
+    }  # fmt: skip
+    assert run(f"{customize} --out plain").status == 0
+    assert asked["customize"] == {"tuning": "gated-image", "epochs": 1, "recipe": "anchored", "seed": 0}
+
+
+def test_options_of_fuse_reach_the_function_and_no_others(run, model, memory, asked):
+    fuse = f"fuse mem --model {model} -k 3"
+    assert run(f"{fuse} --out reco --init plain --search cross-modal --values uni-modal --relevance 0.5").status == 0
+    given = {"kind": "reco", "k": 3, "seed": 0, "train": None}
+    wanted = {"init": "plain", "search": "cross-modal", "values": "uni-modal", "relevance": 0.5}
+    assert asked["fuse"] == given | wanted
+    card = json.loads(Path("reco/retroclip.json").read_text())
+    assert card["options"]["init"] == "plain" and card["settings"]["search"] == "cross-modal"
+    assert run(f"{fuse} --out ram --kind ra-clip --blocks 2").status == 0
+    assert asked["fuse"] == given | {"kind": "ra-clip", "blocks": 2}
+    assert json.loads(Path("ram/retroclip.json").read_text())["options"]["blocks"] == 2
 
 
 def test_a_saved_model_s_memory_is_evaluated_without_the_evaluated_pictures(run, model, memory, task, photos):

@@ -82,11 +82,26 @@ def test_bad_images_are_counted_and_named(run, model, photos):
     (photos / "00.txt").write_text("")
     made = run(f"memory create mem photos --model {model} --max-rejected 0.2")
     assert made.status == 0
-    assert "20 pairs, 4 rejected" in made.line or "20 pairs, 3 rejected" in made.line
+    assert "20 pairs, 4 rejected, 1 of them captions whose images are kept" in made.line
     reasons = {item.key: item.reason for item in Memory.open("mem").rejected()}
+    assert reasons.keys() == {"truncated", "text", "huge", "00"}
+    assert reasons["00"] == ".txt is empty; the image is kept without it"
+    assert json.loads(run("memory info mem --json").out)["rejected"] == 4
     assert "truncated" in reasons["truncated"]
     assert "not an image" in reasons["text"]
     assert "pixel" in reasons["huge"]
+
+
+def test_captions_that_cannot_be_read_are_counted_and_those_that_are_not_there_are_not(run, model, photos, memory):
+    for number in range(10):
+        (photos / f"{number:02}.txt").write_bytes(b"" if number < 6 else b"\xff\xfe\x00")
+    for number in range(10, 14):
+        (photos / f"{number:02}.txt").unlink()
+    made = run(f"memory create other photos --model {model}")  # more than a tenth, but no image of them is bad
+    assert "20 pairs, 10 rejected, 10 of them captions whose images are kept" in made.line
+    (photos / "00.jpg").rename(photos / "new.jpg")
+    (photos / "00.txt").rename(photos / "new.txt")
+    assert "1 pairs added, 19 were there, 1 rejected, 1 of them captions" in run("memory add mem photos").line
 
 
 def test_too_many_bad_images_stop_at_once_and_leave_nothing(run, model, photos):

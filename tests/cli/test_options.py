@@ -1,8 +1,16 @@
+import inspect
+import re
+from typing import get_type_hints
+
 import pytest
 
+from retroclip import training
+from retroclip.cli.customize import customize
 from retroclip.cli.failures import WrongUsageError
+from retroclip.cli.fuse import fuse
 from retroclip.cli.options import read_shots, split_pair, split_words
 from retroclip.cli.train import parse_settings
+from retroclip.fusion import RecoFusion, RetrievalAugmentation
 
 
 def test_words():
@@ -37,3 +45,21 @@ def test_settings_are_yaml_under_dotted_names():
 
 def test_negative_numbers_are_values():
     assert parse_settings(("--set.shift", "-3")) == {"shift": -3}
+
+
+@pytest.mark.parametrize(
+    ("verb", "beneath"),
+    [(customize, [training.customize]), (fuse, [training.fuse, RecoFusion, RetrievalAugmentation])],
+)
+def test_defaults_that_help_names_are_those_of_the_functions(verb, beneath):
+    own = {p.name: p.default for made in reversed(beneath) for p in inspect.signature(made).parameters.values()}
+    checked = []
+    for name, hint in get_type_hints(verb, include_extras=True).items():
+        texts = [str(each.help) for each in getattr(hint, "__metadata__", ()) if each.help]
+        told = re.search(r"Default: ([\w.-]+)\.$", " ".join(texts))
+        if told is not None:
+            assert told[1] == str(own[name]), name
+            checked.append(name)
+        if name in own and name not in ("model", "tuning", "recipe", "kind", "seed", "memory", "k", "retrieved"):
+            assert inspect.signature(verb).parameters[name].default is None, f"--{name} has a default of its own"
+    assert len(checked) >= 4

@@ -46,6 +46,8 @@ def test_captions_beside_images(folder):
 def test_an_empty_caption_is_absent_and_noted(folder):
     pair = by_key(read_pairs(folder))["b"]
     assert pair.captions == () and pair.caption is None and "empty" in pair.metadata["note"]
+    assert pair.faults == (".txt is empty",)
+    assert not by_key(read_pairs(folder))["sub/deep/e"].faults  # a caption that isn't there is no fault
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.json", b"{broken"), ("a.json", b"[1]"), ("b.txt", b"\xff\xfe\x00")])

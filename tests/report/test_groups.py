@@ -146,6 +146,13 @@ def test_no_result_wins_silently(make_result):
     assert len(set(table.rows)) == len(table.rows)
 
 
+def test_rows_with_and_without_descriptions_are_told_apart(make_result):
+    plain = ["a photo of a {}.", "a {}."]
+    own = [make_result("zero-shot", 0.5, templates=plain)]
+    own += [make_result("zero-shot", 0.6, templates=["a photo of a {}, {description}.", "a {}, {description}."])]
+    assert row_labels(own) == ["zero-shot, 2 templates", "zero-shot, 2 templates with descriptions"]
+
+
 def test_an_overview_mixes_neither_protocols_nor_settings(boxes, make_result):
     far = make_result("zero-shot", 0.2, **BOXES | {"task": "coco", "dataset": "coco"}, options=TRUTH)
     table = overview([*boxes, far])

@@ -5,6 +5,7 @@ import pytest
 from retroclip import tasks
 from retroclip.errors import TaskError
 from retroclip.tasks import LabelIndex, Task
+from retroclip.training.prompts import PLAIN, prompt
 
 
 @pytest.fixture
@@ -30,9 +31,44 @@ def test_defaults_need_only_names():
 def test_prompts_use_the_display_name_and_the_description(pets):
     assert pets.prompts("Russian_Blue") == ["a photo of a russian blue cat, a type of pet.", "russian blue cat"]
     assert pets.prompts("boxer", describe=True)[1] == "boxer, a stocky medium-sized breed of dog"
+    # at the end and without a full stop, as `training.prompts.prompt` writes it
+    assert (
+        pets.prompts("boxer", describe=True)[0]
+        == "a photo of a boxer, a type of pet, a stocky medium-sized breed of dog"
+    )
     assert pets.prompts("beagle", describe=True) == pets.prompts("beagle")
     with pytest.raises(TaskError, match="no class 'cat'"):
         pets.prompts("cat")
+
+
+def test_a_described_task_says_so_in_its_templates(pets, tmp_path):
+    described = pets.described()
+    assert described.templates == ["a photo of a {}, a type of pet, {description}.", "{}, {description}"]
+    assert all(described.prompts(name) == pets.prompts(name, describe=True) for name in pets.classes)
+    assert described.described() == described and described.label_index == pets.label_index
+    described.to_yaml(tmp_path / "pets.yaml")
+    assert Task.load(tmp_path / "pets.yaml").prompts("boxer") == described.prompts("boxer")
+    with pytest.raises(TaskError, match="'mine' has no descriptions: give them"):
+        Task("mine", classes=["cat"]).described()
+
+
+@pytest.mark.parametrize("template", ["a {}: {description}", "{}, {description}, {description} {description}"])
+def test_templates_that_ask_oddly_for_a_description_are_refused(template):
+    with pytest.raises(TaskError, match="a description follows as"):
+        Task("t", classes=["cat"], templates=[template])
+
+
+def test_described_prompts_are_those_of_training(pets):
+    class Always:  # the template of `prompt`'s first branch or its second, and the description whenever it may
+        def __init__(self, *draws):
+            self.draws = list(draws)
+
+        def random(self):
+            return self.draws.pop(0)
+
+    task = Task("t", classes=["boxer"], templates=["{}", PLAIN], descriptions={"boxer": "a breed of dog."})
+    trained = [prompt("boxer", "a breed of dog", Always(draw, 0.0), gloss_share=1.0) for draw in (0.1, 0.3)]
+    assert task.described().prompts("boxer") == trained
 
 
 def test_label_index_knows_every_name_of_a_class(pets):

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter, validators
 
 from retroclip.cli.options import (
+    Describe,
     Json,
     MemoryName,
     ModelReference,
@@ -32,6 +33,7 @@ def compare(
     train: Train = None,
     shots: Shots = None,
     where: Where = None,
+    describe: Describe = False,
     out: Path | None = None,
     json: Json = False,
 ) -> int:
@@ -61,6 +63,7 @@ def compare(
 
     others = [(Task.load(name), data) for name, data in pairs]
     encoder, loaded, opened = load(model), Task.load(task), Memory.open(memory)
+    loaded = loaded.described() if describe else loaded
     chosen = split_words(methods) if methods else None
     options: dict[str, Any] = {"methods": chosen, "seeds": range(seeds), "also": others, "where": where}
     options |= {"train": train, "shots": count}

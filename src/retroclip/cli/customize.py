@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter, validators
 
 from retroclip.cli.checkpoints import resumable, save_once
+from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.options import ModelReference
 from retroclip.cli.terminal import training_shown
 
@@ -25,8 +26,26 @@ def customize(
         int | None,
         Parameter(help="Pairs encoded at a time: large batches in small memory.", validator=validators.Number(gte=1)),
     ] = None,
-    lr: float | None = None,
+    lr: Annotated[float | None, Parameter(help="Default: by the tuning.", validator=validators.Number(gt=0))] = None,
+    weight_decay: Annotated[float | None, Parameter(help="Default: 0.05.", validator=validators.Number(gte=0))] = None,
+    warmup: Annotated[
+        float | None, Parameter(help="A share of all steps. Default: 0.1.", validator=validators.Number(gte=0, lte=1))
+    ] = None,
+    gates: Annotated[
+        int | None,
+        Parameter(help="So many last blocks. Default: half of them, at most 6.", validator=validators.Number(gte=1)),
+    ] = None,
+    views: Annotated[
+        int | None,
+        Parameter(
+            help="Augmented views of each image beside the plain one. Default: 0.", validator=validators.Number(gte=0)
+        ),
+    ] = None,
     recipe: Literal["anchored", "react"] = "anchored",
+    positives: Literal["class", "named", "caption"] | None = None,
+    loss: Annotated[
+        Literal["softmax", "sigmoid"] | None, Parameter(help="REACT's, or SigLIP's. Default: softmax.")
+    ] = None,
     seed: int = 0,
 ) -> None:
     """Tune a model on retrieved pairs (REACT).
@@ -39,9 +58,14 @@ def customize(
         What is trained: gated blocks beside frozen ones, or a whole tower with the other locked.
     recipe
         REACT's own loss, or ours, which also uses the class names and stays near the untuned model.
+    positives
+        Positives of each other: pairs that one class found, whose captions name one class, or whose captions are alike.
+        Default: by the recipe.
     out
         Folder for the customized model; name it wherever a model is asked for.
     """
+    if gates is not None and "gated" not in tuning:
+        raise WrongUsageError(f"customize: --gates is for a gated tuning, not for {tuning}")
     from retroclip.encoders import load
     from retroclip.encoders.saving import check_target
     from retroclip.retrieval import Retrieved
@@ -51,7 +75,9 @@ def customize(
     start()
     check_target(out)
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "recipe": recipe}
-    given["micro_batch"] = micro_batch
+    given |= {"micro_batch": micro_batch, "weight_decay": weight_decay, "warmup": warmup, "gates": gates}
+    given |= {"views": views, "positives": positives, "loss": loss}
+    # what isn't given has the default of `training.customize`, and no other
     options = {name: value for name, value in given.items() if value is not None}
     base, found = load(model), Retrieved.load(retrieved)
     settings = {**options, "tuning": tuning, "seed": seed, "model": base.fingerprint, "pairs": found.provenance}

@@ -7,6 +7,7 @@ from cyclopts import Parameter, validators
 
 from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.options import (
+    Describe,
     Json,
     MemoryName,
     Method,
@@ -48,6 +49,7 @@ def evaluate(
         Parameter(help="Runs; default: 3 with --train or --suite, else 1.", validator=validators.Number(gte=1)),
     ] = None,
     metric: MetricName = None,
+    describe: Describe = False,
     suite: str | None = None,
     data: Path | None = None,
     out: Path | None = None,
@@ -85,6 +87,8 @@ def evaluate(
     out
         The folder for a suite's results, one JSON file each; what is there already is not measured again.
     """
+    if describe and (suite is not None or task == "image-text-retrieval"):
+        raise WrongUsageError("evaluate: --describe is for a TASK with classes")
     if suite is not None:
         if task or dataset or where or metric or protocol or train or settings or data is None or out is None:
             raise WrongUsageError("evaluate: --suite takes --data and --out, and its tasks and data from the suite")
@@ -102,6 +106,7 @@ def evaluate(
     from retroclip.tasks import task_for
 
     loaded = None if task == IMAGE_TEXT_RETRIEVAL else task_for(task, dataset)
+    loaded = loaded.described() if describe and loaded is not None else loaded
     kind = IMAGE_TEXT_RETRIEVAL if loaded is None else protocol or loaded.protocol
     check_unused(kind, {"--protocol": protocol, "--train": train, "--metric": metric}, asked)
     opened = Memory.open(memory) if memory else None

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter, validators
 
 from retroclip.cli.checkpoints import resumable, save_once
+from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.options import MemoryName, ModelReference
 from retroclip.cli.terminal import training_shown
 
@@ -20,6 +21,28 @@ def fuse(
     k: Annotated[
         int, Parameter(name=["-k", "--k"], help="Neighbours to consult.", validator=validators.Number(gte=1))
     ] = 10,
+    init: Annotated[
+        Literal["identity", "plain"] | None,
+        Parameter(help="RECO's start: near the mean of neighbours, or the paper's. Default: identity."),
+    ] = None,
+    blocks: Annotated[
+        int | None, Parameter(help="RA-CLIP's blocks. Default: 1.", validator=validators.Number(gte=1))
+    ] = None,
+    search: Annotated[
+        Literal["uni-modal", "cross-modal"] | None,
+        Parameter(help="Keys of the query's own modality, or of the other. Default: uni-modal."),
+    ] = None,
+    values: Annotated[
+        Literal["cross-modal", "uni-modal", "query"] | None,
+        Parameter(help="What is fused of a neighbour; query: nothing, a control. Default: cross-modal."),
+    ] = None,
+    relevance: Annotated[
+        float | None,
+        Parameter(
+            help="Above 0, far neighbours count less; 0.5 by default for RECO from the identity, else 0.",
+            validator=validators.Number(gte=0),
+        ),
+    ] = None,
     seed: int = 0,
     out: Path,
 ) -> None:
@@ -34,6 +57,9 @@ def fuse(
     out
         Folder for the model; name it wherever a model is asked for.
     """
+    check_kind(kind, {"init": init, "blocks": blocks})
+    if values == "query" and relevance:
+        raise WrongUsageError("fuse: leave out --relevance: with --values query there are no neighbours")
     from retroclip.encoders import load
     from retroclip.encoders.saving import check_target
     from retroclip.memory import Memory, absolute
@@ -44,8 +70,23 @@ def fuse(
     check_target(out)
     base, consulted = load(model), Memory.open(memory)
     options: dict[str, Any] = {"kind": kind, "k": k, "seed": seed, "train": train or None}
+    given = {"init": init, "blocks": blocks, "search": search, "values": values, "relevance": relevance}
+    # what isn't given has the default of `training.fuse` or of the fusion, and no other
+    options |= {name: value for name, value in given.items() if value is not None}
     consulting = [absolute(consulted.path), consulted.id, consulted.version]
     with resumable(out, **options, model=base.fingerprint, memory=consulting) as checkpoint:
         with training_shown(f"{kind}: {memory}") as on_log:
             encoder = train_fusion(base, consulted, checkpoint=checkpoint, on_log=on_log, **options)
         save_once(encoder, out)
+
+
+def check_kind(kind: str, options: dict[str, Any]) -> None:
+    """WrongUsageError for an option, if it isn't None, that a kind of fusion doesn't have."""
+    import inspect
+
+    from retroclip.fusion import KINDS
+
+    for name, value in options.items():
+        having = [each for each, made in KINDS.items() if name in inspect.signature(made).parameters]
+        if value is not None and kind not in having:
+            raise WrongUsageError(f"fuse: --{name} is for --kind {' or '.join(having)}, not for {kind}")

@@ -37,6 +37,11 @@ Shots = Annotated[
     Parameter(help="So many of them for each class, drawn by the seed, or `full` (default): needs --train."),
 ]
 
+Describe = Annotated[
+    bool,
+    Parameter(negative=(), help='Name classes with the task\'s descriptions, for a model trained so: "crane, a bird".'),
+]
+
 
 def read_shots(text: str | None, train: str | None) -> int | None:
     """`16` → 16, `full` → None; WrongUsageError for anything else, and for shots out of nowhere."""

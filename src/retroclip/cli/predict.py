@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter, validators
 
 from retroclip.cli.failures import WrongUsageError
-from retroclip.cli.options import MemoryName, Method, ModelReference
+from retroclip.cli.options import Describe, MemoryName, Method, ModelReference
 from retroclip.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def predict(
     *,
     memory: MemoryName | None = None,
     method: Method = None,
+    describe: Describe = False,
     min_confidence: Annotated[
         float | None,
         Parameter(
@@ -62,6 +63,7 @@ def predict(
     from retroclip.tasks import Task
 
     files, loaded = find_images(images), Task.load(task)
+    loaded = loaded.described() if describe else loaded
     opened = Memory.open(memory) if memory else None
     encoder, labelled = load(model), None
     if calibrate is not None:

@@ -11,7 +11,7 @@ from retroclip.errors import SourceError
 from retroclip.memory.blocklist import REASON, Blocklist
 from retroclip.memory.embedded import with_images
 from retroclip.memory.imports import Chunk, EmbeddingImport, write_behind
-from retroclip.memory.ingest import Ingest, encoded_shards
+from retroclip.memory.ingest import Ingest, encoded_shards, is_kept
 from retroclip.memory.keys import KeySet, key_hashes
 from retroclip.memory.location import Location
 from retroclip.memory.pictures import Images, is_kept_of
@@ -29,7 +29,8 @@ Items = Iterable[Pair | Rejected] | EmbeddingImport
 class Added:
     """What an ingest did: pairs read, rows added by this run, pairs skipped as duplicates, pairs rejected.
 
-    `replaced` counts the added rows that took the place of one with their key.
+    `replaced` counts the added rows that took the place of one with their key, `captions` the captions that were
+    rejected while their image was kept.
     """
 
     read: int = 0
@@ -37,6 +38,7 @@ class Added:
     duplicates: int = 0
     rejected: int = 0
     replaced: int = 0
+    captions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ class _Writer:
             self.added.duplicates + chunk.duplicates,
             self.added.rejected + chunk.bad,
             self.added.replaced + len(old),
+            self.added.captions + sum(map(is_kept, chunk.rejected)),
         )
 
 

@@ -18,7 +18,8 @@ from retroclip.pairs import Pair, Rejected, decode_image
 
 SHARD_PAIRS = 2048
 SHARD_BYTES = 256 * 2**20
-NO_CAPTION = "empty caption; the image is kept without it"
+KEPT = "the image is kept without it"
+NO_CAPTION = f"empty caption; {KEPT}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +222,11 @@ def _result(item: "_Item | Rejected | Future[_Item]") -> _Item | Rejected:
     return item.result() if isinstance(item, Future) else item
 
 
+def is_kept(item: Rejected) -> bool:
+    """Whether only a caption, or another file beside an image, was rejected and not the pair."""
+    return item.reason.endswith(KEPT)
+
+
 def _rejected(pair: Pair, reason: Exception | str) -> Rejected:
     lines = str(reason).splitlines()
     return Rejected(key=pair.key, source=pair.source, reason=lines[0] if lines else type(reason).__name__)
@@ -248,6 +254,7 @@ def _cleaned(pair: Pair, options: Ingest, shard: Shard) -> Pair:
     captions = tuple(caption.strip() for caption in pair.captions if caption and caption.strip())
     if len(captions) < len(pair.captions):
         shard.rejected.append(_rejected(pair, NO_CAPTION))
+    shard.rejected += [_rejected(pair, f"{fault}; {KEPT}") for fault in pair.faults]
     if not captions and options.labels_as_captions and pair.label:
         captions = (f"a photo of a {pair.label.replace('_', ' ')}.",)
     return replace(pair, captions=captions)

@@ -30,6 +30,7 @@ class Annotation:
             "label": self.label,
             "license": self.license,
             "metadata": self.metadata | notes,
+            "faults": tuple(self.notes),
         }
 
 

@@ -14,7 +14,7 @@ class Pair:
 
     `image` is still encoded (JPEG, PNG, …), as found. `boxes` are `(label, x, y, w, h)` in pixels of the stored image,
     x and y at the top left corner; `mask` is a PNG of class indices. `labels` are those of an image that may have any
-    number of them, none included; `label` is None there.
+    number of them, none included; `label` is None there. `faults` tell of files beside the image that can't be used.
     """
 
     key: str
@@ -27,6 +27,7 @@ class Pair:
     mask: bytes | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] | None = None
+    faults: tuple[str, ...] = ()
 
     @property
     def caption(self) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from retroclip.evaluation import Result
+from retroclip.tasks.templates import asks_description
 
 # Counted, chosen on data or kept by a suite for itself: no settings that anybody asked for.
 FOUND = frozenset([
@@ -103,8 +104,15 @@ def spelled_setting(name: str, value: Any) -> str:
     return f"{name} {'unset' if value is None else spelled(value)}"
 
 
+def templates_in_words(templates: Sequence[str]) -> str:
+    """A template itself; of several how many, and whether descriptions follow the names."""
+    if len(templates) == 1:
+        return f"template “{templates[0]}”"
+    return f"{len(templates)} templates{' with descriptions' if any(map(asks_description, templates)) else ''}"
+
+
 SPELLED: dict[str, Callable[[Any], str]] = {
-    "templates": lambda own: f"template “{own[0]}”" if len(own) == 1 else f"{len(own)} templates",
+    "templates": templates_in_words,
     "precision": str,
     "seeds": lambda own: f"seed{'s' if len(own) > 1 else ''} {', '.join(map(str, own))}",
     "memory_pairs": lambda pairs: f"{pairs:,} pairs",

@@ -8,7 +8,7 @@ from rich.table import Table
 from retroclip.evaluation import Result
 from retroclip.evaluation.training_set import MARK
 from retroclip.report.groups import joined, key_of, leading, shots_text
-from retroclip.report.labels import row_labels, settings_differ
+from retroclip.report.labels import row_labels, settings_differ, templates_in_words
 from retroclip.report.overview import overview
 
 # What trained detectors and segmenters are compared with: told below the table, not a column each.
@@ -97,7 +97,7 @@ def caption(results: Sequence[Result], added: Sequence[str] = ()) -> str:
         f"metric {first.metric}",
     ]
     if first.templates and len(templates) == 1:
-        parts.append(_templates(first.templates))
+        parts.append(templates_in_words(first.templates))
     if key_of(first).learnt:
         parts.append(f"{shots_text(key_of(first))} of {first.options.get('train', 'unnamed')}")
     if first.memory:
@@ -207,10 +207,6 @@ def _parts(result: Result) -> str:
     parts = {"regions": " or boxes", "detection": " or boxes", "segmentation": " or masks"}.get(result.protocol, "")
     training = sum(reason.startswith(MARK) for reason in result.rejected)
     return f"{parts} ({training} of them in the training set)" if training else parts
-
-
-def _templates(templates: Sequence[str]) -> str:
-    return f"template “{templates[0]}”" if len(templates) == 1 else f"{len(templates)} templates"
 
 
 def _columns(results: Sequence[Result]) -> list[str]:

@@ -14,7 +14,7 @@ from retroclip.errors import TaskError
 from retroclip.files import write_whole
 from retroclip.pairs.pair import label_key
 from retroclip.tasks.shared import expand_classes
-from retroclip.tasks.templates import named_templates
+from retroclip.tasks.templates import DESCRIPTION, asks_oddly, described_template, filled, named_templates
 
 Metric = Literal["top1", "mean-per-class", "map11", "map", "roc-auc"]
 Protocol = Literal["classification", "regions", "detection", "segmentation", "video", "typographic-attack", "entities"]
@@ -41,7 +41,8 @@ class Task(BaseModel):
     """Class names and how to ask for them.
 
     `display` is the name that goes into the templates where the label itself reads badly ("faces" → "human face").
-    `synonyms` are other labels and other words for a class. `descriptions` are sentences after the name (iCAR).
+    `synonyms` are other labels and other words for a class. `descriptions` are sentences that `described` puts after
+    the filled templates (iCAR).
     `metric` is the one the data set is reported in; top1 stands beside it in every result. `protocol` is how the
     task is evaluated unless something else is asked for. `novel` are classes that an open-vocabulary training may not
     see; `ignored` are labels of the data set that belong to no class (crowded out, void) and are passed over.
@@ -109,6 +110,11 @@ class Task(BaseModel):
         bad = next((template for template in value if "{}" not in template), None)
         if bad is not None or not value:
             raise ValueError(f"template {bad!r} has no {{}} for the class name" if value else "there are no templates")
+        odd = next((t for t in value if asks_oddly(t)), None)
+        if odd is not None:
+            raise ValueError(
+                f"template {odd!r}: a description follows as {DESCRIPTION!r}, as in 'a photo of a {{}}{DESCRIPTION}.'"
+            )
         return value
 
     @model_validator(mode="after")
@@ -152,15 +158,30 @@ class Task(BaseModel):
     def prompts(self, name: str, *, describe: bool = False) -> list[str]:
         """Every template filled with a class's name; `describe` adds ", " and its description (iCAR, Eq. 5).
 
+        A described text ends without a full stop, as in training; a class without description is only named.
+
         Raises:
             TaskError: not a class of this task.
         """
         if name not in self.class_set:
             raise TaskError(f"task {self.name!r} has no class {name!r}")
-        text = self.display_name(name)
-        if describe and name in self.descriptions:
-            text = f"{text}, {self.descriptions[name].rstrip('.')}"
-        return [template.replace("{}", text) for template in self.templates]
+        templates = [described_template(template) for template in self.templates] if describe else self.templates
+        gloss = self.descriptions.get(name, "").strip().rstrip(".")
+        return [filled(template, self.display_name(name), gloss) for template in templates]
+
+    def described(self) -> Task:
+        """The same task whose classes are named with their descriptions, as in training with them (iCAR, Eq. 5).
+
+        Its templates say so: "a photo of a {}, {description}."
+
+        Raises:
+            TaskError: no class has a description.
+        """
+        if not self.descriptions:
+            raise TaskError(
+                f"task {self.name!r} has no descriptions: give them in a YAML file, `descriptions: {{class: sentence}}`"
+            )
+        return self.model_copy(update={"templates": [described_template(template) for template in self.templates]})
 
     @classmethod
     def load(cls, reference: str | Path | Task) -> Task:

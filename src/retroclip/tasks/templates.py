@@ -7,6 +7,8 @@ from importlib.resources import files
 
 import yaml
 
+DESCRIPTION = ", {description}"
+
 
 @cache
 def template_sets() -> dict[str, list[str]]:
@@ -27,3 +29,29 @@ def named_templates(text: str) -> list[str]:
     if text not in template_sets():
         raise ValueError(f"no template set {text!r}; there are {', '.join(template_sets())}, or write a list")
     return list(template_sets()[text])
+
+
+def asks_description(template: str) -> bool:
+    """Whether a description follows the name in a template."""
+    return DESCRIPTION in template
+
+
+def asks_oddly(template: str) -> bool:
+    """Whether a template asks for a description in a way that could not be left out for a class without."""
+    return "{description}" in template.replace(DESCRIPTION, "")
+
+
+def described_template(template: str) -> str:
+    """ "a photo of a {}." → "a photo of a {}, {description}." """
+    if asks_description(template):
+        return template
+    bare = template.rstrip(".")
+    return f"{bare}{DESCRIPTION}{template[len(bare) :]}"
+
+
+def filled(template: str, name: str, description: str) -> str:
+    """A template with a name, and where it asks for one a description, which ends it without a full stop."""
+    if asks_description(template):
+        template = template.rstrip(".") if description else template
+        template = template.replace(DESCRIPTION, f", {description}" if description else "")
+    return template.replace("{}", name)

@@ -22,6 +22,8 @@ NODES = [  # id, lemmas, hypernym, gloss
     ("01531178", ["red"], "00000007", "a red bird"),
     ("02084071", ["green"], "00000007", "a green bird"),
     ("02110341", ["blue"], "00000008", "a blue dog"),
+    ("02012849", ["crane"], "00000007", "a large bird that wades"),
+    ("03126707", ["crane"], "00000003", "a machine that lifts"),
 ]
 TINY = {
     "embed_dim": 16,

@@ -1,4 +1,6 @@
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -37,6 +39,19 @@ def test_labels_point_at_the_text_of_their_class(drawn):
     assert names == [corpora[1].rows[row]["label"] for row in batch["rows"][1]]
     assert batch["labels"][4:].tolist() == batch["classes"][4:].tolist()  # all three classes are told apart
     assert bool(batch["allowed"].all()) and batch["allowed"].shape == (3, 3)
+
+
+def test_images_of_one_name_and_two_descriptions_have_a_text_each(drawn, squares, tmp_path):
+    table = pq.read_table(squares / "labelled.parquet")
+    ids = ["n02012849", "n03126707"]
+    keys = [f"{ids[row % 2]}_{row}" for row in range(len(table))]
+    columns = {"image": table["image"], "label": ["crane"] * len(table), "key": keys}
+    pq.write_table(pa.table(columns), tmp_path / "cranes.parquet")
+    source = {"name": "cranes", "file": str(tmp_path / "cranes.parquet"), "share": 6, "text": "labels"}
+    batches, corpora = drawn(sources=[source], gloss_share=1.0)
+    batch = batches.at(0)
+    assert batch["counts"]["names"] == 2
+    assert batch["labels"].tolist() == [ids.index(corpora[0].rows[row]["key"][:9]) for row in batch["rows"][0]]
 
 
 def test_without_negatives_only_the_classes_of_the_batch_are_there(drawn):

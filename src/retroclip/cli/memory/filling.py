@@ -106,6 +106,7 @@ def create(
     """
     from retroclip.encoders import load
     from retroclip.memory import Memory
+    from retroclip.memory.ingest import is_kept
 
     given, encoder = shared.arguments(), load(model, precision=precision)
     if shared.dry_run:
@@ -113,7 +114,8 @@ def create(
         return
     given |= {"where": where, "images": images, "labels_as_captions": labels_as_captions, "index": build_index}
     made = Memory.create(memory, encoder, sources, **given)
-    say(f"{memory}: {len(made)} pairs, {len(made.rejected())} rejected")
+    rejected = made.rejected()
+    say(f"{memory}: {len(made)} pairs, {told_rejected(len(rejected), sum(map(is_kept, rejected)))}")
 
 
 @app.command
@@ -147,8 +149,15 @@ def add(
         shared.print_estimate(memory, encoder, sources, where, images=kept, labels=labels)
         return
     added = opened.add(sources, encoder, where=where, known=known, images=images, **given)
+    rejected = told_rejected(added.rejected + added.captions, added.captions)
     replaced = f"{added.replaced} of them in place of old ones, " if known == "replace" else ""
-    say(f"{memory}: {added.rows} pairs added, {replaced}{added.duplicates} were there, {added.rejected} rejected")
+    say(f"{memory}: {added.rows} pairs added, {replaced}{added.duplicates} were there, {rejected}")
+
+
+def told_rejected(count: int, captions: int) -> str:
+    """How many rows of the `rejected` table there are, and how many of them left their image."""
+    of_captions = f", {captions} of them captions whose images are kept" if captions else ""
+    return f"{count} rejected{of_captions}"
 
 
 def _ray_address(named: tuple[str, ...] | None, workers: int | None) -> str | None:

@@ -45,7 +45,9 @@ class Batches:
             for number, corpus in enumerate(corpora)
         ]
         self.classes = [
-            np.array([texts.index(row["label"]) for row in corpus.rows]) if corpus.source.text == "labels" else None
+            np.array([texts.index(row["label"], row["key"]) for row in corpus.rows])
+            if corpus.source.text == "labels"
+            else None
             for corpus in corpora
         ]
 

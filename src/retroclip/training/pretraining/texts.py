@@ -19,12 +19,21 @@ WNID = re.compile(r"n\d{8}")
 DEPTHS = range(6, 15)  # from WordNet's root: "entity" and "organism" say nothing of a picture, deeper are the leaves
 
 
-class ClassTexts:
-    """`names`, one a class, in order; identical ones are one class [D].
+def imagenet_id(key: str) -> str | None:
+    """The first WordNet id in a key, in ImageNet's form."""
+    found = WNID.search(key)
+    return found[0] if found else None
 
-    `labels`: (label, key) of every labelled row. A class's synset is the one `synsets` (name → id) gives, else the
-    ImageNet id in its keys, else the first sense of its name that ImageNet-22k has pictures of. `descriptions`: YAML,
-    name → sentence, before WordNet's glosses.
+
+class ClassTexts:
+    """`names`, one a class, in order; identical texts are one class [D].
+
+    Labels of one name are one class, unless descriptions are used (`gloss_share`) and tell them apart, as the crane
+    that wades from the one that lifts: then each is a class whose text always has its description.
+
+    `labels`: (label, key) of every labelled row. A row's synset is the one `synsets` (name → id) gives, else the
+    ImageNet id in its key, else the first sense of its name that ImageNet-22k has pictures of. `descriptions`: YAML,
+    name or ImageNet id → sentence, before WordNet's glosses.
     """
 
     def __init__(
@@ -36,37 +45,68 @@ class ClassTexts:
         descriptions: Path | None = None,
         gloss_share: float = 0.0,
     ) -> None:
-        keys: dict[str, tuple[str, str]] = {}
+        written: dict[str, dict[str | None, str]] = {}
         for label, key in labels:
-            keys.setdefault(label_key(label), (label, key))
+            written.setdefault(label_key(label), {}).setdefault(imagenet_id(key), label)
         self.gloss_share = gloss_share
-        self.number = {form: position for position, form in enumerate(sorted(keys))}
-        self.names = [keys[form][0] for form in self.number]
-        given = {label_key(name): id_ for name, id_ in (synsets or {}).items()}
+        self._given = {label_key(name): id_ for name, id_ in (synsets or {}).items()}
+        self._described = _read_descriptions(descriptions)
         self.synsets: dict[str, Synset] = {}
-        self.synset: list[str | None] = [None] * len(self.names)
         if wordnet is not None:
-            self.synsets, senses = read_nouns(wordnet), read_senses(wordnet)
-            pictured = set(ImageNetInfo("imagenet-22k").label_names())
-            for position, form in enumerate(self.number):
-                found = WNID.search(keys[form][1])
-                known = given.get(form) or (found[0] if found and found[0] in self.synsets else None)
-                self.synset[position] = known or synset_of(form, senses, pictured)
-        described = _read_descriptions(descriptions)
-        self.glosses = [described.get(form) or self._gloss(position) for form, position in self.number.items()]
+            self.synsets, self._senses = read_nouns(wordnet), read_senses(wordnet)
+            self._pictured = set(ImageNetInfo("imagenet-22k").label_names())
+        self.names: list[str] = []
+        self.synset: list[str | None] = []
+        self.glosses: list[str | None] = []
+        self.shares_name: list[bool] = []
+        self.number: dict[tuple[str, str | None], int] = {}
+        for form, own in sorted(written.items()):
+            self._add(form, own)
         self.paths = [ancestors(node, self.synsets) if node else [] for node in self.synset]
 
-    def _gloss(self, position: int) -> str | None:
-        node = self.synset[position]
-        return self.synsets[node].gloss if node else None
+    def _add(self, form: str, written: dict[str | None, str]) -> None:
+        """The classes of one name, of which `written` has the ids in its keys, each with the label as written."""
+        first = len(self.names)
+        name = next(iter(written.values()))
+        ids = list(written)[:1]
+        if self.gloss_share:
+            ids = [*sorted(filter(None, written))]
+        if len(ids) != 1 and None in written:
+            ids.append(None)  # rows without id mean the only one there is, or what the name means first
+        meanings = [(id_, self._synset_of(form, id_)) for id_ in ids]
+        glosses = [self._gloss(form, id_, node) for id_, node in meanings]
+        classes: dict[str | None, int] = {}
+        for (_, node), gloss in zip(meanings, glosses, strict=True):
+            if gloss not in classes and (gloss is not None or not any(glosses)):
+                classes[gloss] = len(self.names)
+                self.names.append(name)
+                self.synset.append(node)
+                self.glosses.append(gloss)
+        self.shares_name += [len(classes) > 1] * len(classes)
+        # What has no description of its own can't be told from its namesakes: it belongs to the first of them.
+        for (id_, _), gloss in zip(meanings, glosses, strict=True):
+            self.number[form, id_] = classes.get(gloss, first)
+        self.number.setdefault((form, None), first)
 
-    def index(self, label: str) -> int:
-        """A label's class."""
-        return self.number[label_key(label)]
+    def _synset_of(self, form: str, id_: str | None) -> str | None:
+        if not self.synsets:
+            return None
+        known = self._given.get(form) or (id_ if id_ in self.synsets else None)
+        return known or synset_of(form, self._senses, self._pictured)
+
+    def _gloss(self, form: str, id_: str | None, node: str | None) -> str | None:
+        named = (self._described.get(name) for name in (self._given.get(form) or id_ or node, form) if name)
+        return next(filter(None, named), None) or (self.synsets[node].gloss if node else None)
+
+    def index(self, label: str, key: str = "") -> int:
+        """The class of a labelled row."""
+        form = label_key(label)
+        return self.number.get((form, imagenet_id(key)), self.number[form, None])
 
     def draw(self, position: int, rng: np.random.Generator) -> str:
         """A text for a class."""
-        return prompt(self.names[position], self.glosses[position], rng, gloss_share=self.gloss_share)
+        share = 1.0 if self.shares_name[position] else self.gloss_share
+        return prompt(self.names[position], self.glosses[position], rng, gloss_share=share)
 
     def cut(self, classes: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
         """Ancestors of classes (B,) at one random depth: their numbers (B,), −1 for a class without, and their texts.
