@@ -251,7 +251,7 @@ def test_features_are_read_from_the_stored_images_once_for_all_seeds(monkeypatch
     for seed in range(4):
         assert get_method("stacked-linear-features")(context.for_run(seed)) == "head"
     for seed, ((encoder, _, images, labels), given) in enumerate(calls):
-        assert encoder.base == "encoder" and given == {"seed": seed}
+        assert encoder.base == "encoder" and given == {"alpha": 1.0, "seed": seed}
         assert sorted(zip(images[:, 0].tolist(), labels.tolist(), strict=True)) == [(1, 1), (3, 0), (5, 0), (6, 0)]
     assert len(encoder_of_features) == 1
     monkeypatch.setattr("retroclip.methods.trained.IMAGES", 1)

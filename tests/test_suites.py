@@ -14,6 +14,7 @@ from retroclip.cli import main
 from retroclip.encoders import load
 from retroclip.errors import SourceError
 from retroclip.evaluation.result import find_results
+from retroclip.memory import Memory
 from retroclip.suites import run_suite
 from retroclip.tasks import load_suite
 from retroclip.tasks.suite import Entry, Suite
@@ -39,6 +40,17 @@ def data(tmp_path_factory, make_encoded):
     ]
     (folder / "mine.yaml").write_text(json.dumps({"tasks": entries}))
     return folder
+
+
+def test_without_a_named_method_each_entry_takes_its_default(data, tiny_model, tmp_path):
+    encoder, told = load(tiny_model(0)), []
+    memory = Memory.create(tmp_path / "mem", encoder, [f"{data / 'pets.parquet'}#train"])
+    given = {"memory": memory, "seeds": [0], "tell": told.append}
+    results = run_suite(encoder, load_suite(data / "mine.yaml"), data, tmp_path / "out", **given)
+    assert [r.method for r in results[:3]] == ["stacked-linear", "primed", "mean-neighbours"]
+    assert [r.error for r in results[:3]] == [None] * 3
+    alone = run_suite(encoder, load_suite(data / "mine.yaml"), data, tmp_path / "out", tell=told.append)
+    assert {r.method for r in alone} == {"zero-shot"}
 
 
 def test_one_file_each_and_nothing_twice(data, tiny_model, tmp_path, monkeypatch):

@@ -15,8 +15,9 @@ import torch
 from retroclip.classifiers import CalibratedClassifier, Classifier, fit_temperature, memory_captions, threshold_for
 from retroclip.encoders import Encoder
 from retroclip.errors import BadImageError, ModelError, RetroclipError, SourceError
-from retroclip.evaluation import Samples
+from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL, Samples
 from retroclip.evaluation.classification import embed, head, shared_base
+from retroclip.evaluation.image_text import WITH_MEMORY
 from retroclip.evaluation.leakage import near_sets, without
 from retroclip.evaluation.metrics import expected_calibration_error
 from retroclip.files import whole_file
@@ -80,14 +81,17 @@ def build_classifier(
     return head(model, task)
 
 
-def default_method(memory: Memory | None, task: Task | None = None) -> str:
+def default_method(memory: Memory | None, task: Task | None = None, protocol: str = "classification") -> str:
     """The method used when none is named: without a memory zero-shot, with one stacked-linear or primed.
 
-    The head needs a pair whose captions name one class of the task, and a task that is only classified.
+    The head needs a pair whose captions name one class of the task, and a task that is only classified. Image-text
+    retrieval, which has no classes, takes the mean of neighbours.
     """
     if memory is None:
         return "zero-shot"
-    named = task is not None and any_matched(memory_captions(memory), task)
+    if protocol == IMAGE_TEXT_RETRIEVAL:
+        return WITH_MEMORY
+    named = protocol == "classification" and task is not None and any_matched(memory_captions(memory), task)
     return "stacked-linear" if named else "primed"
 
 

@@ -44,6 +44,13 @@ def test_only_what_needs_a_gradient_gets_one():
     assert v.grad is None
 
 
+def test_a_scale_of_one_element_keeps_its_shape():
+    """Some of open_clip's models have a logit scale of shape (1,)."""
+    scale = torch.tensor([7.0], requires_grad=True)
+    partition.log_partitions(unit(6, 1, torch.float32), unit(6, 2, torch.float32), scale).backward()
+    assert scale.grad is not None and scale.grad.shape == (1,)
+
+
 def test_a_column_far_below_the_largest_logit_keeps_its_gradient():
     """At scale 100 a fp32 exponential shifted by another row's largest logit can be 0 for a whole column."""
     u = F.normalize(torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.1, 0.0]]), dim=-1)

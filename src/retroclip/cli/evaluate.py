@@ -25,8 +25,6 @@ from retroclip.cli.train import parse_settings
 
 if TYPE_CHECKING:
     from retroclip.evaluation import Result
-    from retroclip.memory import Memory
-    from retroclip.tasks import Task
 
 SEEDS_OF_TRAINED = 3
 
@@ -103,6 +101,7 @@ def evaluate(
     from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL, compare
     from retroclip.evaluation.protocol_runs import evaluate_captions, evaluate_protocol
     from retroclip.memory import Memory
+    from retroclip.prediction import default_method
     from retroclip.tasks import task_for
 
     loaded = None if task == IMAGE_TEXT_RETRIEVAL else task_for(task, dataset)
@@ -110,7 +109,7 @@ def evaluate(
     kind = IMAGE_TEXT_RETRIEVAL if loaded is None else protocol or loaded.protocol
     check_unused(kind, {"--protocol": protocol, "--train": train, "--metric": metric}, asked)
     opened = Memory.open(memory) if memory else None
-    chosen = method or default_for(kind, opened, loaded, train)
+    chosen = method or ("linear-probe" if train else default_method(opened, loaded, kind))
     runs = seeds_of(kind, chosen, asked, seed, seeds, default=SEEDS_OF_TRAINED if train else 1)
     if loaded is None:
         encoder = load(model, precision=precision)
@@ -147,18 +146,6 @@ def check_unused(kind: str, options: dict[str, Any], asked: dict[str, Any]) -> N
         learns = unused[0] == "--train" and not retrieval and takes(kind, "train")
         hint = ", it learns from --set.train" if learns else ""
         raise WrongUsageError(f"evaluate: leave out {unused[0]}: {kind} has no use for it{hint}")
-
-
-def default_for(kind: str, memory: "Memory | None", task: "Task | None", train: str | None) -> str:
-    """The method used when none is named."""
-    from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL
-    from retroclip.prediction import default_method
-
-    if train:
-        return "linear-probe"
-    if kind == IMAGE_TEXT_RETRIEVAL and memory is not None:
-        return "mean-neighbours"
-    return default_method(memory, task if kind == "classification" else None)
 
 
 def seeds_of(
@@ -206,18 +193,19 @@ def evaluate_suite(
     from retroclip.encoders import load
     from retroclip.memory import Memory
     from retroclip.methods import get_method
-    from retroclip.prediction import default_method
     from retroclip.suites import run_suite
     from retroclip.tasks import load_suite
 
     loaded, count = load_suite(name), read_shots(shots, "the suite")
     opened = Memory.open(memory) if memory else None
-    methods = split_words(method) if method else [default_method(opened)]
-    if shots is not None and not any(get_method(each).needs_train for each in methods):
+    methods = split_words(method) if method else None
+    named = [get_method(each) for each in methods or ()]
+    if shots is not None and not any(each.needs_train for each in named):
         raise WrongUsageError("evaluate: --shots is for methods that learn from labelled images: name one by --method")
     # A task of one's own, a file, may have a protocol that draws.
     own = [entry for entry in loaded.tasks if entry.train or entry.protocol or Path(entry.task).suffix]
-    drawn = own or any(get_method(each).trained for each in methods)
+    # A default with a memory may be trained.
+    drawn = own or any(each.trained for each in named) or (methods is None and opened is not None)
     if (seed is not None or seeds is not None) and not drawn:
         raise WrongUsageError("evaluate: nothing in this suite is trained or drawn: leave out --seed and --seeds")
     runs = range(seed or 0, (seed or 0) + (seeds or SEEDS_OF_TRAINED))

@@ -29,7 +29,7 @@ def _real_linear(context: MethodContext) -> "Classifier":
 
 @register_method("stacked-linear", trained=True)
 def _stacked_linear(context: MethodContext) -> "Classifier":
-    """A linear head on the memory's pairs that name a class, weighed against the zero-shot head on held-out pairs."""
+    """A linear head on the memory's pairs that name a class, weighed against the primed head on held-out pairs."""
     from retroclip.classifiers import stacked_linear
 
     options = context.options_for("stacked-linear")
@@ -40,7 +40,7 @@ def _stacked_linear(context: MethodContext) -> "Classifier":
 
 @register_method("stacked-linear-features", trained=True, dense=False)
 def _stacked_linear_features(context: MethodContext) -> "Classifier":
-    """The same with a head on what the image tower knows before its projection; embeds the stored images again."""
+    """The same on what the image tower knows before its projection, beside zero-shot; embeds stored images again."""
     from retroclip.classifiers import stacked_linear
     from retroclip.classifiers.linear import check_matched
     from retroclip.encoders.features import FeatureEncoder

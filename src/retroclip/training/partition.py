@@ -93,6 +93,6 @@ class _Shared(torch.autograd.Function):
         return (
             towards * (scale * upstream) if by_u else None,
             from_rows * (scale * upstream) if by_v else None,
-            (u * towards).sum() * upstream if by_scale else None,
+            ((u * towards).sum() * upstream).reshape(scale.shape) if by_scale else None,
             *4 * (None,),
         )
