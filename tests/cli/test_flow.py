@@ -153,6 +153,14 @@ def test_evaluate_with_a_memory_as_table(run, model, memory, task, labelled):
     assert "stacked-linear" in shown.out
 
 
+def test_the_default_of_a_memory_that_shows_only_evaluated_images(run, model, task, labelled, photos):
+    """All pairs that name a class are hidden, and what needs them can't be trained."""
+    made = run(f"memory create seen {labelled} --model {model} --labels-as-captions")
+    assert made.status == 0
+    shown = run(f"evaluate {model} {task} {labelled} --memory seen --json")
+    assert (shown.status, json.loads(shown.out)["method"]) == (0, "primed")
+
+
 def test_compare_json_report_and_resume(run, model, memory, task, labelled, tmp_path):
     line = f"compare {model} {task} {labelled} --memory mem --methods primed,tip-* --out study"
     line += f" --also {task}={labelled} --json"
