@@ -32,7 +32,7 @@ def test_a_stacked_classifier_and_the_pairs_that_it_has_seen(encoder, task, make
 
 
 def test_a_stacked_classifier_on_features(encoder, task, make_images):
-    features = torch.eye(5)[LABELS] + 0.01 * torch.randn(36, 5, generator=torch.Generator().manual_seed(0))
+    features = torch.eye(5)[LABELS] + 0.3 * torch.randn(36, 5, generator=torch.Generator().manual_seed(0))
     rows = torch.cat([make_images(LABELS.tolist()), features], dim=1)
     made = stacked_linear(encoder, task, rows, LABELS)
     torch.testing.assert_close(as_module(made)(rows[:5]), made(rows[:5]))
