@@ -23,10 +23,8 @@ class Ordering:
 
 ROBUST = "RA-CLIP, section E: robust to poor retrieval, since the input's own embedding counts, too"
 NOT_ROBUST = (
-    "what our module adds, trained on a few thousand pairs over a frozen encoder, is 8 to 20 times as long as the "
-    "input's embedding of length 1, which then hardly counts: with true neighbours the sum without it is as "
-    "accurate, to 2 points. It is our reading that fails: with an input of length √d the same module stays about "
-    "level with zero-shot or above at 75 % random (docs/decisions.md). The paper shows single photos whose "
+    "with an input of length 1 what our module adds, trained on a few thousand pairs over a frozen encoder, is 8 to 20 "
+    "times as long and outweighs it; the default is √d now (docs/decisions.md). The paper shows single photos whose "
     "neighbours look alike and have texts about something else, and no figures."
 )
 
