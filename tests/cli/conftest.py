@@ -1,5 +1,7 @@
 """A way to call the command line in this process, and a folder of pictures with captions."""
 
+import csv
+import io
 import shlex
 import shutil
 from collections.abc import Callable
@@ -7,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from retroclip.cli import main
 
@@ -25,6 +28,11 @@ class Ran:
         lines = self.err.splitlines()
         assert len(lines) == 1, self.err
         return lines[0]
+
+    @property
+    def table(self) -> list[dict[str, str]]:
+        """The rows of the CSV on stdout."""
+        return list(csv.DictReader(io.StringIO(self.out)))
 
 
 @pytest.fixture
@@ -75,3 +83,9 @@ def made_memory(tmp_path_factory, tiny_model, make_encoded) -> Path:
 def memory(photos, made_memory) -> Path:
     """A copy of it beside the pictures, as `mem`."""
     return Path(shutil.copytree(made_memory, photos.parent / "mem"))
+
+
+@pytest.fixture
+def task(tmp_path) -> str:
+    (tmp_path / "animals.yaml").write_text(yaml.safe_dump({"name": "animals", "classes": ["cat", "dog"]}))
+    return "animals.yaml"

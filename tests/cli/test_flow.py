@@ -1,7 +1,5 @@
-"""From a memory to retrieval, customization, fusion, evaluation, comparison, predictions and a report."""
+"""From a memory to retrieval, customization, fusion, evaluation, comparison and a report."""
 
-import csv
-import io
 import json
 from pathlib import Path
 
@@ -14,12 +12,6 @@ from retroclip.evaluation import load_results
 
 
 @pytest.fixture
-def task(tmp_path):
-    (tmp_path / "animals.yaml").write_text(yaml.safe_dump({"name": "animals", "classes": ["cat", "dog"]}))
-    return "animals.yaml"
-
-
-@pytest.fixture
 def labelled(tmp_path, make_encoded):
     """Class folders of pictures that aren't in the memory."""
     for number in range(12):
@@ -27,10 +19,6 @@ def labelled(tmp_path, make_encoded):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.jpg").write_bytes(make_encoded(100 + number))
     return "labelled"
-
-
-def rows(text):
-    return list(csv.DictReader(io.StringIO(text)))
 
 
 def test_retrieve_customize_evaluate(run, model, memory, task, labelled):
@@ -52,7 +40,7 @@ def test_classes_are_named_with_their_descriptions(run, model, memory, task, lab
     plain = json.loads(run(f"evaluate {model} described.yaml {labelled} --json").out)
     result = json.loads(run(f"evaluate {model} described.yaml {labelled} --describe --json").out)
     assert (plain["templates"], result["templates"]) == (["a photo of a {}."], ["a photo of a {}, {description}."])
-    rows_of = {each: rows(run(f"predict {model} described.yaml labelled {each}").out) for each in ("", "--describe")}
+    rows_of = {each: run(f"predict {model} described.yaml labelled {each}").table for each in ("", "--describe")}
     encoder = load(str(model))
     texts = ["a photo of a cat, a small feline", "a photo of a dog, a canine"]
     pictures = sorted(Path("labelled").rglob("*.jpg"))
@@ -76,7 +64,7 @@ def test_classes_are_named_with_their_descriptions(run, model, memory, task, lab
 def test_fuse_evaluate_predict(run, model, memory, task, labelled):
     assert run(f"fuse mem --model {model} --kind mean --out fused -k 3").status == 0
     assert json.loads(run(f"evaluate fused {task} {labelled} --json").out)["n"] == 12
-    assert len(rows(run(f"predict fused {task} photos").out)) == 20
+    assert len(run(f"predict fused {task} photos").table) == 20
     refused = run(f"compare fused {task} {labelled} --memory mem")
     assert (refused.status, "was made by model" in refused.line) == (1, True)
 
@@ -191,74 +179,6 @@ def test_a_method_that_fails_is_a_row_and_status_1(run, model, memory, task, lab
     results = json.loads(compared.out)
     assert [bool(result["error"]) for result in results] == [False, True, False]
     assert "1 of 3 methods failed: tip-adapter" in compared.err
-
-
-def test_predict(run, model, task, photos, tmp_path):
-    (photos / "broken.jpg").write_text("not a picture")
-    predicted = run(f"predict {model} {task} photos")
-    assert predicted.status == 0
-    table = rows(predicted.out)
-    assert list(table[0]) == ["file", "class", "probability"]
-    assert len(table) == 21
-    by_file = {row["file"]: row for row in table}
-    assert by_file["photos/broken.jpg"] == {"file": "photos/broken.jpg", "class": "", "probability": ""}
-    assert {row["class"] for row in table} <= {"cat", "dog", ""}
-    assert all(0.5 <= float(row["probability"]) <= 1 for row in table if row["class"])
-    assert "photos/broken.jpg: not an image" in predicted.err
-    assert "1 of 21 images could not be read" in predicted.err
-
-
-def test_predict_none_below_the_confidence_to_a_file(run, model, task, photos, tmp_path):
-    assert run(f"predict {model} {task} photos/00.jpg photos/01.jpg --min-confidence 1 --out answers.csv").out == ""
-    table = rows((tmp_path / "answers.csv").read_text())
-    assert [row["class"] for row in table] == ["none", "none"]
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["animals.yaml", "answers.csv"]
-
-
-def test_predict_with_a_memory(run, model, memory, task):
-    table = rows(run(f"predict {model} {task} photos --memory mem").out)
-    assert len(table) == 20
-
-
-@pytest.fixture
-def calibrating(tmp_path, photos, make_encoded):
-    """Class folders of 24 pictures, half of which are in the memory."""
-    for number in range(24):
-        folder = tmp_path / "calibrating" / ("cat", "dog")[number % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number}.jpg").write_bytes(make_encoded(number if number < 12 else 100 + number))
-    return "calibrating"
-
-
-def test_predict_calibrated_by_images_that_the_memory_does_not_know(run, model, memory, task, calibrating):
-    predicted = run(f"predict {model} {task} photos --memory mem --method tip-adapter --calibrate {calibrating}")
-    told = predicted.err.splitlines()
-    assert told[0] == "12 of the memory's 20 pairs show labelled images and are left out"
-    assert told[1].startswith("calibrated on 24 images: accuracy ")
-    assert len(told) == 2 and len(rows(predicted.out)) == 20
-    assert run("memory info mem --json").out.count('"rows": 20') == 1
-    assert run(f"fuse mem --model {model} --kind mean --out fused -k 3").status == 0
-    again = run(f"predict fused {task} photos --calibrate {calibrating}")
-    assert again.err.splitlines()[0] == told[0]
-
-
-def test_predict_calibrated_without_a_memory_to_an_error_that_is_not_kept(run, model, task, calibrating, tmp_path):
-    for old, new in (
-        ("cat", "was cat"),
-        ("dog", "cat"),
-        ("was cat", "dog"),
-    ):  # the surest answer is right unless swapped
-        (tmp_path / calibrating / old).rename(tmp_path / calibrating / new)
-    predicted = run(f"predict {model} {task} photos --calibrate {calibrating} --max-error 0")
-    told = predicted.err.splitlines()
-    assert len(told) == 2 and told[0].startswith("calibrated on 24 images")
-    assert told[1] == "no probability keeps the error on those images within 0 %: every class is `none`"
-    assert {row["class"] for row in rows(predicted.out)} == {"none"}
-
-
-def test_predict_when_no_image_can_be_read(run, model, task, tmp_path):
-    (tmp_path / "text.jpg").write_text("not a picture")
-    assert run(f"predict {model} {task} text.jpg").status == 1
 
 
 @pytest.mark.parametrize(
