@@ -1,4 +1,4 @@
-"""The variants of heads on pairs that name a class, of which `ablations.py` measures two groups."""
+"""The variants of heads on pairs that name a class, which `ablations.py` measures in three groups."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO, cast
 
 import torch
 
-from retroclip.classifiers import CalibratedClassifier, Classifier, fit_temperature, memory_captions, threshold_for
+from retroclip.classifiers import CalibratedClassifier, Classifier, each_caption, fit_temperature, threshold_for
 from retroclip.encoders import Encoder
 from retroclip.errors import BadImageError, ModelError, RetroclipError, SourceError
 from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL, Samples
@@ -91,7 +91,7 @@ def default_method(memory: Memory | None, task: Task | None = None, protocol: st
         return "zero-shot"
     if protocol == IMAGE_TEXT_RETRIEVAL:
         return WITH_MEMORY
-    named = protocol == "classification" and task is not None and any_matched(memory_captions(memory), task)
+    named = protocol == "classification" and task is not None and any_matched(each_caption(memory), task)
     return "stacked-linear" if named else "primed"
 
 

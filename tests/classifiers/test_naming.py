@@ -2,7 +2,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from retroclip.classifiers import class_texts, memory_captions, most_frequent_names, real_prompt, zero_shot
+from retroclip.classifiers import (
+    class_texts,
+    each_caption,
+    memory_captions,
+    most_frequent_names,
+    real_prompt,
+    zero_shot,
+)
 
 
 def test_most_frequent_name_of_a_class(task):
@@ -38,3 +45,5 @@ def test_captions_of_a_memory_are_read_in_chunks():
             return {"captions": pa.chunked_array([pa.array([captions[i] for i in ids], pa.list_(pa.string()))])}
 
     assert memory_captions(Rows(), chunk=2) == [("a",), (), ("b", "c"), (), ("d",)]
+    captions[2:] = [None, "no list", None]
+    assert next(each_caption(Rows(), chunk=2)) == ("a",), "a chunk was read that nobody asked for"

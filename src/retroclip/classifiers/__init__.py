@@ -5,7 +5,7 @@ from retroclip.classifiers.calibration import CalibratedClassifier, fit_temperat
 from retroclip.classifiers.classifier import Classifier, LinearClassifier
 from retroclip.classifiers.exporting import as_module
 from retroclip.classifiers.linear import real_linear
-from retroclip.classifiers.naming import memory_captions, most_frequent_names, real_prompt
+from retroclip.classifiers.naming import each_caption, memory_captions, most_frequent_names, real_prompt
 from retroclip.classifiers.primed import primed
 from retroclip.classifiers.probe import linear_probe, sgd_probe
 from retroclip.classifiers.stacked import stacked_linear
@@ -18,6 +18,7 @@ __all__ = [
     "LinearClassifier",
     "as_module",
     "class_texts",
+    "each_caption",
     "fit_temperature",
     "linear_probe",
     "memory_captions",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from retroclip.classifiers.classifier import LinearClassifier
@@ -42,8 +42,12 @@ def real_prompt(encoder: Encoder, task: Task, captions: Sequence[Sequence[str]])
 
 def memory_captions(memory: Memory, *, chunk: int = 1 << 16) -> list[tuple[str, ...]]:
     """The captions of all of a memory's pairs."""
-    ids, found = memory.ids(), []
+    return list(each_caption(memory, chunk=chunk))
+
+
+def each_caption(memory: Memory, *, chunk: int = 1 << 16) -> Iterator[tuple[str, ...]]:
+    """The same, pair after pair: no further chunk is read than is asked for."""
+    ids = memory.ids()
     for start in range(0, len(ids), chunk):
         own = memory.take(ids[start : start + chunk], ["captions"])["captions"].to_pylist()
-        found += [tuple(captions or ()) for captions in own]
-    return found
+        yield from (tuple(captions or ()) for captions in own)

@@ -72,6 +72,14 @@ class MethodContext:
         return self.share("retrieved", lambda: retrieve(memory, self.task, encoder=self.encoder, **settings))
 
     @property
+    def captions(self) -> "list[tuple[str, ...]]":
+        """The captions of all of the memory's pairs, read at first use and shared by all methods."""
+        from retroclip.classifiers import memory_captions
+
+        memory = self.known_memory
+        return self.share("captions", lambda: memory_captions(memory))
+
+    @property
     def known_memory(self) -> "Memory":
         """The memory, for methods that are only called with one; RetroclipError otherwise."""
         if self.memory is None:

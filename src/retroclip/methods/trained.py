@@ -142,11 +142,9 @@ def _gated_image_averaged(context: MethodContext) -> "Encoder":
 
 def _matched(context: MethodContext, per_class: int = 500, *, seed: int) -> "tuple[NDArray[np.int64], Tensor]":
     """Ids and classes of the memory's pairs that name one class of the task, at most so many a class."""
-    from retroclip.classifiers import memory_captions
     from retroclip.retrieval import matched_pairs
 
-    captions = context.share("captions", lambda: memory_captions(context.known_memory))
-    rows, labels = matched_pairs(captions, context.task, per_class=per_class, seed=seed)
+    rows, labels = matched_pairs(context.captions, context.task, per_class=per_class, seed=seed)
     return context.known_memory.ids()[rows.numpy()], labels
 
 

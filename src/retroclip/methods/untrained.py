@@ -58,7 +58,6 @@ def _tip_x(context: MethodContext) -> "Classifier":
 @register_method("real-prompt")
 def _real_prompt(context: MethodContext) -> "Classifier":
     """The class texts, each class called what the memory's captions call it most; nothing is trained (REAL-Prompt)."""
-    from retroclip.classifiers import memory_captions, real_prompt
+    from retroclip.classifiers import real_prompt
 
-    captions = context.share("captions", lambda: memory_captions(context.known_memory))
-    return real_prompt(context.encoder, context.task, captions)
+    return real_prompt(context.encoder, context.task, context.captions)
