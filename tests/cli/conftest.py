@@ -89,3 +89,13 @@ def memory(photos, made_memory) -> Path:
 def task(tmp_path) -> str:
     (tmp_path / "animals.yaml").write_text(yaml.safe_dump({"name": "animals", "classes": ["cat", "dog"]}))
     return "animals.yaml"
+
+
+@pytest.fixture
+def calibrating(tmp_path, photos, make_encoded):
+    """Class folders of 24 pictures, half of which are in the memory."""
+    for number in range(24):
+        folder = tmp_path / "calibrating" / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes(make_encoded(number if number < 12 else 100 + number))
+    return "calibrating"

@@ -3,8 +3,6 @@
 import csv
 import io
 
-import pytest
-
 
 def test_predict(run, model, task, photos, tmp_path):
     (photos / "broken.jpg").write_text("not a picture")
@@ -31,16 +29,6 @@ def test_predict_none_below_the_confidence_to_a_file(run, model, task, photos, t
 def test_predict_with_a_memory(run, model, memory, task):
     table = run(f"predict {model} {task} photos --memory mem").table
     assert len(table) == 20
-
-
-@pytest.fixture
-def calibrating(tmp_path, photos, make_encoded):
-    """Class folders of 24 pictures, half of which are in the memory."""
-    for number in range(24):
-        folder = tmp_path / "calibrating" / ("cat", "dog")[number % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number}.jpg").write_bytes(make_encoded(number if number < 12 else 100 + number))
-    return "calibrating"
 
 
 def test_predict_calibrated_by_images_that_the_memory_does_not_know(run, model, memory, task, calibrating):
