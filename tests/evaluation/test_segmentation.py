@@ -13,8 +13,9 @@ import retroclip
 from retroclip.errors import RetroclipError, SourceError, TaskError
 from retroclip.evaluation.bootstrap import resample_counts
 from retroclip.evaluation.confusion import class_iou, confusion, majority_matrix, mean_iou, pixel_accuracy
+from retroclip.evaluation.masks import MaskedImages, load_masks
 from retroclip.evaluation.protocols import run_protocol
-from retroclip.evaluation.segmentation import MaskedImages, beside_untrained, load_masks, summarise_masks
+from retroclip.evaluation.segmentation import beside_untrained, summarise_masks
 from retroclip.report.tables import footnotes
 from retroclip.tasks import Task
 

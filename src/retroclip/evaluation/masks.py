@@ -1,0 +1,113 @@
+"""Images with masks made ready for one task: class indices, checked; what can't be used is counted."""
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from retroclip.errors import BadImageError, SourceError, TaskError
+from retroclip.evaluation.confusion import IGNORE
+from retroclip.evaluation.samples import MAX_REJECTED, NAMED_LABELS
+
+if TYPE_CHECKING:
+    from retroclip.tasks import Task
+
+
+@dataclass(eq=False)
+class MaskedImages:
+    """Images with masks (H, W) of class indices, 255 where a pixel belongs to no class of the task."""
+
+    name: str
+    split: str | None
+    keys: list[str] = field(default_factory=list)
+    images: list[bytes] = field(default_factory=list)
+    masks: list[NDArray[np.uint16]] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
+    without_mask: int = 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def load_masks(task: "Task", dataset: str | Path, *, where: str | None = None) -> MaskedImages:
+    """Read a source with masks for a task; images without one are counted.
+
+    Mask values are named by the source (`pairs.mask_classes`), or else are the task's classes in order, 255 being none.
+    Values whose name is in the task's `ignored` become 255. A mask of another size than its image, or one that can't be
+    read, is rejected. Raises SourceError (no mask, over 10 % rejected), TaskError (a value that means no class).
+    """
+    from retroclip.pairs import Rejected, decode_image, mask_classes, read_pairs
+
+    path, _, split = str(dataset).partition("#")
+    data = MaskedImages(Path(path).stem, split or None)
+    table, names = mask_table(task, mask_classes(dataset))
+    for pair in read_pairs(dataset, where=where):
+        if isinstance(pair, Rejected):
+            data.rejected.append(f"{pair.key}: {pair.reason}")
+            continue
+        if pair.image is None or pair.mask is None:
+            data.without_mask += 1
+            continue
+        try:
+            values = read_mask(pair.mask)
+            size = decode_image(pair.image).size
+        except BadImageError as error:
+            data.rejected.append(f"{pair.key}: {error}")
+            continue
+        if values.shape != size[::-1]:
+            shown = " x ".join(map(str, values.shape[::-1]))
+            data.rejected.append(f"{pair.key}: a mask of {shown} for an image of {size[0]} x {size[1]} pixels")
+            continue
+        unknown = [int(value) for value in np.unique(values) if table[value] < 0]
+        if unknown:
+            shown = ", ".join(names.get(value, str(value)) for value in unknown[:NAMED_LABELS])
+            raise TaskError(
+                f"{dataset} has pixels of {shown}, which task {task.name!r} lacks: add them to its classes or `ignored`"
+            )
+        data.keys.append(pair.key)
+        data.images.append(pair.image)
+        data.masks.append(table[values].astype(np.uint16))
+    if not data.images and not data.rejected:
+        raise SourceError(f"{dataset} has no mask: segmentation needs a column `mask`, or a VOC folder's masks")
+    if len(data.rejected) > MAX_REJECTED * (len(data) + len(data.rejected)):
+        raise SourceError(f"{dataset}: {len(data.rejected)} images or masks can't be used, such as {data.rejected[0]}")
+    return data
+
+
+def read_mask(data: bytes) -> NDArray[np.integer]:
+    """The values (H, W) of an encoded mask, a palette's indices as they are; BadImageError if it can't be read."""
+    from retroclip.pairs import MAX_PIXELS
+
+    try:
+        image = Image.open(io.BytesIO(data), formats=("PNG", "TIFF", "BMP"))
+        if image.width * image.height > MAX_PIXELS:
+            raise BadImageError("its mask exceeds the pixel limit")
+        values = np.asarray(image)
+    except BadImageError:
+        raise
+    except Exception as error:
+        raise BadImageError(f"its mask can't be read: {' '.join(str(error).split())[:80]}") from None
+    if values.ndim != 2 or values.dtype.kind not in "ui":
+        raise BadImageError("its mask has colours instead of class indices")
+    return values
+
+
+def mask_table(task: "Task", names: dict[int, str] | None) -> tuple[NDArray[np.int64], dict[int, str]]:
+    """Class index of every mask value (65536,): 255 for ignored ones, −1 for values that mean no class of the task."""
+    if len(task.classes) > IGNORE:
+        raise TaskError(f"task {task.name!r} has {len(task.classes)} classes: segmentation takes at most {IGNORE}")
+    table = np.full(65536, -1, np.int64)
+    table[IGNORE] = IGNORE
+    if names is None:
+        table[: len(task.classes)] = np.arange(len(task.classes))
+        return table, {}
+    for value, name in names.items():
+        if name in task.label_index:
+            table[value] = task.label_index[name]
+        elif name in task.ignored_index:
+            table[value] = IGNORE
+    return table, names
