@@ -10,10 +10,10 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 
 import retroclip
-from retroclip.errors import RetroclipError, SourceError, TaskError
+from retroclip.errors import RetroclipError, SourceError
 from retroclip.evaluation.bootstrap import resample_counts
 from retroclip.evaluation.confusion import class_iou, confusion, majority_matrix, mean_iou, pixel_accuracy
-from retroclip.evaluation.masks import MaskedImages, load_masks
+from retroclip.evaluation.masks import MaskedImages
 from retroclip.evaluation.protocols import run_protocol
 from retroclip.evaluation.segmentation import beside_untrained, summarise_masks
 from retroclip.report.tables import footnotes
@@ -71,28 +71,6 @@ def test_segmentation_of_a_random_tower_is_a_whole_result(masked, tiny_model):
     assert 0.25 < result.baselines["pixel-accuracy"] < 0.4 and set(result.intervals) == {"miou-novel", "miou-base"}
     with pytest.raises(RetroclipError, match="threshold"):
         run_protocol("segmentation", encoder, TASK, masked, options={"denoising": 2})
-
-
-def test_masks_that_do_not_fit(tmp_path, masked, make_encoded):
-    data = load_masks(TASK, masked)
-    assert len(data) == 12 and set(np.unique(data.masks[0])) == {0, 1, 2, 255}
-    images = [make_encoded(i) for i in range(22)]
-    good = png(np.zeros((32, 48)))
-    masks = [good] * 19 + [png(np.zeros((48, 32))), b"no image", None]
-    data = load_masks(TASK, write(tmp_path / "some.parquet", images, masks))
-    assert data.without_mask == 1 and len(data) == 19
-    assert "a mask of 32 x 48 for an image of 48 x 32" in data.rejected[0] and "can't be read" in data.rejected[1]
-    with pytest.raises(SourceError, match="can't be used"):
-        load_masks(TASK, write(tmp_path / "bad.parquet", images[:3], masks[-3:]))
-    with pytest.raises(SourceError, match="no mask"):
-        load_masks(TASK, write(tmp_path / "none.parquet", images[:2], [None, None]))
-    with pytest.raises(TaskError, match="pixels of road"):
-        load_masks(Task("two", classes=["sky", "tree"], ignored=["void"]), masked)
-    with pytest.raises(TaskError, match="pixels of 9"):
-        load_masks(TASK, write(tmp_path / "plain.parquet", images[:1], [png(np.full((32, 48), 9))], names=None))
-    colours = png(np.zeros((32, 48, 3)))
-    data = load_masks(TASK, write(tmp_path / "rgb.parquet", images[:20], [good] * 19 + [colours]))
-    assert "colours" in data.rejected[0]
 
 
 def scenes(path, numbers, kind="PNG"):

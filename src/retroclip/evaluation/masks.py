@@ -36,16 +36,19 @@ class MaskedImages:
 def load_masks(task: "Task", dataset: str | Path, *, where: str | None = None) -> MaskedImages:
     """Read a source with masks for a task; images without one are counted.
 
-    Mask values are named by the source (`pairs.mask_classes`), or else are the task's classes in order, 255 being none.
-    Values whose name is in the task's `ignored` become 255. A mask of another size than its image, or one that can't be
-    read, is rejected. Raises SourceError (no mask, over 10 % rejected), TaskError (a value that means no class).
+    Of a VOC folder the split is the one that `ImageSets/Segmentation` lists. Mask values are named by the source
+    (`pairs.mask_classes`), or else are the task's classes in order, 255 being none; from 1 on, and 0 none, where the
+    task has `reduce_zero_label`. Values whose name is in the task's `ignored` become 255. A mask of another size than
+    its image, or one that can't be read, is rejected.
+    Raises SourceError (no mask, over 10 % rejected), TaskError (a value that means no class).
     """
-    from retroclip.pairs import Rejected, decode_image, mask_classes, read_pairs
+    from retroclip.pairs import Rejected, decode_image, mask_classes, mask_source, read_pairs
 
     path, _, split = str(dataset).partition("#")
     data = MaskedImages(Path(path).stem, split or None)
-    table, names = mask_table(task, mask_classes(dataset))
-    for pair in read_pairs(dataset, where=where):
+    names = mask_classes(dataset)
+    table = mask_table(task, names)
+    for pair in read_pairs(mask_source(dataset), where=where):
         if isinstance(pair, Rejected):
             data.rejected.append(f"{pair.key}: {pair.reason}")
             continue
@@ -64,10 +67,9 @@ def load_masks(task: "Task", dataset: str | Path, *, where: str | None = None) -
             continue
         unknown = [int(value) for value in np.unique(values) if table[value] < 0]
         if unknown:
-            shown = ", ".join(names.get(value, str(value)) for value in unknown[:NAMED_LABELS])
-            raise TaskError(
-                f"{dataset} has pixels of {shown}, which task {task.name!r} lacks: add them to its classes or `ignored`"
-            )
+            shown = ", ".join((names or {}).get(value, str(value)) for value in unknown[:NAMED_LABELS])
+            lacking = f"which task {task.name!r} lacks: add them to its classes or `ignored`"
+            raise TaskError(f"{dataset} has pixels of {shown}, {numbering(task) if names is None else lacking}")
         data.keys.append(pair.key)
         data.images.append(pair.image)
         data.masks.append(table[values].astype(np.uint16))
@@ -96,18 +98,33 @@ def read_mask(data: bytes) -> NDArray[np.integer]:
     return values
 
 
-def mask_table(task: "Task", names: dict[int, str] | None) -> tuple[NDArray[np.int64], dict[int, str]]:
+def mask_table(task: "Task", names: dict[int, str] | None) -> NDArray[np.int64]:
     """Class index of every mask value (65536,): 255 for ignored ones, −1 for values that mean no class of the task."""
-    if len(task.classes) > IGNORE:
-        raise TaskError(f"task {task.name!r} has {len(task.classes)} classes: segmentation takes at most {IGNORE}")
+    first = int(task.reduce_zero_label)
+    if first + len(task.classes) > IGNORE:
+        limit = IGNORE - first
+        raise TaskError(f"task {task.name!r} has {len(task.classes)} classes: segmentation takes at most {limit}")
     table = np.full(65536, -1, np.int64)
     table[IGNORE] = IGNORE
     if names is None:
-        table[: len(task.classes)] = np.arange(len(task.classes))
-        return table, {}
-    for value, name in names.items():
+        table[:first], table[first : first + len(task.classes)] = IGNORE, np.arange(len(task.classes))
+    for value, name in (names or {}).items():
         if name in task.label_index:
             table[value] = task.label_index[name]
         elif name in task.ignored_index:
             table[value] = IGNORE
-    return table, names
+    return table
+
+
+def numbering(task: "Task") -> str:
+    """What mask values mean that nothing names, for a value that has no meaning."""
+    first, last = int(task.reduce_zero_label), int(task.reduce_zero_label) + len(task.classes) - 1
+    advice = (
+        "leave out the task's `reduce_zero_label` if its classes count from 0"
+        if task.reduce_zero_label
+        else "say `reduce_zero_label: true` in the task if its classes count from 1, and 0 is none"
+    )
+    return (
+        f"but task {task.name!r} has {first} ({task.classes[0]}) to {last} ({task.classes[-1]}), and "
+        f"{'0 and 255 for none' if first else '255 for none'}: {advice}, or name the values (`mask_classes`)"
+    )
