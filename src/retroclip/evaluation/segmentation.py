@@ -60,7 +60,9 @@ def evaluate_segmentation(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Result:
-    """A class for every pixel from patch embeddings and class texts. `value` is mIoU over the classes that occur.
+    """A class for every pixel from patch embeddings and class texts. `value` is mIoU over the data set.
+
+    It is mmseg's: a class that is called counts, with 0 where no pixel is of it; one that is neither is left out.
 
     `size` is the shorter side in pixels that the tower sees; `smoothing`, `denoising` (a threshold, 0.5 in the paper)
     and `residual` are `classifiers.segmenting`'s. With `train`, another set with masks, a student is trained on
@@ -132,6 +134,11 @@ def trained_student(
     return train_segmenter(classifier.encoder, task, learnt.images, learnt.masks, **options)
 
 
+def never_true(matrices: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which classes (K,) no pixel has in any of the confusion matrices (n, K, K)."""
+    return matrices.sum((0, 2)) == 0
+
+
 def class_parts(task: "Task") -> dict[str, Any]:
     """Which classes each figure is the mean of: all, and novel and base ones apart where the task has any."""
     if not task.novel:
@@ -146,9 +153,9 @@ def beside_untrained(
     """The result with the untrained model's figures and the gains over them, resampled together."""
     ours, theirs, parts = class_iou(matrices.sum(0)), class_iou(untrained.sum(0)), class_parts(task)
     metrics, intervals = dict(result.metrics), dict(result.intervals)
-    draws = list(resample_counts(len(matrices), resamples, 0)) if resamples else []
-    drawn = [class_iou(np.tensordot(c, matrices, 1)) for c in draws]
-    drawn_untrained = [class_iou(np.tensordot(c, untrained, 1)) for c in draws]
+    draws, absent = list(resample_counts(len(matrices), resamples, 0)) if resamples else [], never_true(matrices)
+    drawn = [class_iou(np.tensordot(c, matrices, 1), absent) for c in draws]
+    drawn_untrained = [class_iou(np.tensordot(c, untrained, 1), absent) for c in draws]
     for name, rows in parts.items():
         metrics[f"zero-shot-{name}"] = float(np.nanmean(theirs[rows]))
         metrics[f"gain-{name}"] = float(np.nanmean(ours[rows])) - metrics[f"zero-shot-{name}"]
@@ -172,8 +179,8 @@ def summarise_masks(
     baselines = {name: float(np.nanmean(class_iou(base)[rows])) for name, rows in parts.items()}
     intervals = {}
     if resamples:
-        drawn = [class_iou(np.tensordot(c, matrices, 1)) for c in resample_counts(len(matrices), resamples, 0)]
-        sampled = np.concatenate(drawn)
+        draws, absent = resample_counts(len(matrices), resamples, 0), never_true(matrices)
+        sampled = np.concatenate([class_iou(np.tensordot(c, matrices, 1), absent) for c in draws])
         intervals = {name: percentile_interval(np.nanmean(sampled[:, rows], axis=1)) for name, rows in parts.items()}
     return Result(
         task=task.name,
@@ -193,7 +200,7 @@ def summarise_masks(
         per_class={name: float(value) for name, value in zip(task.classes, by_class, strict=True)},
         **mistakes(count_matrix(total), task.classes),
         templates=list(task.templates),
-        missing_classes=[name for name, value in zip(task.classes, by_class, strict=True) if np.isnan(value)],
+        missing_classes=[task.classes[i] for i in np.flatnonzero(never_true(matrices))],
         rejected=data.rejected,
         data_hash=hash_samples(data.images, [hashlib.sha256(mask.tobytes()).hexdigest() for mask in data.masks]),
     )
