@@ -1,5 +1,7 @@
 """Masks read for a task: what their values mean, whose images they are, and masks that can't be used."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,6 +32,10 @@ def test_masks_that_do_not_fit(tmp_path, masked, make_encoded):  # noqa: F811
         load_masks(Task("two", classes=["sky", "tree"], ignored=["void"]), masked)
     with pytest.raises(TaskError, match="pixels of 9"):
         load_masks(TASK, write(tmp_path / "plain.parquet", images[:1], [png(np.full((32, 48), 9))], names=None))
+    tiff = io.BytesIO()
+    Image.fromarray(np.array([[-65536, 70000]], np.int32).repeat(32, 0).repeat(24, 1)).save(tiff, "TIFF")
+    data = load_masks(TASK, write(tmp_path / "wide.parquet", images[:20], [good] * 19 + [tiff.getvalue()]))
+    assert "values from -65536 to 70000, not from 0 to 65535" in data.rejected[0]
     colours = png(np.zeros((32, 48, 3)))
     data = load_masks(TASK, write(tmp_path / "rgb.parquet", images[:20], [good] * 19 + [colours]))
     assert "colours" in data.rejected[0]

@@ -9,8 +9,9 @@ from PIL import Image
 
 import retroclip
 from retroclip.encoders.pyramid import ConvPyramid
-from retroclip.errors import ModelError
+from retroclip.errors import ModelError, SourceError
 from retroclip.tasks import Task
+from retroclip.training.maskformer import train_maskformer
 from retroclip.training.segmenter import on_grid, pseudo_labels, train_segmenter, window
 
 TASK = Task("halves", classes=["sky", "road", "tree"], novel=["tree"])
@@ -126,6 +127,19 @@ def test_images_of_one_size_go_in_whole(tiny_model, monkeypatch):
     train_segmenter(encoder, TASK, [images[1], doubled[1]], [masks[1], tall[0]], size=64, epochs=1)
     with pytest.raises(TypeError):
         train_segmenter(encoder, TASK, images, masks, size=64, epochs=1)
+
+
+def test_batches_without_a_labelled_pixel_leave_the_student_sound():
+    encoder = retroclip.load("builtin", precision="fp32")
+    images, masks = zip(*(scene(i) for i in range(3)), strict=True)
+    void = np.full((64, 64), 255)
+    plain = Task("plain", classes=["sky", "road"])
+    student = train_segmenter(encoder, plain, images, [masks[0], void, void], size=64, epochs=2, batch=1)
+    assert all(bool(torch.isfinite(each).all()) for each in student.state_dict().values())
+    with pytest.raises(SourceError, match="no mask to train on has a pixel"):
+        train_segmenter(encoder, plain, images, [void] * 3, size=64, epochs=1)
+    with pytest.raises(SourceError, match="task 'halves' may learn"):
+        train_maskformer(encoder, TASK, images, [np.full((64, 64), 2)] * 3, targets="base", size=64, epochs=1)
 
 
 def test_pyramids(tiny_model):

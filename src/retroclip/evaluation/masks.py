@@ -16,6 +16,8 @@ from retroclip.evaluation.samples import MAX_REJECTED, NAMED_LABELS
 if TYPE_CHECKING:
     from retroclip.tasks import Task
 
+MASK_VALUES = 2**16  # those of 16 bits
+
 
 @dataclass(eq=False)
 class MaskedImages:
@@ -95,6 +97,10 @@ def read_mask(data: bytes) -> NDArray[np.integer]:
         raise BadImageError(f"its mask can't be read: {' '.join(str(error).split())[:80]}") from None
     if values.ndim != 2 or values.dtype.kind not in "ui":
         raise BadImageError("its mask has colours instead of class indices")
+    if values.size and not 0 <= int(values.min()) <= int(values.max()) < MASK_VALUES:
+        raise BadImageError(
+            f"its mask has values from {values.min()} to {values.max()}, not from 0 to {MASK_VALUES - 1}"
+        )
     return values
 
 
@@ -104,7 +110,7 @@ def mask_table(task: "Task", names: dict[int, str] | None) -> NDArray[np.int64]:
     if first + len(task.classes) > IGNORE:
         limit = IGNORE - first
         raise TaskError(f"task {task.name!r} has {len(task.classes)} classes: segmentation takes at most {limit}")
-    table = np.full(65536, -1, np.int64)
+    table = np.full(MASK_VALUES, -1, np.int64)
     table[IGNORE] = IGNORE
     if names is None:
         table[:first], table[first : first + len(task.classes)] = IGNORE, np.arange(len(task.classes))

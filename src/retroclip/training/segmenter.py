@@ -22,7 +22,7 @@ from retroclip.classifiers.segmenting import segment
 from retroclip.classifiers.zero_shot import class_texts, zero_shot
 from retroclip.encoders.dense import whole_image
 from retroclip.encoders.pyramid import ConvPyramid
-from retroclip.errors import ModelError
+from retroclip.errors import ModelError, SourceError
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -109,7 +109,10 @@ def train_segmenter(
     examples = segmentation_examples(student.inputs, encoder, task, images, masks, size=size)
 
     def loss(inputs: dict[str, Tensor], target: Tensor) -> Tensor:
-        return F.cross_entropy(student(inputs, (target.shape[1], target.shape[2])), target, ignore_index=IGNORE)
+        scores = student(inputs, (target.shape[1], target.shape[2]))
+        if bool((target == IGNORE).all()):
+            return 0 * scores.sum()  # the mean over no pixel is NaN, and so would be every weight
+        return F.cross_entropy(scores, target, ignore_index=IGNORE)
 
     fit(student, loss, *examples, epochs=epochs, lr=lr, batch=batch, seed=seed, on_epoch=on_epoch)
     return student.eval()
@@ -129,6 +132,7 @@ def segmentation_examples(
 
     Novel classes are never looked at: their pixels get the untrained model's best novel class with `pseudo`, else
     `IGNORE`. Targets have the size of their image where all images have one, else that of what the tower saw of it.
+    SourceError where no pixel of any image has a target.
     """
     from retroclip.pairs import decode_image
 
@@ -146,6 +150,8 @@ def segmentation_examples(
             target = target.masked_fill(torch.isin(target, torch.tensor(novel)), IGNORE)
         target = target.to(torch.uint8)
         targets.append(on_grid(target, finest(cached[-1]), size) if mixed else target)
+    if all(bool((target == IGNORE).all()) for target in targets):
+        raise SourceError(f"no mask to train on has a pixel of a class that task {task.name!r} may learn")
     return cached, targets
 
 
