@@ -7,8 +7,9 @@ import sys
 import numpy as np
 
 from retroclip.evaluation import Result, load_results, save_results
+from retroclip.evaluation.masks import MaskedImages
 from retroclip.evaluation.result import versions_behind
-from retroclip.evaluation.segmentation import MaskedImages, summarise_masks
+from retroclip.evaluation.segmentation import summarise_masks
 from retroclip.tasks import Task
 
 NAN = float("nan")

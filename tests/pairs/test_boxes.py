@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from retroclip.errors import SourceError
-from retroclip.pairs import Rejected, count_pairs, mask_classes, read_pairs
+from retroclip.pairs import Rejected, count_pairs, mask_classes, mask_source, read_pairs
 
 
 @pytest.fixture
@@ -86,6 +87,25 @@ def test_voc_counts_pixels_from_one(voc):
     assert mask_classes(f"{voc}#val")[8] == "cat"
     with pytest.raises(SourceError, match="it has: val"):
         list(read_pairs(f"{voc}#test"))
+
+
+def test_a_voc_folder_of_masks_alone_and_its_list_for_segmentation(voc):
+    shutil.rmtree(voc / "Annotations")
+    (voc / "ImageSets" / "Segmentation").mkdir()
+    (voc / "ImageSets" / "Segmentation" / "val.txt").write_text("a\n")
+    (voc / "ImageSets" / "Segmentation" / "trainaug.txt").write_text("b\n")
+    (voc / "SegmentationClassAug").mkdir()
+    for key, value in (("a", 7), ("b", 3)):
+        Image.fromarray(np.full((4, 4), value, np.uint8)).save(voc / "SegmentationClassAug" / f"{key}.png")
+    assert [pair.key for pair in read_pairs(f"{voc}#val")] == ["b"]
+    assert mask_source(f"{voc}#val") == f"{voc}#Segmentation/val" and mask_source(voc) == voc
+    ((a,), (b,)) = (list(read_pairs(mask_source(f"{voc}#{split}"))) for split in ("val", "trainaug"))
+    assert (a.key, a.boxes, b.key) == ("a", (), "b")
+    assert [np.asarray(Image.open(io.BytesIO(pair.mask))).max() for pair in (a, b)] == [8, 3]  # VOC's own goes first
+    with pytest.raises(SourceError, match="no split 'Action/val'"):
+        list(read_pairs(f"{voc}#Action/val"))
+    (voc / "ImageSets" / "Segmentation" / "val.txt").unlink()
+    assert mask_source(f"{voc}#val") == f"{voc}#val"
 
 
 def test_voc_annotations_with_entities_are_rejected(voc):

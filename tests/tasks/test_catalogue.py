@@ -21,7 +21,7 @@ COUNTS = {
     "kinetics400": 400, "kitti-distance": 4, "mnist": 10, "oxford-pets": 37, "pcam": 2, "rendered-sst2": 2,
     "resisc45": 45, "stanford-cars": 196, "stanford-dogs": 120, "stl10": 10, "sun397": 397, "svhn": 10,
     "tiny-imagenet": 200, "ucf101": 101, "voc2007": 20, "ade20k": 150, "cityscapes": 19, "coco-stuff": 171,
-    "kinetics600": 600, "objects365": 365, "places365": 365, "voc-segmentation": 21,
+    "kinetics600": 600, "objects365": 365, "places365": 365, "voc-segmentation": 21, "voc20-segmentation": 20,
 }  # fmt: skip
 
 SHARED = {
@@ -90,11 +90,14 @@ def test_segmentation_classes_are_in_the_order_of_their_mask_values():
     task = Task.load("cityscapes")
     assert [order[index] for index in range(19)] == task.classes
     assert {each.name for each in Cityscapes.classes} <= {*task.classes, *task.ignored}
-    assert Task.load("voc-segmentation").classes == list(VOC_MASK_CLASSES.values())
+    voc, voc20 = Task.load("voc-segmentation"), Task.load("voc20-segmentation")
+    assert voc.classes == list(VOC_MASK_CLASSES.values()) == ["background", *voc20.classes]
+    assert voc20.ignored == ["background", "void"] and voc20.templates == voc.templates
     stuff = Task.load("coco-stuff")
     assert stuff.classes[:80] == Task.load("coco").classes and stuff.classes[80:] == sorted(stuff.classes[80:])
     assert all("-" not in stuff.display_name(name) for name in stuff.classes)
     assert Task.load("ade20k").classes[:3] == ["wall", "building", "sky"]
+    assert [name for name in catalogue() if Task.load(name).reduce_zero_label] == ["ade20k"]
     protocols = {Task.load(name).protocol for name in ("ade20k", "cityscapes", "coco-stuff", "voc-segmentation")}
     assert protocols == {"segmentation"} and Task.load("objects365").protocol == "detection"
 

@@ -6,12 +6,10 @@ import torch
 import torch.nn.functional as F
 
 import retroclip
-from retroclip.errors import ModelError
-from retroclip.tasks import Task
 from retroclip.training.maskformer import NO_OBJECT_WEIGHT, WEIGHTS, MaskFormerStudent, train_maskformer
 from retroclip.training.segmenter import SCALE
 
-from .test_segmenter import TASK, scene
+from .test_segmenter import TASK, mixed_scenes, scene
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +112,12 @@ def test_nothing_is_the_text_background(encoder):
     assert len(student.texts) == 4 and sum(p.numel() for p in student.parameters()) < 3_000_000
 
 
-def test_images_of_one_size_only(encoder):
-    image, mask = scene(0)
-    small = retroclip.pairs.decode_image(image).resize((64, 32))
-    with pytest.raises(ModelError, match="one size"):
-        train_maskformer(encoder, Task("a", classes=["a", "b"]), [image, small], [mask, mask[:32]], size=64, epochs=1)
+def test_images_of_several_sizes_are_learnt_from(tiny_model):
+    tower = retroclip.load(tiny_model(0), precision="fp32")  # patches and their means, an odd number of them
+    images, masks = mixed_scenes(4)
+    losses = []
+    student = train_maskformer(
+        tower, TASK, images, masks, size=56, epochs=3, batch=2, lr=5e-4, on_epoch=lambda _, loss: losses.append(loss)
+    )
+    assert len(losses) == 3 and np.isfinite(losses).all()
+    assert all(student.segment(image).shape == (3, *mask.shape) for image, mask in zip(images, masks, strict=True))

@@ -9,9 +9,10 @@ from PIL import Image
 
 import retroclip
 from retroclip.encoders.pyramid import ConvPyramid
-from retroclip.errors import ModelError
+from retroclip.errors import ModelError, SourceError
 from retroclip.tasks import Task
-from retroclip.training.segmenter import pseudo_labels, train_segmenter
+from retroclip.training.maskformer import train_maskformer
+from retroclip.training.segmenter import on_grid, pseudo_labels, train_segmenter, window
 
 TASK = Task("halves", classes=["sky", "road", "tree"], novel=["tree"])
 
@@ -48,12 +49,97 @@ def test_a_student_learns_labels(tiny_model, model):
         assert (scores.argmax(0).numpy() == masks[0]).mean() > 0.7
 
 
-def test_images_of_one_size_only(tiny_model):
+def mixed_scenes(count):
+    """Scenes of four sizes and shapes: as they are, cut, and enlarged."""
+    images, masks = [], []
+    for i in range(count):
+        image, mask = Image.open(io.BytesIO(scene(i)[0])), scene(i)[1]
+        width, height = [(64, 64), (96, 64), (64, 96), (128, 192)][i % 4]
+        images.append(image.resize((width, height), Image.Resampling.NEAREST))
+        masks.append(
+            np.asarray(Image.fromarray(mask.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST))
+        )
+    return images, masks
+
+
+def test_images_of_several_sizes_are_learnt_from_and_segmented_at_their_own():
+    encoder = retroclip.load("builtin", precision="fp32")
+    images, masks = mixed_scenes(8)
+    losses = []
+    student = train_segmenter(
+        encoder, TASK, images, masks, size=64, epochs=8, on_epoch=lambda _, loss: losses.append(loss)
+    )
+    assert losses[-1] < 0.8 * losses[0]
+    for image, mask in zip(images[:4], masks, strict=False):
+        scores = student.segment(image)
+        assert scores.shape == (3, *mask.shape)
+        assert (scores.argmax(0).numpy() == mask).mean() > 0.7
+
+
+def coordinates(height, width, pixels):
+    """A map (1, 2, h, w) whose values are the middle of each position in pixels."""
+    rows, columns = (torch.arange(n) * pixels + (pixels - 1) / 2 for n in (height, width))
+    return torch.stack([rows[:, None].expand(-1, width), columns.expand(height, -1)])[None]
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"low": (8, 12, 8), "high": (2, 3, 32)},  # strides 8 and 32
+        {"0": (20, 8, 8), "1": (10, 4, 16), "2": (5, 2, 32)},
+        {"0": (7, 10, 16), "1": (4, 5, 32)},  # a ViT's patches, and their means with one over
+        {"0": (9, 7, 16), "1": (5, 4, 32)},
+        {"pixels": (64, 75, 1)},
+    ],
+)
+def test_a_window_shows_the_same_part_of_every_map_and_of_the_target(shapes):
+    maps = {name: coordinates(*shape) for name, shape in shapes.items()}
+    height, width, pixels = next(iter(shapes.values()))
+    target = torch.stack(torch.meshgrid(torch.arange(height * pixels), torch.arange(width * pixels), indexing="ij"))
+    sides, generator = {name: min(shape[:2]) for name, shape in shapes.items()}, torch.Generator().manual_seed(0)
+    starts = set()
+    for _ in range(20):
+        cut, own = window(maps, target, sides, generator)
+        assert own.shape[-2:] == (min(height, width) * pixels,) * 2
+        starts.add(tuple(own[:, 0, 0].tolist()))
+        for name, each in cut.items():
+            size = shapes[name][2]
+            assert each.shape == (1, 2, sides[name], sides[name])
+            torch.testing.assert_close(each[0, :, 0, 0], own[:, 0, 0] + (size - 1) / 2)
+    assert len(starts) > 1
+
+
+def test_targets_on_a_grid_keep_their_place():
+    target = torch.tensor([[0, 0, 1, 1], [0, 255, 1, 1], [2, 2, 2, 2]], dtype=torch.uint8)
+    grown = on_grid(target, torch.zeros(1, 1, 3, 4), 12)
+    assert torch.equal(grown, target.repeat_interleave(4, 0).repeat_interleave(4, 1))
+    assert torch.equal(on_grid(grown, torch.zeros(1, 1, 3, 4), 3), target)
+
+
+def test_images_of_one_size_go_in_whole(tiny_model, monkeypatch):
     encoder = retroclip.load(tiny_model(0), precision="fp32")
-    image, mask = scene(0)
-    small = Image.new("RGB", (64, 32))
-    with pytest.raises(ModelError, match="one size"):
-        train_segmenter(encoder, TASK, [image, small], [mask, mask[:32]], size=64, epochs=1)
+    monkeypatch.setattr("retroclip.training.segmenter.window", None)
+    images, masks = mixed_scenes(4)
+    doubled = [image.resize((2 * image.width, 2 * image.height)) for image in images]
+    tall = [masks[i].repeat(2, 0).repeat(2, 1) for i in (1, 1)]
+    train_segmenter(encoder, TASK, [doubled[1]] * 2, tall, size=64, epochs=1)
+    # Several sizes of one shape: the tower sees the same of them.
+    train_segmenter(encoder, TASK, [images[1], doubled[1]], [masks[1], tall[0]], size=64, epochs=1)
+    with pytest.raises(TypeError):
+        train_segmenter(encoder, TASK, images, masks, size=64, epochs=1)
+
+
+def test_batches_without_a_labelled_pixel_leave_the_student_sound():
+    encoder = retroclip.load("builtin", precision="fp32")
+    images, masks = zip(*(scene(i) for i in range(3)), strict=True)
+    void = np.full((64, 64), 255)
+    plain = Task("plain", classes=["sky", "road"])
+    student = train_segmenter(encoder, plain, images, [masks[0], void, void], size=64, epochs=2, batch=1)
+    assert all(bool(torch.isfinite(each).all()) for each in student.state_dict().values())
+    with pytest.raises(SourceError, match="no mask to train on has a pixel"):
+        train_segmenter(encoder, plain, images, [void] * 3, size=64, epochs=1)
+    with pytest.raises(SourceError, match="task 'halves' may learn"):
+        train_maskformer(encoder, TASK, images, [np.full((64, 64), 2)] * 3, targets="base", size=64, epochs=1)
 
 
 def test_pyramids(tiny_model):

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from retroclip.methods import MethodContext
     from retroclip.tasks import Task
 
+OF_MASKS = {"reduce_zero_label"}  # of a task: no comparison reads masks
+
 
 def circumstances(
     context: "MethodContext", samples: Samples, others: Sequence[tuple["Task", Samples]]
@@ -18,6 +20,7 @@ def circumstances(
     from retroclip.version import __version__
 
     memory = context.memory
+    tasks = [(context.task, samples), *others]
     return {
         "retroclip": __version__,
         "fingerprint": getattr(context.encoder, "fingerprint", None),
@@ -28,7 +31,7 @@ def circumstances(
         "train": None if context.train is None else [context.train.hash, context.shots],
         "options": context.options,
         "defaults": method_defaults(),
-        "tasks": [(t.model_dump(mode="json"), s.hash) for t, s in [(context.task, samples), *others]],
+        "tasks": [(t.model_dump(mode="json", exclude=OF_MASKS), s.hash) for t, s in tasks],
     }
 
 

@@ -22,16 +22,21 @@ def confusion(
     return np.bincount(rows * n_classes + columns, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
-def class_iou(matrix: NDArray[np.number]) -> NDArray[np.float64]:
-    """Intersection over union of each class (…, K) of confusion matrices (…, K, K); NaN for classes without a pixel."""
+def class_iou(matrix: NDArray[np.number], absent: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
+    """Intersection over union of each class (…, K) of confusion matrices (…, K, K), as mmseg counts it.
+
+    0 for a class that is called and nowhere true, NaN for one that is neither. `absent` (K,) are the classes that are
+    nowhere true in the data set of which the matrices are resamples: others that a resample lacks are NaN, not 0.
+    """
     right = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
-    truth, called = matrix.sum(-1), matrix.sum(-2)
-    union = truth + called - right
-    return np.where(truth > 0, right / np.maximum(union, 1), np.nan)
+    truth = matrix.sum(-1)
+    union = truth + matrix.sum(-2) - right
+    counted = (union > 0) if absent is None else (truth > 0) | (absent & (union > 0))
+    return np.where(counted, right / np.maximum(union, 1), np.nan)
 
 
 def mean_iou(matrix: NDArray[np.number]) -> NDArray[np.float64]:
-    """Mean over the classes that occur in the truth (…,)."""
+    """Mean over the classes that are true or called anywhere (…,): mIoU as mmseg has it."""
     return np.nanmean(class_iou(matrix), axis=-1)
 
 

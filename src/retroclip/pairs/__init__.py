@@ -8,7 +8,7 @@ from retroclip.pairs.embeddings import EmbeddingFolder, EmbeddingSlice, Part, is
 from retroclip.pairs.image import MAX_PIXELS, decode_image, image_suffix
 from retroclip.pairs.labelled import LabelledSet, load_labelled
 from retroclip.pairs.likeness import ALIKE, mirrored, thumbnail
-from retroclip.pairs.masks import mask_classes
+from retroclip.pairs.masks import mask_classes, mask_source
 from retroclip.pairs.pair import Pair, Rejected, clean_captions
 from retroclip.pairs.readers import Reader, register_reader
 from retroclip.pairs.reference import resolve
@@ -34,6 +34,7 @@ __all__ = [
     "is_embedding_folder",
     "load_labelled",
     "mask_classes",
+    "mask_source",
     "mirrored",
     "open_embeddings",
     "parse_where",

@@ -1,4 +1,4 @@
-"""What the values in a source's masks mean."""
+"""What the values in a source's masks mean, and which images the masks are of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ import pyarrow.parquet as pq
 
 from retroclip.errors import SourceError
 from retroclip.pairs.reference import resolve
-from retroclip.pairs.voc import VOC_MASK_CLASSES, VocReader
+from retroclip.pairs.voc import VOC_MASK_CLASSES, VocReader, segmentation_split
+
+
+def mask_source(source: str | Path) -> str | Path:
+    """The source as a benchmark of segmentation reads it: a VOC folder's split by `ImageSets/Segmentation`.
+
+    Raises:
+        SourceError: the source doesn't exist.
+    """
+    ref = resolve(source)[0]
+    if ref.split is None or not VocReader().accepts(ref.path):
+        return source
+    return f"{str(source).rpartition('#')[0]}#{segmentation_split(ref.path, ref.split)}"
 
 
 def mask_classes(source: str | Path) -> dict[int, str] | None:

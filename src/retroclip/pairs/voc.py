@@ -1,4 +1,4 @@
-"""Pascal VOC folders: Annotations/*.xml with JPEGImages, SegmentationClass and ImageSets beside it."""
+"""Pascal VOC folders: JPEGImages with Annotations/*.xml, SegmentationClass/*.png or both, and ImageSets beside them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from retroclip.pairs.readers import no_such_split, register_reader, row_of
 from retroclip.pairs.reference import SourceRef
 from retroclip.pairs.where import Predicate
 
-ANNOTATIONS, IMAGES, MASKS, SETS = "Annotations", "JPEGImages", "SegmentationClass", "ImageSets"
+ANNOTATIONS, IMAGES, SETS = "Annotations", "JPEGImages", "ImageSets"
+MASKS = ("SegmentationClass", "SegmentationClassAug")
+"""VOC's own, and those that SBD adds to its `trainaug`: the first one that has an image's mask counts."""
 VOC_MASK_CLASSES = dict(enumerate([
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
     "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
@@ -26,6 +28,7 @@ VOC_MASK_CLASSES = dict(enumerate([
 class VocReader:
     """Images of a VOC folder in the order of their names, or those that `ImageSets/*/SPLIT.txt` lists.
 
+    Of several lists of one name `Main`'s is taken; `#Segmentation/val` asks for another one.
     VOC counts pixels from 1 and includes the last one: (1, 1, 10, 10) becomes x 0, y 0, w 10, h 10. Boxes marked
     difficult go to `metadata["ignored_boxes"]`; `metadata["labels"]` are the classes of the other ones.
     """
@@ -33,7 +36,7 @@ class VocReader:
     kind = "voc"
 
     def accepts(self, path: Path) -> bool:
-        return (path / ANNOTATIONS).is_dir() and (path / IMAGES).is_dir()
+        return (path / IMAGES).is_dir() and any((path / name).is_dir() for name in (ANNOTATIONS, *MASKS))
 
     def open(self, ref: SourceRef, where: Predicate | None) -> Iterator[Pair | Rejected]:
         keys = _keys(ref)
@@ -48,11 +51,23 @@ class VocReader:
 def _keys(ref: SourceRef) -> list[str]:
     if ref.split is None:
         return sorted(path.stem for path in (ref.path / IMAGES).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    lists = {path.parent.name: path for path in sorted((ref.path / SETS).glob(f"*/{ref.split}.txt"))}
+    lists = _lists(ref.path, ref.split)
     if not lists:
         raise no_such_split(ref, {path.stem for path in (ref.path / SETS).glob("*/*.txt") if "_" not in path.stem})
     listed = lists.get("Main") or next(iter(lists.values()))
     return [line.split()[0] for line in listed.read_text(errors="replace").splitlines() if line.strip()]
+
+
+def segmentation_split(path: Path, split: str) -> str:
+    """How to ask for a split of a VOC folder as its segmentation benchmark lists it, fewer images than `Main` does."""
+    return next((f"{kind}/{split}" for kind in _lists(path, split) if kind == "Segmentation"), split)
+
+
+def _lists(path: Path, split: str) -> dict[str, Path]:
+    """The files that list a split, by the folder that they lie in; `split` may name that, too."""
+    kind, _, name = split.rpartition("/")
+    found = (each for each in sorted((path / SETS).glob("*/*.txt")) if each.stem == name)
+    return {each.parent.name: each for each in found if kind in ("", each.parent.name)}
 
 
 def _read(ref: SourceRef, keys: list[str], where: Predicate | None) -> Iterator[Pair | Rejected]:
@@ -71,7 +86,7 @@ def _pair(ref: SourceRef, key: str) -> Pair | Rejected:
         return Rejected(key, ref.name, f"no image {key} in {IMAGES}")
     try:
         boxes, ignored = _boxes(ref.path / ANNOTATIONS / f"{key}.xml")
-        mask = ref.path / MASKS / f"{key}.png"
+        mask = next((path for name in MASKS if (path := ref.path / name / f"{key}.png").is_file()), None)
         metadata: dict[str, Any] = {"labels": sorted({box[0] for box in boxes})}
         if ignored:
             metadata["ignored_boxes"] = ignored
@@ -80,7 +95,7 @@ def _pair(ref: SourceRef, key: str) -> Pair | Rejected:
             image=image.read_bytes(),
             source=ref.name,
             boxes=tuple(boxes),
-            mask=mask.read_bytes() if mask.is_file() else None,
+            mask=mask.read_bytes() if mask else None,
             metadata=metadata,
         )
     except (OSError, ValueError, ElementTree.ParseError) as error:

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from retroclip.errors import TaskError
-from retroclip.pairs.voc import ANNOTATIONS, SETS
+from retroclip.pairs.voc import SETS, VocReader
 from retroclip.tasks.task import Metric
 
 EVALUATED = ("test", "val", "validation", "valid")
@@ -112,7 +112,7 @@ def find_dataset(folder: Path, task: str) -> str | None:
 
 def splits_of(path: Path) -> set[str]:
     """The splits that a parquet file's `split` column, a folder's sub-folders or a VOC folder's ImageSets name."""
-    if (path / SETS).is_dir() and (path / ANNOTATIONS).is_dir():
+    if (path / SETS).is_dir() and VocReader().accepts(path):
         return {file.stem for file in (path / SETS).glob("*/*.txt")}
     if path.is_dir():
         return {entry.name for entry in path.iterdir() if entry.is_dir()}

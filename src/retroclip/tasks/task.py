@@ -46,6 +46,7 @@ class Task(BaseModel):
     `metric` is the one the data set is reported in; top1 stands beside it in every result. `protocol` is how the
     task is evaluated unless something else is asked for. `novel` are classes that an open-vocabulary training may not
     see; `ignored` are labels of the data set that belong to no class (crowded out, void) and are passed over.
+    `reduce_zero_label` (mmseg's word): in masks whose values nothing names, classes count from 1, and 0 is none.
 
     Raises:
         TaskError: no classes, a class named twice, a template without {}, an unknown key, an unknown metric.
@@ -63,6 +64,7 @@ class Task(BaseModel):
     protocol: Protocol = "classification"
     novel: list[str] = []
     ignored: list[str] = []
+    reduce_zero_label: bool = False
     about: str = ""
 
     def __init__(self, name: str | None = None, **data: Any):

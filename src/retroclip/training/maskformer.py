@@ -148,7 +148,7 @@ def train_maskformer(
 ) -> MaskFormerStudent:
     """Train a MaskFormer on images with masks, of which it sees the base classes only (all but `task.novel`).
 
-    `targets`: see the module. All images must have one size. `on_epoch(epoch, loss)` is told of progress.
+    `targets`: see the module; images of several sizes: `segmenter.fit`. `on_epoch(epoch, loss)` is told of progress.
     """
     torch.manual_seed(seed)
     base = [i for i, name in enumerate(task.classes) if name not in task.novel]

@@ -22,7 +22,7 @@ from retroclip.classifiers.segmenting import segment
 from retroclip.classifiers.zero_shot import class_texts, zero_shot
 from retroclip.encoders.dense import whole_image
 from retroclip.encoders.pyramid import ConvPyramid
-from retroclip.errors import ModelError
+from retroclip.errors import ModelError, SourceError
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -101,14 +101,18 @@ def train_segmenter(
 ) -> SegmentationStudent:
     """Train a student on images with masks, of which it sees the base classes only (all but `task.novel`).
 
-    All images must have one size. `on_epoch(epoch, loss)` is told of progress. Deterministic for a seed and machine.
+    Images of several sizes: see `fit`. `on_epoch(epoch, loss)` is told of progress. Deterministic for a seed and
+    machine.
     """
     torch.manual_seed(seed)
     student = SegmentationStudent(encoder, task, size=size)
     examples = segmentation_examples(student.inputs, encoder, task, images, masks, size=size)
 
     def loss(inputs: dict[str, Tensor], target: Tensor) -> Tensor:
-        return F.cross_entropy(student(inputs, (target.shape[1], target.shape[2])), target, ignore_index=IGNORE)
+        scores = student(inputs, (target.shape[1], target.shape[2]))
+        if bool((target == IGNORE).all()):
+            return 0 * scores.sum()  # the mean over no pixel is NaN, and so would be every weight
+        return F.cross_entropy(scores, target, ignore_index=IGNORE)
 
     fit(student, loss, *examples, epochs=epochs, lr=lr, batch=batch, seed=seed, on_epoch=on_epoch)
     return student.eval()
@@ -124,13 +128,15 @@ def segmentation_examples(
     size: int,
     pseudo: bool = True,
 ) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
-    """What a student is trained on: the `inputs` of each image, and its targets (H, W).
+    """What a student is trained on: the `inputs` of each image, and its targets (H, W), uint8.
 
     Novel classes are never looked at: their pixels get the untrained model's best novel class with `pseudo`, else
-    `IGNORE`. ModelError unless all images have one size.
+    `IGNORE`. Targets have the size of their image where all images have one, else that of what the tower saw of it.
+    SourceError where no pixel of any image has a target.
     """
     from retroclip.pairs import decode_image
 
+    mixed = len({mask.shape for mask in masks}) > 1
     novel = [i for i, name in enumerate(task.classes) if name in task.novel]
     teacher = zero_shot(encoder, task)
     cached, targets = [], []
@@ -140,11 +146,51 @@ def segmentation_examples(
         target = torch.from_numpy(mask.astype(np.int64))
         if novel and pseudo:
             target = pseudo_labels(segment(teacher, decoded, size=size), mask, novel)
-        targets.append(target if pseudo else target.masked_fill(torch.isin(target, torch.tensor(novel)), IGNORE))
-    shapes = {tuple(target.shape) for target in targets}
-    if len(shapes) > 1:
-        raise ModelError(f"the student trains on images of one size, and these have {len(shapes)}")
+        if not pseudo:
+            target = target.masked_fill(torch.isin(target, torch.tensor(novel)), IGNORE)
+        target = target.to(torch.uint8)
+        targets.append(on_grid(target, finest(cached[-1]), size) if mixed else target)
+    if all(bool((target == IGNORE).all()) for target in targets):
+        raise SourceError(f"no mask to train on has a pixel of a class that task {task.name!r} may learn")
     return cached, targets
+
+
+def finest(maps: dict[str, Tensor]) -> Tensor:
+    """Of the maps (1, c, h, w) of one image the one with the most positions."""
+    return max(maps.values(), key=lambda each: each.shape[-2] * each.shape[-1])
+
+
+def on_grid(target: Tensor, fine: Tensor, size: int) -> Tensor:
+    """Targets (H, W) with whole pixels a position of a map (1, c, h, w), about `size` of them on the shorter side."""
+    height, width = fine.shape[-2:]
+    factor = max(1, round(size / min(height, width)))
+    shape = (height * factor, width * factor)
+    return F.interpolate(target[None, None], size=shape, mode="nearest-exact")[0, 0]
+
+
+def window_sides(cached: Sequence[dict[str, Tensor]]) -> dict[str, int] | None:
+    """Positions on a side of the squares that fit into each map of every image; None where all maps have one size."""
+    if len({tuple((name, each.shape) for name, each in maps.items()) for maps in cached}) == 1:
+        return None
+    return {name: min(min(maps[name].shape[-2:]) for maps in cached) for name in cached[0]}
+
+
+def window(
+    maps: dict[str, Tensor], target: Tensor, sides: dict[str, int], generator: torch.Generator
+) -> tuple[dict[str, Tensor], Tensor]:
+    """A random square of one image: `sides[name]` positions a side of each map (1, c, h, w), and the target's part.
+
+    It starts at a position of the coarsest map, so that all of them show the same part. `target`: by `on_grid`.
+    """
+    side = max(sides.values())
+    for axis in (-2, -1):
+        length = finest(maps).shape[axis]
+        factor, ratios = target.shape[axis] // length, {n: round(length / m.shape[axis]) for n, m in maps.items()}
+        step = max(ratios.values())
+        start = step * int(torch.randint((length - side) // step + 1, (), generator=generator))
+        maps = {name: each.narrow(axis, start // ratios[name], sides[name]) for name, each in maps.items()}
+        target = target.narrow(axis, start * factor, side * factor)
+    return maps, target
 
 
 def fit(
@@ -160,7 +206,12 @@ def fit(
     clip: float | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> None:
-    """Minimise a loss of inputs and targets in batches, half of them mirrored: AdamW, one cycle."""
+    """Minimise a loss of inputs and targets in batches, half of them mirrored: AdamW, one cycle.
+
+    Images of one size go in whole. Of others each batch has random squares, as wide as the shorter side: nothing is
+    padded, and evaluation sees the same features of whole images.
+    """
+    sides = window_sides(cached)
     optimizer = torch.optim.AdamW((p for p in student.parameters() if p.requires_grad), lr=lr, weight_decay=0.01)
     steps = epochs * (len(cached) // batch or 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.1)
@@ -173,8 +224,11 @@ def fit(
             if len(rows) < min(batch, len(cached)):
                 continue
             flip = bool(torch.rand((), generator=generator) < 0.5)
-            inputs = {name: torch.cat([cached[i][name] for i in rows]) for name in cached[0]}
-            target = torch.stack([targets[i] for i in rows])
+            examples = [(cached[i], targets[i]) for i in rows]
+            if sides is not None:
+                examples = [window(maps, own, sides, generator) for maps, own in examples]
+            inputs = {name: torch.cat([maps[name] for maps, _ in examples]) for name in cached[0]}
+            target = torch.stack([own for _, own in examples]).long()
             if flip:
                 inputs, target = {name: maps.flip(-1) for name, maps in inputs.items()}, target.flip(-1)
             value = loss(inputs, target)
