@@ -23,12 +23,12 @@ def write(path, rows):
     return str(path)
 
 
-def clip_rows(width=10, clips=12, frames=3):
-    """Rows of clips of red, green and blue in turn, from the last frame to the first."""
+def clip_rows(left=0, clips=12, frames=3):
+    """Rows of clips of red, green and blue in turn, from the last frame to the first, each starting at `left`."""
     made = []
     for clip, label in enumerate((["red", "green", "blue"] * clips)[:clips]):
         for frame in reversed(range(frames)):
-            made.append((picture([(label, 0, 0, 30 if frame else width, 29 - clip % 5)]), f"c{clip}", frame, label))
+            made.append((picture([(label, left, 0, 20 if frame else 10, 29 - clip % 5)]), f"c{clip}", frame, label))
     return made
 
 
@@ -47,7 +47,7 @@ def test_clips_that_can_not_be_used(tmp_path, rows):
     with pytest.raises(SourceError, match="labels"):
         load_clips(write(tmp_path / "b.parquet", [rows[0], (*rows[1][:3], "green")]))
     with pytest.raises(SourceError, match="can't be read"):
-        survey(load_clips(write(tmp_path / "c.parquet", [(b"x", "a", 0, "red")])))
+        survey(load_clips(write(tmp_path / "c.parquet", [(b"x", "a", 0, "red")])), ColourEncoder())
 
 
 def test_spread_takes_the_middles():
@@ -89,7 +89,7 @@ def test_video_files(folder):
     for i in range(4):
         (folder / "blue" / f"{i}.mp4").write_bytes(b"")
     with pytest.raises(SourceError, match="clips can't be read"):
-        survey(load_clips(folder))
+        survey(load_clips(folder), ColourEncoder())
 
 
 def test_a_file_is_decoded_when_asked_for_and_once(folder, monkeypatch):

@@ -39,7 +39,7 @@ def test_frames_are_averaged_in_order(tmp_path, rows):
 
 
 def test_a_video_transformer_beside_the_untrained_model(tmp_path, rows, encoder):
-    known = [row for row in clip_rows(width=15, clips=15, frames=1) if row[3] != "blue"]
+    known = [row for row in clip_rows(left=15, clips=15, frames=1) if row[3] != "blue"]
     train = write(tmp_path / "train.parquet", [*known, (b"x", "bad", 0, "red")])
     val = write(tmp_path / "val.parquet", [row for row in rows if row[2] == 0])
     options = {"frames": 2}
@@ -63,7 +63,7 @@ def test_a_video_transformer_beside_the_untrained_model(tmp_path, rows, encoder)
 
 
 def test_novel_classes_of_the_task_are_not_learnt(tmp_path, rows, encoder):
-    train = write(tmp_path / "train.parquet", clip_rows(width=15))
+    train = write(tmp_path / "train.parquet", clip_rows(left=15))
     val = write(tmp_path / "val.parquet", [row for row in rows if row[2] == 0])
     task = TASK.model_copy(update={"novel": ["blue"]})
     result = run_protocol("video", encoder, task, val, options={"train": train, "epochs": 0, "frames": 2})
@@ -81,16 +81,23 @@ def test_clips_that_are_evaluated_are_not_learnt(tmp_path, rows, encoder):
 
     val = write(tmp_path / "val.parquet", rows)
     again = [(other_format(image), f"again-{clip}", frame, label) for image, clip, frame, label in rows]
-    for learnt in (rows, again, [*clip_rows(width=15)[:-3], *again[-1:]]):
+    for learnt in (rows, again, [*clip_rows(left=15)[:-3], *again[-1:]]):
         train = write(tmp_path / "train.parquet", learnt)
         with pytest.raises(SourceError, match="another split"):
             run_protocol("video", encoder, TASK, val, options={"train": train})
+    # Nearly the same clips are left out, and counted.
+    train = write(tmp_path / "train.parquet", [*clip_rows(left=1)[:6], *clip_rows(left=15)[6:]])
+    result = run_protocol("video", encoder, TASK, val, options={"train": train, "epochs": 0, "frames": 2})
+    assert (result.options["training_clips"], result.options["train_near_duplicates"]) == (10, 2)
+    with pytest.raises(SourceError, match="no clip to learn: 12 nearly are evaluated"):
+        near = write(tmp_path / "near.parquet", clip_rows(left=1))
+        run_protocol("video", encoder, TASK, val, options={"train": near})
     blank = picture([])  # as at the end of a fade, which unlike clips share
 
     def faded(own, ends):
         return [row for row in own if not row[2]] + [(blank, f"{end}", 1, label) for end, label in ends]
 
     ends = [(f"c{i}", label) for i, label in enumerate(["red", "green", "blue"])]
-    train = write(tmp_path / "train.parquet", faded(clip_rows(width=15), ends))
+    train = write(tmp_path / "train.parquet", faded(clip_rows(left=15), ends))
     val = write(tmp_path / "val.parquet", faded(rows, ends))
     run_protocol("video", encoder, TASK, val, options={"train": train, "epochs": 0, "frames": 2})
