@@ -77,7 +77,11 @@ def small_published(monkeypatch):
     def small(name, weights, num_classes):
         assert weights is None  # nothing is downloaded
         return video.SwinTransformer3d(
-            patch_size=[2, 4, 4], window_size=[8, 7, 7], num_classes=num_classes, **SIZES["small"]
+            patch_size=[2, 4, 4],
+            window_size=[8, 7, 7],
+            num_classes=num_classes,
+            stochastic_depth_prob=0,
+            **SIZES["small"],
         )
 
     monkeypatch.setattr(video, "get_model", small)
@@ -92,6 +96,17 @@ def test_published_preprocessing(encoder, clips, small_published):
     for architecture in ("mvit_v1_b", "mvit_v2_s"):
         with pytest.raises(RetroclipError, match="takes 16 frames a clip, not 8"):
             VideoTower(encoder, architecture=architecture)
+
+
+def test_a_batch_is_one_step_however_it_is_taken_apart(encoder, clips, small_published, monkeypatch):
+    learnt = []
+    for together in (3, 2):
+        monkeypatch.setattr(video, "TOGETHER", together)
+        tower = VideoTower(encoder, frames=2, architecture="swin3d_t")
+        tower.frame = lambda image: video.pil_to_tensor(image.resize((32, 32)))  # 224 pixels take a second
+        train_video(tower, encoder, TASK, [own[:2] for own in clips[:3]], [0, 1, 2], epochs=2)
+        learnt.append(tower.body.norm.weight.detach())
+    torch.testing.assert_close(*learnt, rtol=1e-5, atol=1e-6)
 
 
 def test_weights_from_a_file(tmp_path, encoder, clips, small_published):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 SCALE = 20.0  # of cosines: 1/τ of iCAR
 SLOWER = 0.1  # learning rate of weights from a file, of that of the new head (Video-Swin, section 4.1)
 KEPT = 2**30  # bytes of pixels held during training
+TOGETHER = 2  # clips of 224 pixels that go through a tower at once: 0.7 GB of activations each in swin3d_t
 SIZES: dict[str, dict[str, Any]] = {
     "small": {"embed_dim": 32, "depths": [1, 1, 2], "num_heads": [2, 4, 8]},
     "tiny": {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]},  # swin3d_t at 64 pixels
@@ -138,7 +139,8 @@ def train_video(
 
     Classes without a clip take no part in the softmax: nothing is learnt against them, and the tower can be asked for
     them afterwards. Weights from a file learn at `SLOWER` times the head's rate. Pixels of the first clips are kept, as
-    many as fit in `KEPT` bytes; the others are read again in each epoch. `on_epoch(epoch, loss)` is told of progress.
+    many as fit in `KEPT` bytes; the others are read again in each epoch. A batch is one step; in large architectures
+    its gradients are summed over `TOGETHER` clips at a time. `on_epoch(epoch, loss)` is told of progress.
     """
     torch.manual_seed(seed)
     present = sorted(set(labels))
@@ -151,13 +153,17 @@ def train_video(
         tower.train()
         losses = []
         for rows in torch.randperm(len(target), generator=generator).split(batch):
-            pixels = torch.stack([read(row) for row in rows.tolist()])
-            loss = F.cross_entropy(SCALE * tower(pixels) @ texts.T, target[rows])
             optimizer.zero_grad()
-            loss.backward()
+            total = 0.0
+            for part in rows.split(batch if tower.preset is None else TOGETHER):
+                pixels = torch.stack([read(row) for row in part.tolist()])
+                logits = SCALE * tower(pixels) @ texts.T
+                loss = F.cross_entropy(logits, target[part], reduction="sum") / len(rows)
+                loss.backward()
+                total += float(loss.detach())
             nn.utils.clip_grad_norm_(tower.parameters(), 5.0)
             optimizer.step()
-            losses.append(float(loss.detach()))
+            losses.append(total)
         if on_epoch is not None:
             on_epoch(epoch, float(np.mean(losses)))
     return tower.eval()
