@@ -119,6 +119,8 @@ def test_weights_from_a_file(tmp_path, encoder, clips, small_published):
         loaded = tower.body.state_dict()
         assert all(torch.equal(value, loaded[name]) for name, value in state.items() if not name.startswith("head."))
         assert len(loaded["head.weight"]) == encoder.dim
+    other = VideoTower(encoder, frames=4, architecture="swin3d_t", weights=tmp_path / "a.pth", seed=1)
+    assert other.fingerprint == tower.fingerprint  # that of the file, whatever the new head starts from
     head, rest = video.rates(tower, 1.0)
     assert len(head["params"]) == 2 and head["lr"] == 1 and rest["lr"] == pytest.approx(0.1)
     before = tower.body.patch_embed.proj.weight.clone()
