@@ -154,7 +154,8 @@ def near_sets(
 ) -> NDArray[np.int64]:
     """`near_duplicates` of all sets; their embeddings stay with them."""
     embeddings = torch.cat([samples.embed_base(encoder) for samples in sets])
-    pictures = [image for samples in sets for image in samples.images]
+    # A single set's are not gathered: frames of videos are decoded when they are asked for.
+    pictures = sets[0].images if len(sets) == 1 else [image for samples in sets for image in samples.images]
     return near_duplicates(memory, embeddings, pictures=pictures, threshold=threshold)
 
 

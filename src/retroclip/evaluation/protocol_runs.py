@@ -1,12 +1,10 @@
 """A protocol with what a method makes of a memory: one run a seed, and the memory among the result's circumstances."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from PIL import Image
 
 from retroclip.errors import RetroclipError
 from retroclip.evaluation.image_text import TASK_NAME as IMAGE_TEXT_RETRIEVAL
@@ -130,18 +128,11 @@ def _images(dataset: str | Path, where: str | None) -> tuple[list[str], list[byt
     return [pair.key for pair in pairs], [cast(bytes, pair.image) for pair in pairs]
 
 
-def _frames(dataset: str | Path, where: str | None, count: int) -> tuple[list[str], list[bytes]]:
-    from retroclip.evaluation.video import load_clips
+def _frames(dataset: str | Path, where: str | None, count: int) -> tuple[list[str], Any]:
+    from retroclip.evaluation.clips import Frames, load_clips
 
-    clips = load_clips(dataset, where=where, frames=count)
-    keys = [key for key, own in zip(clips.keys, clips.frames, strict=True) for _ in own]
-    return keys, [frame if isinstance(frame, bytes) else _png(frame) for own in clips.frames for frame in own]
-
-
-def _png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
+    frames = Frames(load_clips(dataset, where=where, frames=count))
+    return [str(position) for position in range(len(frames))], frames
 
 
 def record(context: "MethodContext") -> dict[str, Any]:

@@ -31,7 +31,14 @@ MODULES = {
     "entities": "entities",
 }
 GIVEN = ("where", "method")  # not options of a protocol but arguments of every one
-OF_TRAINING = ("epochs", "seed", "student", "targets", "architecture")  # mean nothing where no `train` is named
+OF_TRAINING = (
+    "epochs",
+    "seed",
+    "student",
+    "targets",
+    "architecture",
+    "weights",
+)  # mean nothing where no `train` is named
 OF_PATCHES = ("smoothing", "denoising", "residual")  # of segmentation by the untrained tower
 
 _REGISTRY: dict[str, Run] = {}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from retroclip.errors import SourceError
 
@@ -32,12 +32,14 @@ def of_training(rejected: Sequence[str]) -> list[str]:
     return [MARK + reason for reason in rejected]
 
 
-def pictures(images: Iterable[bytes]) -> set[bytes]:
-    """A digest of each image's size and pixels."""
+def pictures(images: Iterable[Any]) -> set[bytes]:
+    """The `picture` of each encoded image."""
+    return {picture(image) for image in images}
+
+
+def picture(image: Any) -> bytes:
+    """A digest of an encoded or PIL image's size and pixels."""
     from retroclip.pairs import decode_image
 
-    found = set()
-    for image in images:
-        decoded = decode_image(image).convert("RGB")
-        found.add(hashlib.sha256(repr(decoded.size).encode() + decoded.tobytes()).digest())
-    return found
+    decoded = decode_image(image).convert("RGB")
+    return hashlib.sha256(repr(decoded.size).encode() + decoded.tobytes()).digest()

@@ -12,7 +12,7 @@ ALIKE = 0.8  # correlation of thumbnails, well under that of copies (0.9 and mor
 SIDE = 16
 
 
-def thumbnail(image: bytes) -> NDArray[np.float32]:
+def thumbnail(image: bytes | Image.Image) -> NDArray[np.float32]:
     """An image as 16 × 16 × 3 values of zero mean in each colour and unit norm: products are correlations."""
     small = decode_image(image).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
     values = np.asarray(small, dtype=np.float32)
