@@ -53,6 +53,18 @@ def test_without_a_named_method_each_entry_takes_its_default(data, tiny_model, t
     assert {r.method for r in alone} == {"zero-shot"}
 
 
+def test_the_default_is_that_of_the_memory_without_the_evaluated_images(data, tiny_model, tmp_path):
+    """All pairs that name a class show evaluated images: stacked-linear would have nothing to learn from."""
+    encoder, told = load(tiny_model(0)), []
+    memory = Memory.create(tmp_path / "mem", encoder, [f"{data / name}.parquet#val" for name in ("pets", "shapes")])
+    suite = Suite(name="one", tasks=[Entry(task=str(data / "pets.yaml"), dataset="pets.parquet#val")])
+    for _ in range(2):
+        (result,) = run_suite(encoder, suite, data, tmp_path / "out", memory=memory, seeds=[0], tell=told.append)
+        assert (result.error, result.method, result.excluded_near_duplicates > 11) == (None, "primed", True)
+    assert len(told) == 1
+    assert [file.name.split("--")[-2] for file in (tmp_path / "out").iterdir()] == ["default"]
+
+
 def test_one_file_each_and_nothing_twice(data, tiny_model, tmp_path, monkeypatch):
     encoder, suite, told = load(tiny_model(0)), load_suite(data / "mine.yaml"), []
     results = run_suite(encoder, suite, data, tmp_path, methods=["zero-shot"], tell=told.append)
