@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"
 """Stands for the name of a method where none is named; `pick_method` says which one it is."""
+LEAST_NAMING = 20
+"""Pairs below which stacked-linear does what primed does, or worse (docs/decisions.md): its own `prior`."""
 
 
 def pick_method(
@@ -25,19 +27,20 @@ def pick_method(
 def default_method(memory: "Memory | None", task: "Task | None" = None, protocol: str = "classification") -> str:
     """The method used when none is named: without a memory zero-shot, with one stacked-linear or primed.
 
-    The head needs a pair whose captions name one class of the task, and a task that is only classified. Image-text
-    retrieval, which has no classes, takes the mean of neighbours.
+    The head needs a task that is only classified, and `LEAST_NAMING` pairs whose captions name one class of it.
+    Image-text retrieval, which has no classes, takes the mean of neighbours.
     """
     from retroclip.classifiers import each_caption
     from retroclip.evaluation.image_text import TASK_NAME, WITH_MEMORY
-    from retroclip.retrieval import any_matched
+    from retroclip.retrieval import enough_matched
 
     if memory is None:
         return "zero-shot"
     if protocol == TASK_NAME:
         return WITH_MEMORY
-    named = protocol == "classification" and task is not None and any_matched(each_caption(memory), task)
-    return "stacked-linear" if named else "primed"
+    if protocol != "classification" or task is None:
+        return "primed"
+    return "stacked-linear" if enough_matched(each_caption(memory), task, LEAST_NAMING) else "primed"
 
 
 def may_train(name: str, memory: "Memory | None", protocol: str = "classification") -> bool:
