@@ -42,7 +42,8 @@ def data(tmp_path_factory, make_encoded):
     return folder
 
 
-def test_without_a_named_method_each_entry_takes_its_default(data, tiny_model, tmp_path):
+def test_without_a_named_method_each_entry_takes_its_default(data, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("retroclip.methods.default.LEAST_NAMING", 12)
     encoder, told = load(tiny_model(0)), []
     memory = Memory.create(tmp_path / "mem", encoder, [f"{data / 'pets.parquet'}#train"])
     given = {"memory": memory, "seeds": [0], "tell": told.append}
@@ -51,6 +52,19 @@ def test_without_a_named_method_each_entry_takes_its_default(data, tiny_model, t
     assert [r.error for r in results[:3]] == [None] * 3
     alone = run_suite(encoder, load_suite(data / "mine.yaml"), data, tmp_path / "out", tell=told.append)
     assert {r.method for r in alone} == {"zero-shot"}
+
+
+def test_the_default_is_that_of_the_memory_without_the_evaluated_images(data, tiny_model, tmp_path, monkeypatch):
+    """All pairs that name a class show evaluated images: stacked-linear would have nothing to learn from."""
+    monkeypatch.setattr("retroclip.methods.default.LEAST_NAMING", 1)
+    encoder, told = load(tiny_model(0)), []
+    memory = Memory.create(tmp_path / "mem", encoder, [f"{data / name}.parquet#val" for name in ("pets", "shapes")])
+    suite = Suite(name="one", tasks=[Entry(task=str(data / "pets.yaml"), dataset="pets.parquet#val")])
+    for _ in range(2):
+        (result,) = run_suite(encoder, suite, data, tmp_path / "out", memory=memory, seeds=[0], tell=told.append)
+        assert (result.error, result.method, result.excluded_near_duplicates > 11) == (None, "primed", True)
+    assert len(told) == 1
+    assert [file.name.split("--")[-2] for file in (tmp_path / "out").iterdir()] == ["default"]
 
 
 def test_one_file_each_and_nothing_twice(data, tiny_model, tmp_path, monkeypatch):

@@ -12,20 +12,18 @@ from typing import TYPE_CHECKING, TextIO, cast
 
 import torch
 
-from retroclip.classifiers import CalibratedClassifier, Classifier, each_caption, fit_temperature, threshold_for
+from retroclip.classifiers import CalibratedClassifier, Classifier, fit_temperature, threshold_for
 from retroclip.encoders import Encoder
 from retroclip.errors import BadImageError, ModelError, RetroclipError, SourceError
-from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL, Samples
+from retroclip.evaluation import Samples
 from retroclip.evaluation.classification import embed, head, shared_base
-from retroclip.evaluation.image_text import WITH_MEMORY
 from retroclip.evaluation.leakage import near_sets, without
 from retroclip.evaluation.metrics import expected_calibration_error
 from retroclip.files import whole_file
 from retroclip.memory import Memory
-from retroclip.methods import MethodContext, get_method
+from retroclip.methods import DEFAULT, MethodContext, pick_method
 from retroclip.pairs import decode_image
 from retroclip.pairs.image import IMAGE_SUFFIXES
-from retroclip.retrieval import any_matched
 from retroclip.tasks import Task
 
 if TYPE_CHECKING:
@@ -63,15 +61,15 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def build_classifier(
-    encoder: Encoder, task: Task, *, method: str | None = None, memory: Memory | None = None, seed: int = 0
+    encoder: Encoder, task: Task, *, method: str = DEFAULT, memory: Memory | None = None, seed: int = 0
 ) -> Classifier:
-    """A classifier over the task's classes, made by `default_method` where no method is named.
+    """A classifier over the task's classes, made by the `default_method` of that memory where no method is named.
 
     Raises RetroclipError for a method that learns from labelled images, of which there are none here.
     """
     if memory is not None:
         memory.check_encoder(encoder)
-    chosen = get_method(method or default_method(memory, task))
+    chosen = pick_method(method, memory, task)
     if chosen.needs_train:
         raise RetroclipError(
             f"method {chosen.name!r} learns from labelled images, which only `evaluate` and `compare` take: choose one"
@@ -79,20 +77,6 @@ def build_classifier(
         )
     model = chosen(MethodContext(encoder=encoder, memory=memory, task=task, seed=seed))
     return head(model, task)
-
-
-def default_method(memory: Memory | None, task: Task | None = None, protocol: str = "classification") -> str:
-    """The method used when none is named: without a memory zero-shot, with one stacked-linear or primed.
-
-    The head needs a pair whose captions name one class of the task, and a task that is only classified. Image-text
-    retrieval, which has no classes, takes the mean of neighbours.
-    """
-    if memory is None:
-        return "zero-shot"
-    if protocol == IMAGE_TEXT_RETRIEVAL:
-        return WITH_MEMORY
-    named = protocol == "classification" and task is not None and any_matched(each_caption(memory), task)
-    return "stacked-linear" if named else "primed"
 
 
 @dataclass(frozen=True)

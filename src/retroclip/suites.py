@@ -13,8 +13,7 @@ from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL, Result, compare, load_res
 from retroclip.evaluation.protocol_runs import evaluate_captions, evaluate_protocol
 from retroclip.evaluation.protocols import takes
 from retroclip.memory import Memory
-from retroclip.methods import get_method
-from retroclip.prediction import default_method
+from retroclip.methods import DEFAULT, get_method
 from retroclip.tasks import Task, task_for
 from retroclip.tasks.suite import Entry, Suite, find_dataset
 
@@ -28,7 +27,7 @@ def run_suite(
     data: Path,
     out: Path,
     *,
-    methods: Sequence[str] | None = None,
+    methods: Sequence[str] = (DEFAULT,),
     memory: Memory | None = None,
     shots: int | None = None,
     seeds: Sequence[int] = (0, 1, 2),
@@ -36,7 +35,8 @@ def run_suite(
 ) -> list[Result]:
     """Evaluate a model on every entry of a suite whose data is there; one result a task and method.
 
-    Where no `methods` are named, each entry has `default_method`'s, which depends on what the captions name.
+    Where no `methods` are named, each entry has `methods.default_method`'s, known only when its data is read: so the
+    file is called after "default", or without a memory after zero-shot.
     Each is written to `out` as one JSON file when it is done (`file_name`), and read from there by the next run under
     the same circumstances. `shots` are for methods that learn from an entry's `train`; other protocols take that as
     their option `train`, and run once for each of `seeds` then. Data that is not below `data` is named to `tell`
@@ -44,7 +44,8 @@ def run_suite(
 
     Raises SourceError where none of the suite's data is there, RetroclipError for an unknown method.
     """
-    chosen = None if methods is None else [get_method(name).name for name in methods]
+    methods = ["zero-shot" if name == DEFAULT and memory is None else name for name in methods]
+    learning = {name for name in methods if name != DEFAULT and get_method(name).needs_train}
     found = [(entry, dataset) for entry in suite.tasks if (dataset := _dataset(entry, data)) is not None]
     if missing := [entry.task for entry in suite.tasks if _dataset(entry, data) is None]:
         tell(f"not in {data}, and left out: {', '.join(missing)}")
@@ -56,8 +57,8 @@ def run_suite(
     results: list[Result] = []
     names: set[str] = set()
     for entry, dataset in found:
-        for method in [_default(entry, dataset, memory)] if chosen is None else chosen:
-            own_shots = shots if get_method(method).needs_train else None
+        for method in methods:
+            own_shots = shots if method in learning else None
             name = file_name(entry, dataset, method, encoder, shots=own_shots, taken=names)
             names.add(name)
             file = out / name
@@ -148,14 +149,6 @@ def _circumstances(
 def _task(entry: Entry, dataset: str) -> Task:
     """The entry's task, with the entry's metric."""
     return task_for(entry.task, dataset).model_copy(update={"metric": entry.metric} if entry.metric else {})
-
-
-def _default(entry: Entry, dataset: str, memory: Memory | None) -> str:
-    """The method of an entry for which none is named."""
-    if entry.task == IMAGE_TEXT_RETRIEVAL:
-        return default_method(memory, None, IMAGE_TEXT_RETRIEVAL)
-    task = _task(entry, dataset)
-    return default_method(memory, task, entry.protocol or task.protocol)
 
 
 def _options(entry: Entry, data: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def test_a_linear_classifier(encoder, task, make_images, bias):
 def test_a_stacked_classifier_and_the_pairs_that_it_has_seen(encoder, task, make_images, pairs, sharpness):
     rows, queries = make_images(LABELS.tolist()), make_images([0, 1, 2] * 5, seed=4)
     made = stacked_linear(encoder, task, rows[:pairs], LABELS[:pairs], sharpness=sharpness)
-    made.weights = torch.randn(made.weights.shape, generator=torch.Generator().manual_seed(0))
+    made.trained.weights = torch.randn(made.trained.weights.shape, generator=torch.Generator().manual_seed(0))
     module = as_module(made)
     torch.testing.assert_close(module(queries), made(queries))
     assert "known" in dict(module.named_buffers()) or not sharpness

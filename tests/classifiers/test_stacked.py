@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from retroclip.classifiers import class_texts, stacked_linear, zero_shot
 from retroclip.classifiers.primed import primed_texts
-from retroclip.classifiers.stacked import Known, head, held_out, stack
+from retroclip.classifiers.stacked import Known, head, held_out, level, stack
 from retroclip.errors import RetroclipError
 
 LABELS = torch.tensor([0, 1, 2] * 12)
@@ -32,6 +32,7 @@ def test_it_learns_where_captions_are_right_and_stays_zero_shot_where_they_are_n
 def test_logits_are_those_of_the_formula(encoder, task, make_images, alpha):
     rows, queries = make_images(LABELS.tolist()), make_images([0, 1, 2], seed=4)
     made = stacked_linear(encoder, task, rows, LABELS, alpha=alpha, sharpness=0.7)
+    weights = made.chosen["head"] * made.trained.weights
     texts = class_texts(encoder, task)
     primed = primed_texts(texts, rows, torch.eye(3)[LABELS].bool(), alpha)
     assert torch.allclose(primed, texts) == (alpha == 1)
@@ -43,14 +44,14 @@ def test_logits_are_those_of_the_formula(encoder, task, make_images, alpha):
     for i in range(3):
         scores, near = (known @ x[i]).topk(10)
         g = math.exp(0.7 * min(0.0, float((scores - usual[near]).mean() / spread)))
-        expected = made.chosen["primed"] * 20.0 * (texts + g * (primed - texts)) @ queries[i] + g * made.weights @ x[i]
+        expected = made.chosen["primed"] * 20.0 * (texts + g * (primed - texts)) @ queries[i] + g * weights @ x[i]
         torch.testing.assert_close(made(queries)[i], expected)
 
 
 def test_features_behind_the_embedding_are_what_the_head_reads(encoder, task, make_images):
     embeddings, features = make_images([0] * 36), torch.eye(5)[LABELS] + 0.01 * torch.randn(36, 5)
     made = stacked_linear(encoder, task, torch.cat([embeddings, features], 1), LABELS)
-    assert made.weights.shape == (3, 5)
+    assert made.trained.weights.shape == (3, 5)
     same = torch.cat([make_images([0, 0, 0]), torch.eye(5)[:3]], 1)
     assert made(same).argmax(1).tolist() == [0, 1, 2]
     torch.testing.assert_close(made(same), made(torch.cat([3 * same[:, :8], 2 * same[:, 8:]], 1)))
@@ -105,6 +106,23 @@ def test_classes_without_pairs_are_stood_for_by_classes_held_out_whole(classes):
 def test_a_class_without_rows_is_nobodys_negative():
     weights, _ = head(F.normalize(torch.randn(12, 5), dim=1), torch.tensor([0, 2] * 6), 3)
     assert weights[1].tolist() == [0.0] * 5 and weights[0].abs().min() > 0
+
+
+def test_a_head_is_neutral_towards_classes_that_it_has_not_seen():
+    logits = torch.tensor([[2.0, 0.0, -1.0, 0.0], [40.0, 0.0, -40.0, 0.0]])
+    some = level(logits, torch.tensor([True, False, True, False]))
+    assert some[:, [1, 3]].tolist() == [[0.0, 0.0]] * 2
+    torch.testing.assert_close(some[:, [0, 2]].exp().mean(1), torch.ones(2))
+    torch.testing.assert_close(some[:, 0] - some[:, 2], logits[:, 0] - logits[:, 2])
+
+
+def test_a_class_without_pairs_is_still_found(encoder, task, make_images):
+    """Two of three classes have pairs: a head that is sure of one of these would outvote the third."""
+    labels, others = torch.tensor([0, 1] * 30), torch.full((200,), 2)
+    made = stacked_linear(encoder, task, make_images(labels.tolist()), labels, sharpness=0.0)
+    images = make_images(others.tolist(), seed=5)
+    assert accuracy(made, images, others) > accuracy(zero_shot(encoder, task), images, others) - 0.15
+    assert accuracy(made, make_images(labels.tolist(), seed=6), labels) > 0.9
 
 
 def test_stack_finds_the_least_cross_entropy_of_balanced_classes():

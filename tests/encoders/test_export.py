@@ -50,8 +50,8 @@ def test_a_head_on_features_and_the_pairs_that_it_compares_with(encoder, make_im
     encoder = FeatureEncoder(encoder)
     labels = torch.arange(24) % 2
     rows = encoder.encode_images([make_image(seed) for seed in range(24)])
-    head = stacked_linear(encoder, Task("pets", classes=["cat", "dog"]), rows, labels)
-    head.weights = torch.randn(head.weights.shape, generator=torch.Generator().manual_seed(0))
+    head = stacked_linear(encoder, Task("pets", classes=["cat", "dog", "cow"]), rows, labels)
+    head.trained.weights = torch.randn(head.trained.weights.shape, generator=torch.Generator().manual_seed(0))
     export.export_onnx(encoder, tmp_path / "out", head=as_module(head), classes=head.classes)
     session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
     images = [make_image(seed) for seed in range(20, 25)]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retroclip.classifiers.classifier import Classifier, LinearClassifier
-from retroclip.classifiers.stacked import NEIGHBOURS, StackedClassifier, split
+from retroclip.classifiers.stacked import NEIGHBOURS, Head, StackedClassifier, split
 from retroclip.errors import ModelError
 from retroclip.fusion.relevance import relevance
 
@@ -53,6 +53,7 @@ class StackedHead(nn.Module):
     moved: Tensor
     centre: Tensor
     weights: Tensor
+    named: Tensor | None
     known: Tensor
     usual: Tensor
 
@@ -63,7 +64,10 @@ class StackedHead(nn.Module):
         self.register_buffer("texts", classifier.encoder.logit_scale * classifier.texts)
         self.register_buffer("moved", classifier.encoder.logit_scale * classifier.moved)
         self.register_buffer("centre", classifier.centre)
-        self.register_buffer("weights", classifier.weights)
+        trained = classifier.trained
+        self.register_buffer("weights", trained.weights)
+        self.register_buffer("named", trained.named)
+        self.trust = trained.trust
         if self.sharpness:
             usual, self.spread = known.density
             self.register_buffer("usual", usual)
@@ -72,7 +76,7 @@ class StackedHead(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         own, features = split(rows, self.dim)
         x = F.normalize(features - self.centre, dim=-1)
-        learnt = own @ self.moved.T + x @ self.weights.T
+        learnt = own @ self.moved.T + Head(self.weights, self.named, self.trust)(x)
         return own @ self.texts.T + self._relevance(x)[:, None] * learnt
 
     def _relevance(self, x: Tensor) -> Tensor:

@@ -50,7 +50,8 @@ def stacked_linear(
     of pairs that neither head has seen (stacked generalisation, Wolpert 1992): where captions mislead, w is small. g is
     the query's relevance among the pairs, as RECO's (`fusion.relevance`, β = `sharpness`; 0: always 1): pictures of
     another kind are left to the zero-shot head. Far fewer pairs than `prior` hardly move b and w from 1 and 0, that is
-    from priming, and some hundreds are not held back. Nothing is chosen on evaluated images.
+    from priming, and some hundreds are not held back. Classes that no pair names are neither raised nor lowered by the
+    head (`level`). Nothing is chosen on evaluated images.
 
     Raises RetroclipError if there is no pair.
     """
@@ -65,7 +66,8 @@ def stacked_linear(
         """Logits (2, n, K) for the rows `asked` of the heads that the rows `seen` make, both boolean (m,)."""
         moved = primed_texts(texts, embeddings[seen], members[seen], alpha) - texts
         trained, _ = head(known.rows[seen], labels[seen], len(texts))
-        return torch.stack([encoder.logit_scale * embeddings[asked] @ moved.T, SCALE * known.rows[asked] @ trained.T])
+        own = level(SCALE * known.rows[asked] @ trained.T, members[seen].any(dim=0))
+        return torch.stack([encoder.logit_scale * embeddings[asked] @ moved.T, own])
 
     held, logits, share = held_out(answers, labels, len(texts), seed=seed)
     logits *= known.relevance_of_own(held)[:, None]
@@ -73,7 +75,9 @@ def stacked_linear(
     b, w = stack(logits, labels[held], share, prior)
     weights, losses = head(known.rows, labels, len(texts))
     moved = primed_texts(texts, embeddings, members, alpha) - texts
-    classifier = StackedClassifier(name, encoder, task, b * texts, b * moved, centre, w * SCALE * weights, known)
+    named = members.any(dim=0)
+    trained = Head(SCALE * weights, None if named.all() else named, w)
+    classifier = StackedClassifier(name, encoder, task, b * texts, b * moved, centre, trained, known)
     classifier.trained_parameters = weights.numel() + 2
     classifier.history = as_history(losses)
     classifier.chosen = {"primed": b, "head": w, "pairs": len(labels)}
@@ -81,9 +85,9 @@ def stacked_linear(
 
 
 class StackedClassifier(Classifier):
-    """s·fTᵀ + g(x)·(s·fMᵀ + xWᵀ): f the embedding, x the centred features, s the logit scale.
+    """s·fTᵀ + g(x)·(s·fMᵀ + head(x)): f the embedding, x the centred features, s the logit scale.
 
-    T (K, d) are the class texts, M (K, d) how far pairs have moved them, W (K, f) the head.
+    T (K, d) are the class texts, M (K, d) how far pairs have moved them.
 
     Raises ModelError for embeddings without the features that it reads, such as those of patches.
     """
@@ -96,11 +100,11 @@ class StackedClassifier(Classifier):
         texts: Tensor,
         moved: Tensor,
         centre: Tensor,
-        weights: Tensor,
+        trained: Head,
         known: Known,
     ) -> None:
         super().__init__(name, encoder, task.classes)
-        self.texts, self.moved, self.centre, self.weights, self.known = texts, moved, centre, weights, known
+        self.texts, self.moved, self.centre, self.trained, self.known = texts, moved, centre, trained, known
 
     def __call__(self, embeddings: Tensor) -> Tensor:
         wide = isinstance(self.encoder, FeatureEncoder)
@@ -109,8 +113,34 @@ class StackedClassifier(Classifier):
         own, features = split(embeddings, self.encoder.dim)
         x = F.normalize(features - self.centre, dim=-1)
         scaled = self.encoder.logit_scale * own
-        learnt = scaled @ self.moved.T + x @ self.weights.T
+        learnt = scaled @ self.moved.T + self.trained(x)
         return scaled @ self.texts.T + self.known.relevance(x)[:, None] * learnt
+
+
+@dataclass
+class Head:
+    """w·level(xWᵀ) of centred features x (n, f): `weights` W (K, f), `trust` w.
+
+    `named` (K,) are the classes with pairs; None where all have some: softmax then sees no difference.
+    """
+
+    weights: Tensor
+    named: Tensor | None
+    trust: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        logits = x @ self.weights.T
+        return self.trust * (logits if self.named is None else level(logits, self.named))
+
+
+def level(logits: Tensor, named: Tensor) -> Tensor:
+    """Logits (n, K) of which those of the classes `named` (K,) give 1 as the mean of their exponentials.
+
+    A head's largest logit is above the 0 of a class that it has never seen, whatever the image shows. Levelled, the
+    named classes together weigh as much as they would without it.
+    """
+    mean = logits.masked_fill(~named, -torch.inf).logsumexp(dim=1, keepdim=True) - named.sum().log()
+    return torch.where(named, logits - mean, logits)
 
 
 def split(rows: Tensor, dim: int) -> tuple[Tensor, Tensor]:

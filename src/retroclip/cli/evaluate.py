@@ -25,6 +25,7 @@ from retroclip.cli.train import parse_settings
 
 if TYPE_CHECKING:
     from retroclip.evaluation import Result
+    from retroclip.memory import Memory
 
 SEEDS_OF_TRAINED = 3
 
@@ -101,7 +102,7 @@ def evaluate(
     from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL, compare
     from retroclip.evaluation.protocol_runs import evaluate_captions, evaluate_protocol
     from retroclip.memory import Memory
-    from retroclip.prediction import default_method
+    from retroclip.methods import DEFAULT
     from retroclip.tasks import task_for
 
     loaded = None if task == IMAGE_TEXT_RETRIEVAL else task_for(task, dataset)
@@ -109,8 +110,8 @@ def evaluate(
     kind = IMAGE_TEXT_RETRIEVAL if loaded is None else protocol or loaded.protocol
     check_unused(kind, {"--protocol": protocol, "--train": train, "--metric": metric}, asked)
     opened = Memory.open(memory) if memory else None
-    chosen = method or ("linear-probe" if train else default_method(opened, loaded, kind))
-    runs = seeds_of(kind, chosen, asked, seed, seeds, default=SEEDS_OF_TRAINED if train else 1)
+    chosen = method or ("linear-probe" if train else DEFAULT)
+    runs = seeds_of(kind, chosen, opened, asked, seed, seeds, default=SEEDS_OF_TRAINED if train else 1)
     if loaded is None:
         encoder = load(model, precision=precision)
         result = evaluate_captions(encoder, dataset, opened, method=chosen, where=where, seeds=runs)
@@ -123,9 +124,6 @@ def evaluate(
         encoder = load(model, precision=precision)
         options: dict[str, Any] = {"seeds": runs, "where": where, "train": train, "shots": count}
         result = compare(encoder, loaded, dataset, opened, methods=[chosen], **options)[-1]
-        if result.error is not None and method is None and chosen == "stacked-linear":
-            # All pairs that name a class may have been near-duplicates of evaluated images.
-            result = compare(encoder, loaded, dataset, opened, methods=["primed"], **options)[-1]
     if result.error is not None:
         raise RetroclipError(f"{result.method}: {result.error}")
     show(result, json)
@@ -151,19 +149,27 @@ def check_unused(kind: str, options: dict[str, Any], asked: dict[str, Any]) -> N
 
 
 def seeds_of(
-    kind: str, method: str, asked: dict[str, Any], seed: int | None, seeds: int | None, *, default: int
+    kind: str,
+    method: str,
+    memory: "Memory | None",
+    asked: dict[str, Any],
+    seed: int | None,
+    seeds: int | None,
+    *,
+    default: int,
 ) -> range:
     """The seeds of the runs; WrongUsageError where they were named and nothing depends on them, or named twice."""
     from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL
     from retroclip.evaluation.protocols import draws
-    from retroclip.methods import get_method
+    from retroclip.methods import may_train, pick_method
 
     named = [name for name, value in (("--seed", seed), ("--seeds", seeds)) if value is not None]
     drawn = kind not in (IMAGE_TEXT_RETRIEVAL, "classification") and draws(kind, asked)
     if named and "seed" in asked:
         raise WrongUsageError(f"evaluate: the seed is named twice: leave out {named[0]} or --set.seed")
-    if named and not drawn and not get_method(method).trained:
-        raise WrongUsageError(f"evaluate: {kind} by {method} trains and draws nothing: leave out {named[0]}")
+    if named and not drawn and not may_train(method, memory, kind):
+        used = pick_method(method, memory, protocol=kind).name
+        raise WrongUsageError(f"evaluate: {kind} by {used} trains and draws nothing: leave out {named[0]}")
     first = seed or 0
     return range(first, first + (seeds or default))
 
@@ -194,20 +200,19 @@ def evaluate_suite(
     """`evaluate --suite`: every entry whose data is there; 1 if one of them failed."""
     from retroclip.encoders import load
     from retroclip.memory import Memory
-    from retroclip.methods import get_method
+    from retroclip.methods import DEFAULT, get_method, may_train
     from retroclip.suites import run_suite
     from retroclip.tasks import load_suite
 
     loaded, count = load_suite(name), read_shots(shots, "the suite")
     opened = Memory.open(memory) if memory else None
-    methods = split_words(method) if method else None
-    named = [get_method(each) for each in methods or ()]
-    if shots is not None and not any(each.needs_train for each in named):
+    methods = split_words(method) if method else [DEFAULT]
+    learning = [each for each in methods if each != DEFAULT and get_method(each).needs_train]
+    if shots is not None and not learning:
         raise WrongUsageError("evaluate: --shots is for methods that learn from labelled images: name one by --method")
     # A task of one's own, a file, may have a protocol that draws.
     own = [entry for entry in loaded.tasks if entry.train or entry.protocol or Path(entry.task).suffix]
-    # A default with a memory may be trained.
-    drawn = own or any(each.trained for each in named) or (methods is None and opened is not None)
+    drawn = own or any(may_train(each, opened) for each in methods)
     if (seed is not None or seeds is not None) and not drawn:
         raise WrongUsageError("evaluate: nothing in this suite is trained or drawn: leave out --seed and --seeds")
     runs = range(seed or 0, (seed or 0) + (seeds or SEEDS_OF_TRAINED))

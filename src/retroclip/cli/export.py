@@ -44,6 +44,7 @@ def export(
     from retroclip.encoders.export import export_onnx
     from retroclip.encoders.merging import merge_gates
     from retroclip.memory import Memory
+    from retroclip.methods import DEFAULT
     from retroclip.prediction import build_classifier
     from retroclip.tasks import Task
 
@@ -55,6 +56,6 @@ def export(
         difference = export_onnx(encoder, out)
     else:
         opened = Memory.open(memory) if memory else None
-        classifier = build_classifier(encoder, Task.load(task), method=method, memory=opened)
+        classifier = build_classifier(encoder, Task.load(task), method=method or DEFAULT, memory=opened)
         difference = export_onnx(classifier.encoder, out, head=as_module(classifier), classes=classifier.classes)
     say(f"model: {out} (largest difference to the model itself: {difference:.1e})")

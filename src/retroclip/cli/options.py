@@ -19,8 +19,8 @@ Where = Annotated[str | None, Parameter(help="SQL predicate over the columns, su
 Method = Annotated[
     str | None,
     Parameter(
-        help="A method of `retroclip compare`; default: `zero-shot`, with a memory `stacked-linear` where its captions"
-        " name classes of the task to be classified, else `primed`."
+        help="A method of `retroclip compare`; default: `zero-shot`, with a memory `stacked-linear` where 20 of its"
+        " pairs name a class of the task to be classified, else `primed`."
     ),
 ]
 

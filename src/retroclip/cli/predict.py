@@ -58,6 +58,7 @@ def predict(
     from retroclip.encoders import load
     from retroclip.evaluation import load_samples
     from retroclip.memory import Memory
+    from retroclip.methods import DEFAULT
     from retroclip.prediction import build_classifier, find_images, predict_files, withhold, write_csv
     from retroclip.prediction import calibrate as calibrated
     from retroclip.tasks import Task
@@ -72,7 +73,7 @@ def predict(
         encoder, opened = withheld.encoder, withheld.memory
         if withheld.pairs:
             say(f"{withheld.left_out} of the memory's {withheld.pairs} pairs show labelled images and are left out")
-    classifier = build_classifier(encoder, loaded, method=method, memory=opened)
+    classifier = build_classifier(encoder, loaded, method=method or DEFAULT, memory=opened)
     threshold = min_confidence or 0.0
     if labelled is not None:
         classifier, found = calibrated(classifier, labelled, max_error=max_error)

@@ -53,7 +53,8 @@ def compare(
     Trained methods run once for each of `seeds`. `also` names further (task, dataset) on which every model that is an
     encoder is evaluated beside its base (`Result.forgetting`). Methods that learn from labelled images (with `train`,
     they run by default as well) get `shots` a class of it, all for None, drawn by the seed; evaluated images and their
-    near-duplicates are left out of it. `options` are described at `MethodContext`. With a folder as `cache`, finished
+    near-duplicates are left out of it. The method "default" is `methods.default_method` of the memory as all methods
+    see it, near-duplicates hidden. `options` are described at `MethodContext`. With a folder as `cache`, finished
     runs are kept there and a killed comparison goes on from them. `on_result` gets each row when it is done,
     `on_model(method, seed, model)` each model that was built (not those taken from the cache). `resamples=0` leaves out
     the intervals.
@@ -61,12 +62,14 @@ def compare(
     A method that fails becomes a row with `error`. Raises only for what concerns all rows: labels that don't fit the
     task, an empty data set, a memory made by another model, unknown method names, no seed.
     """
-    from retroclip.methods import get_method
+    from retroclip.methods import DEFAULT, get_method, pick_method
 
     if not len(seeds):
         raise RetroclipError("there is no seed to run the trained methods with: name at least one, such as seeds=[0]")
     task = as_task(task)
-    chosen = [get_method(name) for name in method_names(methods, learn=train is not None)]
+    names = method_names(methods, learn=train is not None)
+    for name in {*names} - {DEFAULT}:
+        get_method(name)  # refused before anything is embedded
     samples = load_samples(task, dataset, where=where)
     others = [(other, load_samples(other, data)) for other, data in ((as_task(t), d) for t, d in also)]
     sets = [data for _, data in others]
@@ -74,6 +77,7 @@ def compare(
     if train is not None:
         pool = without_evaluated(load_samples(task, train), [samples, *sets], context.encoder, threshold=near_threshold)
         context.train, context.shots = pool, shots
+    chosen = dict.fromkeys(pick_method(name, context.memory, task) for name in names)
     runs = RunCache(Path(cache) if cache is not None else None, circumstances(context, samples, others))
     elsewhere = [answer(context.encoder, other, data, base=context.encoder).outcome for other, data in others]
     results: list[Result] = []

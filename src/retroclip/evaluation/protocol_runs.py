@@ -45,13 +45,15 @@ def evaluate_protocol(
 ) -> Result:
     """Evaluate a method by a protocol; where something is trained or drawn, once for each of `seeds`.
 
-    A seed among the `options` goes before `seeds`. Near-duplicates of the data set's images are hidden from the memory,
-    and counted. Figures are means over the seeds (`mean_of_runs`). Raises RetroclipError as `run_protocol`, and for a
-    method that the protocol has no use for, before anything is trained.
+    The method "default" is `methods.default_method`. A seed among the `options` goes before `seeds`. Near-duplicates of
+    the data set's images are hidden from the memory, and counted. Figures are means over the seeds (`mean_of_runs`).
+    Raises RetroclipError as `run_protocol`, and for a method that the protocol has no use for, before anything is
+    trained.
     """
-    from retroclip.methods import get_method
+    from retroclip.methods import pick_method
 
-    chosen, given = refuse_probes(get_method(method), name), dict(options or {})
+    chosen, given = refuse_probes(pick_method(method, memory, task, name), name), dict(options or {})
+    method = chosen.name
     checked = checked_options(name, get_protocol(name), given)
     if reads_patches(name, checked) and (not chosen.dense or getattr(encoder, "base", None) is not None):
         raise unread(name, method if not chosen.dense else encoder.name)
@@ -82,13 +84,17 @@ def evaluate_captions(
     where: str | None = None,
     seeds: Sequence[int] = (0,),
 ) -> Result:
-    """Image-text retrieval; where the method is trained, once for each of `seeds` (`mean_of_runs`)."""
-    from retroclip.methods import get_method
+    """Image-text retrieval; where the method is trained, once for each of `seeds` (`mean_of_runs`).
 
-    chosen, used = refuse_probes(get_method(method), IMAGE_TEXT_RETRIEVAL), None if method == "zero-shot" else memory
+    "default" is `methods.default_method`.
+    """
+    from retroclip.methods import pick_method
+
+    chosen = refuse_probes(pick_method(method, memory, protocol=IMAGE_TEXT_RETRIEVAL), IMAGE_TEXT_RETRIEVAL)
+    used = None if chosen.name == "zero-shot" else memory
 
     def run(seed: int) -> Result:
-        return evaluate_retrieval(encoder, dataset, where=where, memory=used, method=method, seed=seed)
+        return evaluate_retrieval(encoder, dataset, where=where, memory=used, method=chosen.name, seed=seed)
 
     return once_a_seed(run, seeds, drawn=chosen.trained)
 

@@ -6,6 +6,7 @@ The order of registration is the order of the rows in a comparison.
 """
 
 from retroclip.methods.context import RETRIEVAL, MethodContext
+from retroclip.methods.default import DEFAULT, default_method, may_train, pick_method
 from retroclip.methods.registry import Build, Method, default_methods, get_method, list_methods, register_method
 
 # isort: split
@@ -14,12 +15,16 @@ from retroclip.methods import trained as trained
 from retroclip.methods import labelled as labelled
 
 __all__ = [
+    "DEFAULT",
     "RETRIEVAL",
     "Build",
     "Method",
     "MethodContext",
+    "default_method",
     "default_methods",
     "get_method",
     "list_methods",
+    "may_train",
+    "pick_method",
     "register_method",
 ]

@@ -1,6 +1,6 @@
 """From a task and a memory to the pairs that serve the task: search modes, filters, deduplication, selection."""
 
-from retroclip.retrieval.matched import any_matched, matched_pairs
+from retroclip.retrieval.matched import enough_matched, matched_pairs
 from retroclip.retrieval.neighbours import Neighbours, neighbours
 from retroclip.retrieval.retrieve import retrieve
 from retroclip.retrieval.retrieved import Retrieved
@@ -10,7 +10,7 @@ __all__ = [
     "ClassNames",
     "Neighbours",
     "Retrieved",
-    "any_matched",
+    "enough_matched",
     "matched_pairs",
     "named_classes",
     "neighbours",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
     from retroclip.tasks import Task
 
 
-def any_matched(captions: Iterable[Sequence[str]], task: Task) -> bool:
-    """Whether the captions of some pair name exactly one class; reads no further than the first."""
+def enough_matched(captions: Iterable[Sequence[str]], task: Task, count: int) -> bool:
+    """Whether the captions of so many pairs name exactly one class; reads no further than the last of these."""
     names = ClassNames(task)
-    return any(len(names.found_in(own)) == 1 for own in captions)
+    matched = (own for own in captions if len(names.found_in(own)) == 1)
+    return sum(1 for _ in islice(matched, count)) == count
 
 
 def matched_pairs(
