@@ -33,6 +33,16 @@ def test_search_and_info_as_tables(run, memory):
     assert "fingerprint" in run("memory info mem").out
 
 
+def test_a_memory_names_no_machine_and_finds_its_model_from_everywhere(run, model, photos, memory, monkeypatch):
+    assert json.loads(run("memory info mem --json").out)["model"] == model.name
+    assert run(f"fuse mem --model {model} --kind mean --out fused -k 3").status == 0
+    assert run("memory create other photos --model fused").status == 0
+    assert json.loads(run("memory info other --json").out)["model"] == "fused"
+    monkeypatch.chdir(photos)
+    assert json.loads(run("memory search ../other --image 03.jpg -k 1 --json").out)[0]["key"] == "03"
+    assert run("memory add ../mem .").status == 0
+
+
 def test_delete_add_index(run, memory):
     assert "1 pairs deleted" in run("""memory delete mem --where "key = '04'" """).line
     assert json.loads(run("memory info mem --json").out)["rows"] == 19

@@ -62,6 +62,7 @@ class MemoryEncoder:
     """
 
     consults = "a memory"
+    loaded_from: str | None = None
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class MemoryEncoder:
     ) -> None:
         memory.check_encoder(base)
         self.base, self.memory, self.fusion = base, memory, fusion
+        self.name = f"{base.name} + {self.kind}"
         fusion.eval()
         self.k, self.k_text, self.search, self.values = k, k_text or k, search, values
         self.sharpness = 0.0 if values == "query" else relevance
@@ -89,10 +91,6 @@ class MemoryEncoder:
     def kind(self) -> str:
         """The fusion's name on the command line, one of `KINDS`."""
         return next(kind for kind, cls in KINDS.items() if type(self.fusion) is cls)
-
-    @property
-    def name(self) -> str:
-        return f"{self.base.name} + {self.kind}"
 
     @property
     def fingerprint(self) -> str:
@@ -204,7 +202,9 @@ class MemoryEncoder:
 
     def with_memory(self, memory: Memory) -> MemoryEncoder:
         """The same fusion over another memory: knowledge is swapped without training."""
-        return MemoryEncoder(self.base, memory, self.fusion, **self._settings)
+        swapped = MemoryEncoder(self.base, memory, self.fusion, **self._settings)
+        swapped.name = self.name
+        return swapped
 
     @property
     def _settings(self) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def search(
     from retroclip.memory import Memory
 
     opened = Memory.open(memory)
-    encoder = load(opened.model)
+    encoder = load(opened.model_reference)
     opened.check_encoder(encoder)
     query = encoder.encode_images([_picture(image)]) if image is not None else encoder.encode_texts([str(text)])
     hits = opened.search(query, by=by, k=k, where=where)

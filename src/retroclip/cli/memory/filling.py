@@ -142,7 +142,7 @@ def add(
     from retroclip.memory import Memory
 
     given, opened = shared.arguments(), Memory.open(memory)
-    encoder = load(opened.model, precision=precision)
+    encoder = load(opened.model_reference, precision=precision)
     if shared.dry_run:
         made = opened.manifest.creation
         labels, kept = made["labels_as_captions"], images or made["images"]
