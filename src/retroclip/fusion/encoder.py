@@ -59,6 +59,9 @@ class MemoryEncoder:
 
     `relevance` above 0 leaves a query as it is as far as its neighbours lie farther off than the memory's own pairs lie
     from theirs (`fusion.relevance`, whose β it is): a memory about one task then leaves others alone [D].
+
+    `products` says in which number format its training multiplied ("bf16", "fp32"), chosen by a timing: two machines'
+    weights may differ by its rounding. None where nothing was trained.
     """
 
     consults = "a memory"
@@ -85,6 +88,7 @@ class MemoryEncoder:
         self.where = has_captions(memory)
         self._density: Density | None = None
         self.history: Any = None
+        self.products: str | None = None
         self._texts: dict[str, Tensor] = {}
 
     @property
@@ -203,7 +207,7 @@ class MemoryEncoder:
     def with_memory(self, memory: Memory) -> MemoryEncoder:
         """The same fusion over another memory: knowledge is swapped without training."""
         swapped = MemoryEncoder(self.base, memory, self.fusion, **self._settings)
-        swapped.name = self.name
+        swapped.name, swapped.products = self.name, self.products
         return swapped
 
     @property
@@ -226,6 +230,7 @@ class MemoryEncoder:
             "options": self.fusion.options,
             "settings": self._settings,
             "memory": absolute(self.memory.path),
+            "products": self.products,
         }
         tensors = {name: value.contiguous() for name, value in self.fusion.state_dict().items()}
         with appearing_whole(directory) as scratch:
@@ -259,7 +264,9 @@ def load_memory_encoder(
         from retroclip.memory import Memory
 
         memory = Memory.open(card["memory"])
-    return MemoryEncoder(base, memory, fusion, **card["settings"])
+    made = MemoryEncoder(base, memory, fusion, **card["settings"])
+    made.products = card.get("products")
+    return made
 
 
 register_loader(LOADER, load_memory_encoder)
