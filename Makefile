@@ -52,7 +52,8 @@ results: setup
 	@$(RUN) recipes/icar.py $(DATA)
 	@set -e; if test -d runs/small-clip/model; then mkdir -p docs/results/small-clip; for task in cifar10 caltech101; do \
 		$(RUN) -m retroclip evaluate runs/small-clip/model $$task "$(DATA)/$$task.parquet#val" --json > runs/small-clip/$$task.json; \
-		mv runs/small-clip/$$task.json docs/results/small-clip/; done; fi
+		mv runs/small-clip/$$task.json docs/results/small-clip/; done; \
+		else echo "small-clip is left as it is: runs/small-clip/model is made by \`retroclip train recipes/small-clip.yaml\`"; fi
 	@$(RUN) recipes/page.py
 
 clean:

@@ -63,10 +63,12 @@ def test_classes_are_named_with_their_descriptions(run, model, memory, task, lab
 
 def test_fuse_evaluate_predict(run, model, memory, task, labelled):
     assert run(f"fuse mem --model {model} --kind mean --out fused -k 3").status == 0
-    assert json.loads(run(f"evaluate fused {task} {labelled} --json").out)["n"] == 12
+    result = json.loads(run(f"evaluate fused {task} {labelled} --json").out)
+    assert (result["n"], result["model"]) == (12, "fused")
     assert len(run(f"predict fused {task} photos").table) == 20
     refused = run(f"compare fused {task} {labelled} --memory mem")
     assert (refused.status, "was made by model" in refused.line) == (1, True)
+    assert f"load {model}, or create another memory with your model" in refused.line
 
 
 @pytest.fixture

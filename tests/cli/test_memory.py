@@ -33,6 +33,16 @@ def test_search_and_info_as_tables(run, memory):
     assert "fingerprint" in run("memory info mem").out
 
 
+def test_a_memory_names_no_machine_and_finds_its_model_from_everywhere(run, model, photos, memory, monkeypatch):
+    assert json.loads(run("memory info mem --json").out)["model"] == model.name
+    assert run(f"fuse mem --model {model} --kind mean --out fused -k 3").status == 0
+    assert run("memory create other photos --model fused").status == 0
+    assert json.loads(run("memory info other --json").out)["model"] == "fused"
+    monkeypatch.chdir(photos)
+    assert json.loads(run("memory search ../other --image 03.jpg -k 1 --json").out)[0]["key"] == "03"
+    assert run("memory add ../mem .").status == 0
+
+
 def test_delete_add_index(run, memory):
     assert "1 pairs deleted" in run("""memory delete mem --where "key = '04'" """).line
     assert json.loads(run("memory info mem --json").out)["rows"] == 19
@@ -82,9 +92,13 @@ def test_bad_images_are_counted_and_named(run, model, photos):
     (photos / "00.txt").write_text("")
     made = run(f"memory create mem photos --model {model} --max-rejected 0.2")
     assert made.status == 0
-    assert "20 pairs, 4 rejected, 1 of them captions whose images are kept" in made.line
+    assert "20 pairs, 4 rejected, 1 of them captions whose images are kept" in made.err
     reasons = {item.key: item.reason for item in Memory.open("mem").rejected()}
     assert reasons.keys() == {"truncated", "text", "huge", "00"}
+    assert made.err.splitlines()[1:] == [f"  {key}: {reason}" for key, reason in reasons.items()]
+    listed = json.loads(run("memory info mem --rejected --json").out)
+    assert [(row["key"], row["reason"]) for row in listed] == list(reasons.items())
+    assert "truncated" in run("memory info mem --rejected").out
     assert reasons["00"] == ".txt is empty; the image is kept without it"
     assert json.loads(run("memory info mem --json").out)["rejected"] == 4
     assert "truncated" in reasons["truncated"]
@@ -98,10 +112,14 @@ def test_captions_that_cannot_be_read_are_counted_and_those_that_are_not_there_a
     for number in range(10, 14):
         (photos / f"{number:02}.txt").unlink()
     made = run(f"memory create other photos --model {model}")  # more than a tenth, but no image of them is bad
-    assert "20 pairs, 10 rejected, 10 of them captions whose images are kept" in made.line
+    assert "20 pairs, 10 rejected, 10 of them captions whose images are kept" in made.err
+    assert made.err.splitlines()[-1] == "  … and 5 more: `retroclip memory info other --rejected` lists all"
+    assert len(made.err.splitlines()) == 7
     (photos / "00.jpg").rename(photos / "new.jpg")
     (photos / "00.txt").rename(photos / "new.txt")
-    assert "1 pairs added, 19 were there, 1 rejected, 1 of them captions" in run("memory add mem photos").line
+    counted, named = run("memory add mem photos").err.splitlines()
+    assert "1 pairs added, 19 were there, 1 rejected, 1 of them captions" in counted
+    assert named.startswith("  new: ")
 
 
 def test_too_many_bad_images_stop_at_once_and_leave_nothing(run, model, photos):
@@ -231,8 +249,8 @@ def test_clean_and_blocklist(run, memory, photos, model):
     (photos.parent / "block.txt").write_text("key:03\nsource:nosuch\n")
     assert json.loads(run("memory clean mem --blocklist block.txt --dry-run --json").out)["unwanted"] == 1
     assert json.loads(run("memory clean mem --blocklist block.txt --purge --json").out)["deleted"] == 1
-    assert "0 pairs added, 19 were there, 1 rejected" in run("memory add mem photos").line
-    assert "19 pairs, 1 rejected" in run(f"memory create other photos --model {model} --blocklist block.txt").line
+    assert "0 pairs added, 19 were there, 1 rejected" in run("memory add mem photos").err
+    assert "19 pairs, 1 rejected" in run(f"memory create other photos --model {model} --blocklist block.txt").err
     assert run("memory clean mem").status == 2
     assert run("memory clean mem --min-clip-score high").status == 2
     assert run("memory clean mem --min-clip-score 2").status == 0

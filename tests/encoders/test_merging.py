@@ -45,8 +45,14 @@ def test_the_merged_model_is_plain_and_gives_the_same_embeddings(tiny_model, mak
     assert layers == (8 if "image" in towers else 6)
 
 
-def test_a_tower_whose_depth_is_its_name_is_refused():
-    encoder = load("builtin", precision="fp32")
+def test_a_tower_whose_depth_is_its_name_is_refused(fresh):
+    encoder = fresh("timm")
+    assert merge_gates(encoder) is encoder
     add_gates(encoder.model, last=1)
     with pytest.raises(ModelError, match="can't be merged exactly: export it as ONNX"):
         merge_gates(encoder)
+
+
+def test_a_tower_that_open_clip_cannot_build_is_refused_gated_or_not():
+    with pytest.raises(ModelError, match="builtin: open_clip alone can't build its image tower: export it as ONNX"):
+        merge_gates(load("builtin", precision="fp32"))

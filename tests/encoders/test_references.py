@@ -2,6 +2,7 @@
 
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +26,22 @@ def test_directory_by_path_and_by_schema(model_directory):
     directory = model_directory("vit")
     plain, schema = load(directory), load(f"local-dir:{directory}")
     assert plain.fingerprint == schema.fingerprint
-    assert plain.name == schema.name == str(directory.resolve())
+    assert plain.name == schema.name == directory.name
+    assert plain.loaded_from == schema.loaded_from == str(directory.resolve())
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [("models/pets", "models/pets"), ("models/pets/", "models/pets"), ("{}/models/pets", "pets"), (".", "{0.name}")],
+)
+def test_a_model_is_called_as_it_was_named_but_without_the_machine(given, name, model_directory, tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "pets").symlink_to(model_directory("vit"))
+    monkeypatch.chdir(model_directory("vit") if given == "." else tmp_path)
+    encoder = load(given.format(tmp_path), precision="fp32")
+    assert encoder.name == name.format(model_directory("vit"))
+    monkeypatch.chdir(tmp_path / "models")
+    assert load(encoder.copy().loaded_from, precision="fp32").fingerprint == encoder.fingerprint
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt", "bin"])
@@ -39,7 +55,8 @@ def test_checkpoint_file(suffix, model_directory, architecture, tmp_path):
     encoder = load(f"{architecture}@{file}", precision="fp32")
     expected = load(model_directory("vit"), precision="fp32").encode_texts(TEXTS)
     assert torch.equal(encoder.encode_texts(TEXTS), expected)
-    assert load(encoder.name, precision="fp32").fingerprint == encoder.fingerprint
+    assert encoder.name == f"{architecture}@{file.name}"
+    assert load(encoder.loaded_from, precision="fp32").fingerprint == encoder.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -106,8 +123,10 @@ def test_models_are_listed_by_pattern():
 def test_other_kinds_of_directory_go_to_their_loader(tmp_path):
     (tmp_path / "retroclip.json").write_text('{"format": 1, "kind": "test-kind"}')
     fails_in_one_line(tmp_path, "upgrade")
-    register_loader("test-kind", lambda directory, **options: (directory, options))
-    assert load(tmp_path, precision="fp32") == (tmp_path, {"precision": "fp32", "device": None})
+    register_loader("test-kind", lambda directory, **options: SimpleNamespace(given=(directory, options)))
+    made = load(tmp_path, precision="fp32")
+    assert made.given == (tmp_path, {"precision": "fp32", "device": None})
+    assert (made.name, made.loaded_from) == (tmp_path.name, str(tmp_path))
     (tmp_path / "retroclip.json").write_text('{"format": 99}')
     fails_in_one_line(tmp_path, "later retroclip")
 

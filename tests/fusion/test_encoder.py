@@ -150,7 +150,9 @@ def test_a_save_appears_whole_and_replaces_only_models(tmp_path, memory, encoder
 def test_the_memory_can_be_swapped(make_memory, memory, encoder):
     other = make_memory(memory.parts["image"], memory.parts["text"].roll(1, 0))
     wrapped = MemoryEncoder(encoder, memory, MeanFusion(16), k=2)
+    wrapped.name = "mine"  # as `load` calls one
     swapped = wrapped.with_memory(other)
+    assert swapped.name == "mine"
     assert not torch.allclose(
         swapped.encode_images(memory.parts["image"]), wrapped.encode_images(memory.parts["image"])
     )

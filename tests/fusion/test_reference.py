@@ -155,3 +155,4 @@ def test_a_saved_encoder_embeds_as_before(tiny_model, make_encoded, tmp_path):
     torch.testing.assert_close(again.encode_images(pictures), embedded)
     torch.testing.assert_close(again.encode_texts(["a dog"]), base.encode_texts(["a dog"]))
     assert again.fingerprint == encoder.fingerprint != base.fingerprint
+    assert (again.name, again.loaded_from) == ("model", str(tmp_path / "model"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from retroclip.encoders import load
+from retroclip.encoders import load, precision
 from retroclip.errors import MemoryStoreError, ModelError
 from retroclip.fusion import MemoryEncoder
 from retroclip.memory import Memory
@@ -26,7 +26,15 @@ def test_a_trained_fusion_lowers_its_loss(encoder, memory, options):
 
 def test_the_mean_trains_nothing(encoder, memory):
     fused = fuse(encoder, memory, kind="mean", k=4, weight=0.3)
-    assert fused.trained_parameters == 0 and fused.fusion.weight == 0.3
+    assert fused.trained_parameters == 0 and fused.fusion.weight == 0.3 and fused.products is None
+
+
+@pytest.mark.parametrize(("fast", "products"), [(True, "bf16"), (False, "fp32")])
+def test_the_number_format_that_a_timing_chose_is_recorded(encoder, memory, tmp_path, monkeypatch, fast, products):
+    monkeypatch.setattr(precision, "_settled", [fast])
+    fused = fuse(encoder, memory, k=4, epochs=1, batch_size=12)
+    assert fused.products == fused.with_memory(memory).products == products
+    assert load(fused.save(tmp_path / "fused")).products == products
 
 
 def test_no_training_pair_sees_itself_or_a_copy_of_its_picture(encoder, memory):

@@ -53,11 +53,12 @@ def test_class_aware_loss_is_the_clip_loss_for_distinct_labels(labels):
 def test_weights_scale_rows_and_positives_and_a_weight_of_nothing_removes_the_pair_as_a_row():
     labels, weights = torch.tensor([0, 1, 0, 2, 2, 1]), torch.tensor([1.0, 0.5, 0.25, 2.0, 1.0, 1.0]).double()
     same = lambda i, k: labels[i] == labels[k]  # noqa: E731
-    ours = losses.class_aware_loss(U, V, labels, SCALE, weights)
+    ours = losses.multi_positive_loss(U, V, losses.positives(labels), SCALE, weights)
     assert ours.item() == pytest.approx(loop_multi_positive(U, V, same, SCALE, weights.tolist()))
     one = torch.tensor([1.0, 0, 0, 0, 0, 0]).double()
     row = -0.5 * ((SCALE * U @ V.T).log_softmax(1)[0, 0] + (SCALE * V @ U.T).log_softmax(1)[0, 0])
-    torch.testing.assert_close(losses.class_aware_loss(U, V, torch.arange(6), SCALE, one), row)
+    alone = losses.multi_positive_loss(U, V, losses.positives(torch.arange(6)), SCALE, one)
+    torch.testing.assert_close(alone, row)
 
 
 def test_one_class_only_is_finite_and_has_a_gradient():

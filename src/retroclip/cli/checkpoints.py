@@ -17,7 +17,16 @@ def save_once(encoder: Any, out: Path) -> None:
 
     if is_main():
         encoder.save(out)
-        say(f"{out}: {encoder.name}")
+        say(f"{out}: {encoder.name}{told_training(encoder)}")
+
+
+def told_training(encoder: Any) -> str:
+    """ " (loss 2.303 at step 1, 1.204 at step 60; products in bf16)", as far as there is something to tell."""
+    rows = encoder.history.rows if encoder.history else []
+    ends = [rows[0], rows[-1]] if len(rows) > 1 else rows
+    told = ["loss " + ", ".join(f"{row['loss']:.3f} at step {row['step']}" for row in ends)] if ends else []
+    told += [f"products in {products}" for products in [getattr(encoder, "products", None)] if products]
+    return f" ({'; '.join(told)})" if told else ""
 
 
 @contextmanager

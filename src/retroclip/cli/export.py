@@ -23,7 +23,8 @@ def export(
     """Write a model so that it runs without retroclip.
 
     As ONNX: the image tower, from preprocessed pixels to embeddings, and with a task to its classes' probabilities;
-    checked number by number in onnxruntime. As open_clip: both towers, with gates merged into plain layers.
+    checked number by number in onnxruntime. As open_clip: both towers, with gates merged into plain layers; for models
+    of open_clip's own towers, not for the builtin and what is made of it.
 
     Parameters
     ----------

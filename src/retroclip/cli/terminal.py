@@ -13,6 +13,9 @@ from rich.table import Table
 if TYPE_CHECKING:
     from retroclip.evaluation import Result
 
+LOG_SECONDS = 60.0
+"""How often a training writes its loss to a log: at a terminal it shows each."""
+
 
 def say(text: str) -> None:
     """A line for the person at the terminal, on stderr: stdout is for results."""
@@ -75,7 +78,8 @@ def is_interactive() -> bool:
 def training_shown(label: str) -> Iterator[Callable[[dict[str, float]], None]]:
     """A line on the terminal that follows a training; the function inside takes the rows of its history.
 
-    Of several processes only the main one has something to show.
+    Where stderr is no terminal it is written anew once in `LOG_SECONDS`. Of several processes only the main one has
+    something to show.
     """
     from retroclip.training.distributed import is_main
 
@@ -83,9 +87,16 @@ def training_shown(label: str) -> Iterator[Callable[[dict[str, float]], None]]:
         yield lambda row: None
         return
     with Console(stderr=True).status(escape(label)) as status:
+        said = 0.0
 
         def show(row: dict[str, float]) -> None:
+            nonlocal said
             rate = row["step"] / row["seconds"] if row["seconds"] else 0.0
-            status.update(f"{escape(label)}, step {row['step']:.0f}, loss {row['loss']:.3f}, {rate:.1f} steps/s")
+            line = f"{label}, step {row['step']:.0f}, loss {row['loss']:.3f}, {rate:.1f} steps/s"
+            if is_interactive():
+                status.update(escape(line))
+            elif row["seconds"] >= said + LOG_SECONDS:
+                said = row["seconds"]
+                say(line)
 
         yield show

@@ -30,10 +30,12 @@ class Encoder:
 
     `model` is the open_clip module (any of its classes, gated or not), in eval mode and with weights in `precision`;
     `model_cfg` and `preprocess_cfg` are open_clip's configuration dictionaries, which is all that `save` needs besides.
-    `history` and `trained_parameters` say how it was customized, if it was; they aren't saved.
+    `history` and `trained_parameters` say how it was customized, if it was; they aren't saved. `loaded_from` is a
+    reference that `load` finds it by from any working directory; None for a model made here.
     """
 
     history: Any = None
+    loaded_from: str | None = None
     trained_parameters: int = 0
 
     def __init__(
@@ -96,7 +98,9 @@ class Encoder:
 
     def copy(self, *, precision: str | None = None) -> Encoder:
         """An independent copy, in another precision if asked (bf16 → fp32 doesn't undo the rounding)."""
-        return self.with_model(copy.deepcopy(self.model), precision=precision)
+        copied = self.with_model(copy.deepcopy(self.model), precision=precision)
+        copied.loaded_from = self.loaded_from
+        return copied
 
     def encode_images(
         self, images: Sequence[ImageLike] | Tensor, *, batch_size: int = 64, progress: bool = False

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from retroclip.encoders.activations import activation, hinted_activation
 from retroclip.encoders.encoder import Encoder
 from retroclip.encoders.gates import add_gates, gated_layers
-from retroclip.encoders.references import RETROCLIP_FILE, Resolved, resolve
+from retroclip.encoders.references import RETROCLIP_FILE, Resolved, called, resolve
 from retroclip.encoders.weights import fit, read_weights
 from retroclip.errors import ModelError
 
@@ -56,11 +56,14 @@ def load(reference: str | Path, *, precision: str = "auto", device: str | torch.
             importlib.import_module(_LOADERS_IN[kind])
         if kind not in _LOADERS:
             raise ModelError(f"{reference} holds a {kind!r}, which this version can't load: upgrade retroclip")
-        return _LOADERS[kind](_directory(reference), precision=precision, device=device)
+        directory = _directory(reference)
+        made = _LOADERS[kind](directory, precision=precision, device=device)
+        made.name, made.loaded_from = called(directory), str(directory.resolve())
+        return made
     resolved = resolve(reference)
     model = build(resolved.model_cfg, resolved.directory)
     load_weights(model, resolved)
-    return Encoder(
+    encoder = Encoder(
         resolved.name,
         model,
         open_tokenizer(resolved),
@@ -69,6 +72,8 @@ def load(reference: str | Path, *, precision: str = "auto", device: str | torch.
         precision=precision,
         device=device,
     )
+    encoder.loaded_from = resolved.reference
+    return encoder
 
 
 def build(model_cfg: dict[str, Any], directory: Path | None = None, *, draw: bool = False) -> nn.Module:
@@ -165,7 +170,7 @@ def open_tokenizer(resolved: Resolved) -> Callable[[list[str]], Tensor]:
 
 
 def _directory(reference: str | Path) -> Path:
-    return Path(str(reference).removeprefix("local-dir:"))
+    return Path(str(reference).removeprefix("local-dir:")).expanduser()
 
 
 def _record(reference: str | Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from open_clip.transformer import LayerScale, ResidualAttentionBlock, Transformer
+from timm.models import model_entrypoint
 from torch import Tensor, nn
 
 from retroclip.encoders.consulting import refuse_consulting
@@ -28,10 +29,13 @@ def merge_gates(encoder: Encoder) -> Encoder:
     """A plain open_clip model that computes what the gated one does; the encoder itself if it has no gates.
 
     Raises ModelError where that isn't exact: towers of timm and Hugging Face, whose depth is part of their name, and
-    blocks of another form than the gates' (layer scale, another ratio); and for a model that consults a memory or a
-    reference set.
+    blocks of another form than the gates' (layer scale, another ratio); for an image tower of our own, such as the
+    builtin's, which open_clip can't build; and for a model that consults a memory or a reference set.
     """
     refuse_consulting(encoder, "export the model beneath it")
+    trunk = encoder.model_cfg["vision_cfg"].get("timm_model_name")
+    if trunk and model_entrypoint(trunk).__module__.startswith("retroclip."):
+        raise ModelError(f"{encoder.name}: open_clip alone can't build its image tower: export it as ONNX instead")
     gates = count_gates(encoder.model)
     if not gates:
         return encoder

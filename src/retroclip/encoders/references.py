@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import json
+import os
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -41,9 +42,13 @@ WEIGHT_FILES = (
 
 @dataclass(frozen=True)
 class Resolved:
-    """Where everything of a model is: its name for messages and memories, configurations and files."""
+    """Where everything of a model is: its name for messages and results, configurations and files.
+
+    `reference` names it from any working directory of this machine, and `name` without the machine (`called`).
+    """
 
     name: str
+    reference: str
     model_cfg: dict[str, Any]
     weights: Path
     tokenizer: str  # what open_clip.get_tokenizer takes
@@ -84,9 +89,18 @@ def builtin_directory() -> Path:
     return Path(str(resources.files("retroclip"))) / "builtin"
 
 
-def resolve_directory(directory: Path, *, name: str | None = None) -> Resolved:
+def called(path: Path) -> str:
+    """What results and memories call the model at a path: the path as given, or the last part of an absolute one.
+
+    They go to other machines, where another's paths mean nothing. Fingerprints tell models of one name apart.
+    """
+    path = path.expanduser()
+    return Path(os.path.abspath(path)).name if path.is_absolute() or path.name in ("", "..") else str(path)
+
+
+def resolve_directory(given: Path, *, name: str | None = None) -> Resolved:
     """Find configuration, weights, gates and tokenizer in an open_clip directory."""
-    directory = directory.expanduser().resolve()
+    directory = given.expanduser().resolve()
     config = directory / CONFIG_FILE
     if not config.is_file():
         raise ModelError(f"{directory} is not a model: it has no {CONFIG_FILE}")
@@ -98,7 +112,8 @@ def resolve_directory(directory: Path, *, name: str | None = None) -> Resolved:
     check_directory(directory / RETROCLIP_FILE, model_cfg)
     gates = directory / GATES_FILE
     return Resolved(
-        name=name or str(directory),
+        name=name or called(given),
+        reference=name or str(directory),
         model_cfg=model_cfg,
         preprocess_cfg=described.get("preprocess_cfg", {}),
         weights=_weights_in(directory),
@@ -138,6 +153,7 @@ def _resolve_hub(reference: str) -> Resolved:
     check_hub(reference, described["model_cfg"])
     return Resolved(
         name=reference,
+        reference=reference,
         model_cfg=described["model_cfg"],
         preprocess_cfg=described.get("preprocess_cfg", {}),
         weights=weights,
@@ -160,16 +176,30 @@ def _resolve_tag(text: str) -> Resolved:
         weights = Path(download_pretrained(described))
     except Exception as error:
         raise _unreachable(text, error) from error
-    return Resolved(name=text, model_cfg=model_cfg, preprocess_cfg=described, weights=weights, tokenizer=name)
+    return Resolved(
+        name=text,
+        reference=text,
+        model_cfg=model_cfg,
+        preprocess_cfg=described,
+        weights=weights,
+        tokenizer=name,
+    )
 
 
-def _resolve_file(name: str, file: Path) -> Resolved:
+def _resolve_file(name: str, given: Path) -> Resolved:
     model_cfg = _named_config(name, name)
-    file = file.expanduser().resolve()
+    file = given.expanduser().resolve()
     if not file.is_file():
         raise ModelError(f"no checkpoint file {file}")
     known = check_file(file, name, model_cfg)
-    return Resolved(name=f"{name}@{file}", model_cfg=model_cfg, weights=file, tokenizer=name, activation_known=known)
+    return Resolved(
+        name=f"{name}@{called(given)}",
+        reference=f"{name}@{file}",
+        model_cfg=model_cfg,
+        weights=file,
+        tokenizer=name,
+        activation_known=known,
+    )
 
 
 def _named_config(name: str, reference: str) -> dict[str, Any]:

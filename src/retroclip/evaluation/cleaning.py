@@ -60,7 +60,7 @@ def _near_to(memory: "Memory", dataset: str, encoder: Any) -> NDArray[np.int64]:
     if encoder is None:
         from retroclip.encoders import load
 
-        encoder = load(memory.model)
+        encoder = load(memory.model_reference)
     memory.check_encoder(encoder)
     images = (item.image for item in read_pairs(dataset) if isinstance(item, Pair) and item.image is not None)
     found = []

@@ -59,9 +59,13 @@ class MemoryEncoder:
 
     `relevance` above 0 leaves a query as it is as far as its neighbours lie farther off than the memory's own pairs lie
     from theirs (`fusion.relevance`, whose β it is): a memory about one task then leaves others alone [D].
+
+    `products` says in which number format its training multiplied ("bf16", "fp32"), chosen by a timing: two machines'
+    weights may differ by its rounding. None where nothing was trained.
     """
 
     consults = "a memory"
+    loaded_from: str | None = None
 
     def __init__(
         self,
@@ -77,22 +81,20 @@ class MemoryEncoder:
     ) -> None:
         memory.check_encoder(base)
         self.base, self.memory, self.fusion = base, memory, fusion
+        self.name = f"{base.name} + {self.kind}"
         fusion.eval()
         self.k, self.k_text, self.search, self.values = k, k_text or k, search, values
         self.sharpness = 0.0 if values == "query" else relevance
         self.where = has_captions(memory)
         self._density: Density | None = None
         self.history: Any = None
+        self.products: str | None = None
         self._texts: dict[str, Tensor] = {}
 
     @property
     def kind(self) -> str:
         """The fusion's name on the command line, one of `KINDS`."""
         return next(kind for kind, cls in KINDS.items() if type(self.fusion) is cls)
-
-    @property
-    def name(self) -> str:
-        return f"{self.base.name} + {self.kind}"
 
     @property
     def fingerprint(self) -> str:
@@ -204,7 +206,9 @@ class MemoryEncoder:
 
     def with_memory(self, memory: Memory) -> MemoryEncoder:
         """The same fusion over another memory: knowledge is swapped without training."""
-        return MemoryEncoder(self.base, memory, self.fusion, **self._settings)
+        swapped = MemoryEncoder(self.base, memory, self.fusion, **self._settings)
+        swapped.name, swapped.products = self.name, self.products
+        return swapped
 
     @property
     def _settings(self) -> dict[str, Any]:
@@ -226,6 +230,7 @@ class MemoryEncoder:
             "options": self.fusion.options,
             "settings": self._settings,
             "memory": absolute(self.memory.path),
+            "products": self.products,
         }
         tensors = {name: value.contiguous() for name, value in self.fusion.state_dict().items()}
         with appearing_whole(directory) as scratch:
@@ -259,7 +264,9 @@ def load_memory_encoder(
         from retroclip.memory import Memory
 
         memory = Memory.open(card["memory"])
-    return MemoryEncoder(base, memory, fusion, **card["settings"])
+    made = MemoryEncoder(base, memory, fusion, **card["settings"])
+    made.products = card.get("products")
+    return made
 
 
 register_loader(LOADER, load_memory_encoder)

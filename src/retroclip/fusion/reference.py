@@ -63,14 +63,12 @@ class ReferenceEncoder:
     """
 
     consults = "its reference set"
+    loaded_from: str | None = None
 
     def __init__(self, base: Encoder, retriever: Encoder, augmentation: ReferenceAugmentation, reference: str) -> None:
         self.base, self.retriever, self.augmentation, self.reference = base, retriever, augmentation, reference
+        self.name = f"{base.name} + ra-clip"
         self.history: Any = None
-
-    @property
-    def name(self) -> str:
-        return f"{self.base.name} + ra-clip"
 
     @property
     def trained_parameters(self) -> int:

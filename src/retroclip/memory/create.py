@@ -50,7 +50,9 @@ def create_memory(
                 "labels_as_captions": options.labels_as_captions,
                 "shard_pairs": options.shard_pairs,
             }
-            manifest = _started(partial, Manifest(encoder.name, encoder.fingerprint, encoder.dim, creation))
+            fresh = Manifest(encoder.name, encoder.fingerprint, encoder.dim, creation)
+            fresh.model_reference = getattr(encoder, "loaded_from", None) or encoder.name
+            manifest = _started(partial, fresh)
             added = ingest(partial, encoder, items, options, keeping=keeping, resume=True)
             manifest.counts = {"read": added.read, "duplicates": added.duplicates}
             manifest.save(partial)

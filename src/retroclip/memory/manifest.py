@@ -21,7 +21,8 @@ class Manifest:
 
     `creation` are the parameters that decide the contents, so that a killed creation goes on only with the same ones;
     `counts` (read, duplicates) is filled when the creation ends. `id` is another one for each creation; in a memory
-    from before there were ids it is the time of creation.
+    from before there were ids it is the time of creation. `model` is what the model is called, and `model_reference`
+    what it is loaded by on the machine that made the memory: by default the name.
     """
 
     model: str
@@ -34,6 +35,10 @@ class Manifest:
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     retroclip: str = __version__
     format_version: int = FORMAT_VERSION
+    model_reference: str = ""
+
+    def __post_init__(self) -> None:
+        self.model_reference = self.model_reference or self.model
 
     def save(self, directory: Location, name: str = MANIFEST_NAME) -> None:
         write_json(directory / name, asdict(self))

@@ -47,7 +47,7 @@ def migrate_memory(
         create_memory(new, encoder, [source], None, options=options, keeping=keeping)
     made = Manifest.load(new)
     if made.fingerprint != encoder.fingerprint:
-        raise MemoryStoreError(f"{new} was made by {made.model}: name that model to go on, or delete it")
+        raise MemoryStoreError(f"{new} was made by {made.model_reference}: name that model to go on, or delete it")
     if source.description not in (made.creation.get("migrated_from"), *made.creation["sources"]):
         raise MemoryStoreError(f"{new} was made of {path} before that was changed: delete it, and run this again")
     made.creation["migrated_from"] = source.description

@@ -76,8 +76,13 @@ class OpenMemory:
 
     @property
     def model(self) -> str:
-        """The reference of the model that made it."""
+        """What the model that made it is called."""
         return self.manifest.model
+
+    @property
+    def model_reference(self) -> str:
+        """What `retroclip.load` finds that model by, where the memory was made."""
+        return self.manifest.model_reference
 
     @property
     def version(self) -> int:
@@ -89,7 +94,7 @@ class OpenMemory:
         if encoder.fingerprint != self.fingerprint:
             raise MemoryStoreError(
                 f"{self.path} was made by model {self.model} ({self.fingerprint[:12]}), not by {encoder.name} "
-                f"({encoder.fingerprint[:12]}): load {self.model}, or create a memory with {encoder.name}"
+                f"({encoder.fingerprint[:12]}): load {self.model_reference}, or create another memory with your model"
             )
 
     def info(self) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def retrieve(
     if encoder is None:
         from retroclip.encoders import load
 
-        encoder = load(memory.model)
+        encoder = load(memory.model_reference)
     memory.check_encoder(encoder)
     prompts = [task.prompts(name) for name in task.classes]
     class_of = np.repeat(np.arange(len(prompts)), [len(own) for own in prompts])

@@ -55,18 +55,15 @@ def class_aware_loss(
     v: Tensor,
     labels: Tensor,
     scale: Tensor | float,
-    weights: Tensor | None = None,
     *,
     products: torch.dtype | None = None,
 ) -> Tensor:
     """CLIP's loss in which pairs of one label (B,) are positives of each other; UniCL's and REACT's, Eq. 4.
 
-    Equals `clip_loss` when all labels are distinct or negative (unlabelled). `weights`: see `multi_positive_loss`, of
-    which this is a special case; without weights only the logits are of size B × B, since the positives of a row enter
-    by their mean. `products`: see `log_partitions`; the positives are always multiplied in full.
+    Equals `clip_loss` when all labels are distinct or negative (unlabelled). It is `multi_positive_loss` of the labels'
+    `positives`, without weights: so only the logits are of size B × B, since the positives of a row enter by their
+    mean. `products`: see `log_partitions`; the positives are always multiplied in full.
     """
-    if weights is not None:
-        return multi_positive_loss(u, v, positives(labels), scale, weights)
     drawn_apart = log_partitions(u, v, scale, products)
     group = groups(labels)
     drawn_together = (u * _group_means(v, group)).sum() + (v * _group_means(u, group)).sum()

@@ -1,5 +1,6 @@
 """`retroclip memory info`, `verify` and `search`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,11 +13,25 @@ from retroclip.cli.terminal import print_facts, print_json, print_table, say
 
 
 @app.command
-def info(memory: MemoryName, /, *, json: Json = False) -> None:
+def info(
+    memory: MemoryName,
+    /,
+    *,
+    rejected: Annotated[bool, Parameter(negative=(), help="List what was left out instead, with the reasons.")] = False,
+    json: Json = False,
+) -> None:
     """Tell what a memory holds: pairs, sources, size, model, index."""
     from retroclip.memory import Memory
 
-    facts = Memory.open(memory).info()
+    opened = Memory.open(memory)
+    if rejected:
+        left_out = [asdict(item) for item in opened.rejected()]
+        if json:
+            print_json(left_out)
+        else:
+            print_table(f"rejected by {memory}", ["key", "source", "reason"], [row.values() for row in left_out])
+        return
+    facts = opened.info()
     if json:
         print_json(facts)
     else:
@@ -57,7 +72,7 @@ def search(
     from retroclip.memory import Memory
 
     opened = Memory.open(memory)
-    encoder = load(opened.model)
+    encoder = load(opened.model_reference)
     opened.check_encoder(encoder)
     query = encoder.encode_images([_picture(image)]) if image is not None else encoder.encode_texts([str(text)])
     hits = opened.search(query, by=by, k=k, where=where)

@@ -1,7 +1,7 @@
 """`retroclip memory create`, `add` and `migrate`: what encodes."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
@@ -9,6 +9,9 @@ from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.memory.app import BatchSize, BlocklistFile, app, read_blocklist
 from retroclip.cli.options import Json, MemoryName, ModelReference, Precision, Where
 from retroclip.cli.terminal import is_interactive, print_facts, print_json, say
+
+if TYPE_CHECKING:
+    from retroclip.pairs import Rejected
 
 DryRun = Annotated[bool, Parameter(negative=(), help="Only tell rows, seconds, disk and RAM, from a sample.")]
 Check = Annotated[bool, Parameter(help="Compare some imported text embeddings with the model's.")]
@@ -31,6 +34,9 @@ Ray = Annotated[
 Workers = Annotated[
     int | None, Parameter(validator=validators.Number(gte=1), help="How many processes encode on Ray; default: as fit.")
 ]
+
+NAMED = 5
+"""How many rejected pairs are named at the end; `memory info --rejected` lists all."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,7 @@ def create(
     made = Memory.create(memory, encoder, sources, **given)
     rejected = made.rejected()
     say(f"{memory}: {len(made)} pairs, {told_rejected(len(rejected), sum(map(is_kept, rejected)))}")
+    name_rejected(memory, rejected, len(rejected))
 
 
 @app.command
@@ -142,22 +149,36 @@ def add(
     from retroclip.memory import Memory
 
     given, opened = shared.arguments(), Memory.open(memory)
-    encoder = load(opened.model, precision=precision)
+    encoder = load(opened.model_reference, precision=precision)
     if shared.dry_run:
         made = opened.manifest.creation
         labels, kept = made["labels_as_captions"], images or made["images"]
         shared.print_estimate(memory, encoder, sources, where, images=kept, labels=labels)
         return
+    before = set(opened.rejected())
     added = opened.add(sources, encoder, where=where, known=known, images=images, **given)
-    rejected = told_rejected(added.rejected + added.captions, added.captions)
+    count = added.rejected + added.captions
     replaced = f"{added.replaced} of them in place of old ones, " if known == "replace" else ""
-    say(f"{memory}: {added.rows} pairs added, {replaced}{added.duplicates} were there, {rejected}")
+    say(
+        f"{memory}: {added.rows} pairs added, {replaced}{added.duplicates} were there, "
+        f"{told_rejected(count, added.captions)}"
+    )
+    name_rejected(memory, [item for item in opened.rejected() if item not in before], count)
 
 
 def told_rejected(count: int, captions: int) -> str:
     """How many rows of the `rejected` table there are, and how many of them left their image."""
     of_captions = f", {captions} of them captions whose images are kept" if captions else ""
     return f"{count} rejected{of_captions}"
+
+
+def name_rejected(memory: str, rejected: "list[Rejected]", count: int) -> None:
+    """The first `NAMED` of what was rejected, a line each, and where to read of the rest of the `count`."""
+    for item in rejected[:NAMED]:
+        say(f"  {item.key}: {item.reason}")
+    more = count - len(rejected[:NAMED])
+    if more:
+        say(f"  … and {more} more: `retroclip memory info {memory} --rejected` lists all")
 
 
 def _ray_address(named: tuple[str, ...] | None, workers: int | None) -> str | None:
