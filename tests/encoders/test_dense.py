@@ -1,6 +1,7 @@
 """Dense features against the same towers run with a mask, in a loop, or on an image of one position."""
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -137,10 +138,16 @@ def test_towers_that_end_in_a_mean_pool_each_position_alone(fresh, name):
     for parameter in encoder.model.visual.parameters():  # `build` leaves weights undrawn
         parameter.normal_(std=0.1)
     if name.startswith("swin"):
-        with pytest.raises(ModelError, match="its own size"):
-            dense_map(encoder, pixels(64))
-        found = dense_map(encoder, pixels(224, 1))
-        assert found.features.shape == (1, 7, 7, 32)
+        tower = encoder.model.visual
+        either = timm.create_model(name, strict_img_size=False, num_classes=0, global_pool="").eval()
+        either.load_state_dict(tower.trunk.state_dict())
+        for images in (pixels(224, 1), pixels(96, 1), pixels(256, 1)[:, :, :160]):
+            found = dense_map(encoder, images)
+            assert found.features.shape == (1, images.shape[2] // 32, images.shape[3] // 32, 32)
+            expected = F.normalize(tower.head(either(images)), dim=-1)
+            torch.testing.assert_close(found.features, expected, atol=1e-5, rtol=1e-4)
+        with pytest.raises(AssertionError, match="doesn't match model"):  # as it was again
+            tower(pixels(96, 1))
     else:
         found = dense_map(encoder, pixels(64))
         assert found.features.shape == (2, 2, 2, 32)

@@ -3,15 +3,21 @@
 import pytest
 import torch
 
+from retroclip.classifiers import zero_shot
+from retroclip.classifiers.segmenting import segment
 from retroclip.encoders import average
+from retroclip.encoders.dense import dense_map, pool_boxes
 from retroclip.encoders.export import export_onnx
 from retroclip.encoders.features import FeatureEncoder
 from retroclip.encoders.merging import merge_gates
 from retroclip.errors import ModelError
 from retroclip.fusion import MeanFusion, MemoryEncoder, ReferenceAugmentation, ReferenceEncoder
 from retroclip.training import customize, fine_tune
+from retroclip.training.detector import train_detector
 
 CONSULTED = {"a memory": "tiny + mean", "its reference set": "tiny + ra-clip"}
+
+DENSE = "take the dense features of the model beneath it"
 
 
 @pytest.fixture(params=CONSULTED)
@@ -36,6 +42,10 @@ def test_tuning_features_export_and_averages_are_refused(consulting, encoder, re
         (lambda: merge_gates(model), "export the model beneath it"),
         (lambda: average(model, encoder, 0.5), "average the model beneath it"),
         (lambda: average(encoder, model, 0.5), "average the model beneath it"),
+        (lambda: dense_map(model, torch.zeros(1, 3, 32, 32)), DENSE),
+        (lambda: pool_boxes(model, images[0], [[0, 0, 9, 9]]), DENSE),
+        (lambda: segment(zero_shot(model, task), images[0]), DENSE),
+        (lambda: train_detector(model, task, [], [], []), "train a detector on the model beneath it"),
     ):
         with pytest.raises(ModelError) as told:
             act()

@@ -1,16 +1,22 @@
 """An open-vocabulary Faster R-CNN: learns where coloured squares are, and names what it was never shown."""
 
 import io
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.models import build_model_with_cfg, register_model
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
 
 import retroclip
+from retroclip.encoders.loading import build
 from retroclip.errors import ModelError
+from retroclip.pairs import decode_image
 from retroclip.tasks import Task
-from retroclip.training.detector import TextPredictor, train_detector
+from retroclip.training.detector import WIDTH, OpenVocabularyDetector, SimplePyramid, TextPredictor, train_detector
 
 TASK = Task("things", classes=["dog", "cat"], novel=["cat"])
 
@@ -60,7 +66,94 @@ def test_it_finds_what_it_was_shown():
     assert inside / (best[2] * best[3] + w * h - inside) > 0.5
 
 
-def test_towers_without_a_pyramid_are_refused(tiny_model):
+@register_model
+def retroclip_detector_vit(pretrained=False, **kwargs):
+    return tiny_trunk(VisionTransformer, kwargs, patch_size=14, embed_dim=32, depth=3, num_heads=2, img_size=56)
+
+
+@register_model
+def retroclip_detector_swin(pretrained=False, **kwargs):
+    sizes = {"img_size": 64, "window_size": 2, "embed_dim": 16, "depths": (1, 2, 2, 1), "num_heads": (1, 2, 2, 4)}
+    return tiny_trunk(SwinTransformer, kwargs, **sizes)
+
+
+def tiny_trunk(kind, given, **sizes):
+    own = {name: value for name, value in given.items() if not name.startswith("pretrained")}
+    cfg = {"input_size": (3, sizes["img_size"], sizes["img_size"]), "num_classes": 0}
+    return build_model_with_cfg(kind, "retroclip_detector", False, pretrained_cfg=cfg, **sizes, **own)
+
+
+@pytest.fixture(scope="module")
+def tiny_tower(tiny_model):
+    """`tiny_tower(kind)`: an encoder with a random tower: open_clip's ViT (`clip`), a `vit` or `swin` of timm."""
+
+    def make(kind):
+        base = retroclip.load(tiny_model(0), precision="fp32")
+        if kind == "clip":
+            return base.copy()
+        vision = {"timm_model_name": f"retroclip_detector_{kind}", "timm_pool": "avg", "timm_proj": "linear"}
+        torch.manual_seed(0)
+        cfg = base.model_cfg | {"custom_text": True, "vision_cfg": vision | {"image_size": 64}}
+        return base.with_model(build(cfg, draw=True))
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["clip", "vit", "swin"])
+def test_other_towers_learn_as_well_and_stay_as_they_are(tiny_tower, kind):
+    encoder = tiny_tower(kind)
+    before = deepcopy(encoder.model.state_dict())
+    images, boxes, labels = zip(*(scene(i) for i in range(6)), strict=True)
+    losses = []
+    detector = train_detector(
+        encoder, TASK, images, boxes, labels, size=96, epochs=6, lr=1e-3, batch=1,
+        on_epoch=lambda _, loss: losses.append(loss),
+    )  # fmt: skip
+    assert losses[-1] < 0.6 * losses[0]
+    found, probabilities, _ = detector.detect(images[0])
+    assert (found[:, :2] >= 0).all() and (found[:, 0] + found[:, 2] <= 128.001).all()
+    assert probabilities.shape == (len(found), 2) and (probabilities > 0).all() and (probabilities.sum(1) <= 1).all()
+    assert all(torch.equal(value, before[name]) for name, value in encoder.model.state_dict().items())
+
+
+@pytest.mark.parametrize(("kind", "level", "size"), [("clip", "8", (96, 128)), ("vit", "16", (128, 160))])
+def test_a_map_of_patches_is_taken_for_one_at_a_power_of_two(tiny_tower, kind, level, size):
+    image = decode_image(scene(0)[0])
+    detector = OpenVocabularyDetector(tiny_tower(kind), torch.eye(1, 32), size=96)
+    maps, frame, scale = detector.inputs(image)
+    # Of 14 pixels: 96 x 128 in steps of 28 is 84 x 140, 6 x 10 patches, on which all strides have whole positions.
+    expected = (96, 160) if kind == "vit" else size
+    assert frame == expected and scale == frame[1] / 128
+    assert {name: each.shape[1:] for name, each in maps.items()} == {
+        level: (32, frame[0] // int(level), frame[1] // int(level))
+    }
+    levels = detector.neck(maps)
+    assert {name: tuple(each.shape[1:]) for name, each in levels.items()} == {
+        name: (WIDTH, frame[0] // int(name), frame[1] // int(name)) for name in ("8", "16", "32")
+    }
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+@torch.no_grad()
+def test_a_simple_pyramid_keeps_things_in_their_place(stride):
+    torch.manual_seed(0)
+    neck = SimplePyramid(4, stride)
+    one = torch.randn(1, 4, 128 // stride, 192 // stride)
+    other = one.clone()
+    top, left = 2 * stride * (64 // stride) // 2, 96 // stride * stride  # of the position changed, in pixels
+    other[:, :, top // stride, left // stride] += 1
+    for name, before in neck({str(stride): one}).items():
+        wide = max(int(name), stride)  # of what changes, and beyond it the reach of a convolution over 3 x 3
+        changed = (neck({str(stride): other})[name] != before).any(1)[0].nonzero() * int(name)
+        for axis, start in enumerate((top, left)):
+            first = start // wide * wide
+            assert changed[:, axis].min() == first - int(name)
+            assert changed[:, axis].max() == first + wide
+
+
+def test_towers_without_maps_are_refused_before_anything_is_learnt(tiny_tower):
+    encoder = tiny_tower("clip")
+    encoder.model.visual = torch.nn.Identity()
     image, boxes, labels = scene(0)
-    with pytest.raises(ModelError, match="not convolutional"):
-        train_detector(retroclip.load(tiny_model(0)), TASK, [image], [boxes], [labels])
+    with pytest.raises(ModelError, match=r"no dense features from a Identity image tower; a detector can .*Swin"):
+        train_detector(encoder, TASK, [image], [boxes], [labels])

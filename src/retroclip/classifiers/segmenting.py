@@ -45,12 +45,12 @@ def segment(
     """Class scores (K, H, W) for every pixel of an image (encoded or PIL), bilinearly upsampled; argmax is the class.
 
     Scores are the classifier's logits over patch embeddings; removed classes have −inf. `size`: see `whole_image`.
-    Raises ModelError where smoothing is asked of a tower without keys.
+    Raises ModelError as `dense_map`, and where smoothing is asked of a tower without keys.
     """
     from retroclip.pairs import decode_image
 
     decoded = decode_image(image)
-    encoder: Any = getattr(classifier.encoder, "base", classifier.encoder)
+    encoder: Any = classifier.encoder
     found = dense_map(encoder, whole_image(encoder, decoded, size)[None], residual=residual)
     _, height, width, d = found.features.shape
     with torch.no_grad():

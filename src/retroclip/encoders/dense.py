@@ -8,7 +8,8 @@ they give for an image, pooled over one position alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from retroclip.encoders.consulting import refuse_consulting
 from retroclip.encoders.gates import ATTRIBUTE
 from retroclip.encoders.precision import DTYPES
 from retroclip.errors import ModelError
@@ -43,9 +45,10 @@ def dense_map(encoder: Encoder, pixels: Tensor, *, residual: bool = True) -> Den
     """Patch embeddings of preprocessed pixels (B, 3, H, W), float32 on the CPU.
 
     `residual`: whether a ViT's last block adds its value to its input (the authors' code) or replaces it (the text of
-    the paper, section 3.2). Raises ModelError for towers that end in some other way than those above, and for
-    numbers that aren't finite.
+    the paper, section 3.2). Raises ModelError for towers that end in some other way than those above, for an encoder
+    that consults a memory or a reference set, which is asked about whole images, and for numbers that aren't finite.
     """
+    refuse_consulting(encoder, "take the dense features of the model beneath it")
     tower: Any = getattr(encoder.model, "visual", None)
     pixels = pixels.to(encoder.device, DTYPES[encoder.precision])
     with torch.no_grad():
@@ -76,12 +79,31 @@ def stride(encoder: Encoder) -> int:
     return 32
 
 
-def whole_image(encoder: Encoder, image: Image.Image, size: int | None = None) -> Tensor:
+@contextmanager
+def any_size(trunk: Any) -> Iterator[None]:
+    """Let a timm tower of shifted windows (Swin) take images of any size meanwhile: masks are made for what it sees.
+
+    Windows stay those of its own size, so that its weights fit as they are; at that size nothing changes.
+    """
+    blocks = [module for module in trunk.modules() if hasattr(module, "dynamic_mask")]
+    parts = [(block, "dynamic_mask", True) for block in blocks]
+    parts += [(trunk.patch_embed, "strict_img_size", False)] if blocks else []
+    before = [getattr(module, name) for module, name, _ in parts]
+    for module, name, value in parts:
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for (module, name, _), value in zip(parts, before, strict=True):
+            setattr(module, name, value)
+
+
+def whole_image(encoder: Encoder, image: Image.Image, size: int | None = None, step: int | None = None) -> Tensor:
     """An image's pixels (3, H, W) without cropping: `size` on the shorter side (default: the tower's), the proportions
-    kept, both sides rounded to whole patches."""
+    kept, both sides rounded to multiples of `step` (default: whole patches)."""
     own = encoder.preprocess_cfg.get("size") or 224
     short = size or min(own) if isinstance(own, (tuple, list)) else size or own
-    step = stride(encoder)
+    step = step or stride(encoder)
     scale = short / min(image.size)
     width, height = (max(step, round(side * scale / step) * step) for side in image.size)
     resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
@@ -204,8 +226,9 @@ def _timm_map(tower: TimmModel, pixels: Tensor) -> Tensor:
     if "pool" in dict(tower.head.named_children()):
         raise ModelError(f"no dense features: the {type(trunk).__name__} tower pools by attention over fixed positions")
     try:
-        maps = trunk.forward_features(pixels)
-    except AssertionError as error:
+        with any_size(trunk):
+            maps = trunk.forward_features(pixels)
+    except (AssertionError, RuntimeError) as error:
         raise ModelError(f"a {type(trunk).__name__} tower takes images of its own size only ({error})") from error
     if maps.ndim != 4:
         raise ModelError(f"no dense features from a {type(trunk).__name__} image tower: its features are no map")

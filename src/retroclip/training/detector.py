@@ -1,7 +1,8 @@
 """An open-vocabulary Faster R-CNN: the text tower classifies its regions, background is a trained embedding (iCAR).
 
-torchvision's region proposal network and box heads on a frozen convolutional pyramid; region embeddings are compared
-with class texts, so classes that were never boxed can be asked for. Boxes are regressed for no class in particular.
+torchvision's region proposal network and box heads on the frozen maps of an image tower: its pyramid where it has one,
+else one made of a ViT's patch embeddings. Region embeddings are compared with class texts, so classes that were never
+boxed can be asked for. Boxes are regressed for no class in particular.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
@@ -23,7 +25,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
 from retroclip.classifiers.zero_shot import class_texts
 from retroclip.encoders.dense import whole_image
-from retroclip.encoders.pyramid import STRIDES, ConvPyramid
+from retroclip.encoders.pyramid import LEVELS, STRIDES, tower_maps
 from retroclip.errors import ModelError
 
 if TYPE_CHECKING:
@@ -32,7 +34,23 @@ if TYPE_CHECKING:
 
 SCALE = 20.0  # of cosines: 1/τ of iCAR
 WIDTH, HIDDEN = 96, 384
-LEVELS = [str(stride) for stride in STRIDES]
+
+
+class SimplePyramid(nn.Module):
+    """ViTDet's simple feature pyramid (Li et al. 2022): one map, at a stride, → maps of `WIDTH` channels at `STRIDES`.
+
+    {level: (B, channels, h, w)} → {"8": …, "16": …, "32": …}: deconvolved for finer ones, pooled for coarser ones.
+    """
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.Conv2d(channels, WIDTH, 1, bias=False), LayerNorm2d(WIDTH))
+        self.levels = nn.ModuleDict({str(wanted): _resampling(stride, wanted) for wanted in STRIDES})
+
+    def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        (one,) = maps.values()
+        x = self.embed(one)
+        return {name: level(x) for name, level in self.levels.items()}
 
 
 class TextPredictor(nn.Module):
@@ -56,13 +74,18 @@ class TextPredictor(nn.Module):
 
 
 class OpenVocabularyDetector(nn.Module):
-    """FPN, RPN and RoI heads over cached maps of `ConvPyramid`; `classify` sets the class texts (K, d)."""
+    """Neck, RPN and RoI heads over cached maps of the tower (`tower_maps`); `classify` sets the class texts (K, d)."""
 
     def __init__(self, encoder: Encoder, texts: Tensor, *, size: int = 224) -> None:
         super().__init__()
-        self._encoder, self._pyramid, self.size = [encoder], [ConvPyramid(encoder)], size
-        channels = self._pyramid[0].channels
-        self.neck = FeaturePyramidNetwork([channels[level] for level in LEVELS], WIDTH)
+        self._encoder, self._tower, self.size = [encoder], [tower_maps(encoder)], size
+        channels = self._tower[0].channels
+        self.neck: nn.Module
+        if len(channels) == 1:
+            ((level, width),) = channels.items()
+            self.neck = SimplePyramid(width, int(level))
+        else:
+            self.neck = FeaturePyramidNetwork([channels[level] for level in LEVELS], WIDTH)
         sides = tuple((3 * stride, 5 * stride) for stride in STRIDES)
         anchors = AnchorGenerator(sides, ((0.5, 1.0, 2.0),) * len(sides))
         self.rpn = RegionProposalNetwork(
@@ -80,9 +103,12 @@ class OpenVocabularyDetector(nn.Module):
         self.heads.box_predictor.texts = texts.float()
 
     def inputs(self, image: Any) -> tuple[dict[str, Tensor], tuple[int, int], float]:
-        """The frozen maps of a PIL image, its size (H, W) as the network sees it, and the width it was scaled by."""
-        pixels = whole_image(self._encoder[0], image, self.size)[None]
-        return self._pyramid[0](pixels), (pixels.shape[2], pixels.shape[3]), pixels.shape[3] / image.width
+        """The frozen maps of a PIL image, its size (H, W) as the network takes it, and the width it was scaled by."""
+        tower = self._tower[0]
+        maps = tower(whole_image(self._encoder[0], image, self.size, tower.step)[None])
+        level, first = next(iter(maps.items()))
+        height, width = (int(level) * positions for positions in first.shape[2:])
+        return maps, (height, width), width / image.width
 
     def losses(self, maps: dict[str, Tensor], size: tuple[int, int], targets: list[dict[str, Tensor]]) -> Tensor:
         """RPN and RoI losses, summed; targets hold `boxes` (n, 4), corners in its pixels, and `labels` (n,) from 1."""
@@ -196,6 +222,18 @@ def train_detector(
             on_epoch(epoch, float(np.mean(losses)))
     detector.classify(texts)
     return detector.eval()
+
+
+def _resampling(have: int, wanted: int) -> nn.Sequential:
+    """`WIDTH` channels at one stride → at another, then a convolution; channels are normalised at each position."""
+    layers: list[nn.Module] = []
+    while have > wanted:
+        layers += [nn.ConvTranspose2d(WIDTH, WIDTH, 2, 2), LayerNorm2d(WIDTH), nn.GELU()]
+        have //= 2
+    while have < wanted:
+        layers.append(nn.MaxPool2d(2))
+        have *= 2
+    return nn.Sequential(*layers, nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False), LayerNorm2d(WIDTH))
 
 
 def _images(maps: dict[str, Tensor], size: tuple[int, int]) -> ImageList:
