@@ -77,7 +77,7 @@ def test_classes_that_the_task_lacks_are_named(run, model, write):
         ("classification", "labels that task 'classes' lacks: 'dog'"),
         ("regions", "has boxes of 'RBC', which task 'classes' lacks"),
         ("detection", "has boxes of 'RBC', which task 'classes' lacks"),
-        ("segmentation", "has pixels of 7, which task 'classes' lacks"),
+        ("segmentation", "has pixels of 7, but task 'classes' has 0 (cat) to 1 (bird)"),
         ("typographic-attack", "labels that task 'classes' lacks: 'dog'"),
         ("video", "labels that task 'classes' lacks: 'dog'"),
     ):
