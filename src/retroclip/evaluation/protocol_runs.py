@@ -11,7 +11,7 @@ from PIL import Image
 from retroclip.errors import RetroclipError
 from retroclip.evaluation.image_text import TASK_NAME as IMAGE_TEXT_RETRIEVAL
 from retroclip.evaluation.image_text import evaluate_retrieval
-from retroclip.evaluation.leakage import memory_record
+from retroclip.evaluation.leakage import context_record
 from retroclip.evaluation.mistakes import count_answers, mistakes
 from retroclip.evaluation.protocols import (
     checked_options,
@@ -61,7 +61,7 @@ def evaluate_protocol(
         raise RetroclipError(f"{method} has no part in training for segmentation: leave out --method and --memory")
     seeds = [checked["seed"]] if "seed" in checked else seeds
     drawn, context = draws(name, checked), None
-    if not (method == "zero-shot" and memory is None and getattr(encoder, "memory", None) is None):
+    if not (method == "zero-shot" and memory is None and getattr(encoder, "consults", None) is None):
         own = own_options(get_protocol(name))
         frames = checked.get("frames", own["frames"][1]) if "frames" in own else None
         context = context_for(encoder, task, dataset, memory, where=where, frames=frames)
@@ -72,7 +72,7 @@ def evaluate_protocol(
         return run_protocol(name, model, task, dataset, where=where, method=method, options=own)
 
     result = once_a_seed(run, seeds, drawn=drawn or chosen.trained, classes=task.classes)
-    return result if context is None else result.model_copy(update=record(context))
+    return result if context is None else result.model_copy(update=context_record(context))
 
 
 def evaluate_captions(
@@ -111,7 +111,7 @@ def context_for(
     where: str | None = None,
     frames: int | None = None,
 ) -> "MethodContext":
-    """What methods may use: the memory (and one that the encoder consults) without near-duplicates of the images.
+    """What methods may use: the memory (and what the encoder consults) without near-duplicates of the images.
 
     With `frames` the images are so many of each clip.
     """
@@ -142,12 +142,6 @@ def _png(image: Image.Image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return stream.getvalue()
-
-
-def record(context: "MethodContext") -> dict[str, Any]:
-    """The fields of a `Result` about the memory of a context."""
-    memory = context.memory if context.memory is not None else getattr(context.encoder, "memory", None)
-    return memory_record(memory, context.excluded_ids, context.near_threshold)
 
 
 def once_a_seed(
