@@ -22,7 +22,7 @@ from torch import Tensor
 
 import retroclip
 from retroclip.evaluation import Outcome, evaluate_retrieval, load_samples
-from retroclip.evaluation.bootstrap import paired_gain
+from retroclip.evaluation.bootstrap import bootstrap_interval, paired_gain
 from retroclip.evaluation.protocols import run_protocol
 from retroclip.files import whole_file, write_whole
 from retroclip.fusion import ReferenceEncoder
@@ -31,7 +31,7 @@ from retroclip.training.pretraining import FormalClipRecipe, PretrainRecipe, pre
 
 RECIPE = Path(__file__).with_name("ra-clip.yaml")
 PLAIN = "plain"
-VARIANTS: dict[str, dict[str, Any]] = {"ra-clip": {}, PLAIN: {}, "ra-clip, length 1": {"length": 1.0}}
+VARIANTS: dict[str, dict[str, Any]] = {"ra-clip": {}, PLAIN: {}, "ra-clip, length √d": {"length": 192**0.5}}
 TASKS = {"cifar10": 32, "caltech101": 5, "intel-scenes": 3}
 """Each with the n of a slice of `train`: every n-th photo."""
 PROBES = ("intel-scenes", "caltech101")
@@ -108,7 +108,7 @@ class Figures:
 
 def recipe_of(variant: str, data: Path, work: Path) -> PretrainRecipe:
     """The recipe's settings; `plain` has all pairs to train on and no reference set."""
-    place = work / variant.replace(", ", "-").replace(" ", "-")
+    place = work / variant.replace(", ", "-").replace(" ", "-").replace("√", "sqrt-")
     given = {"data": str(data), "work": str(place), "out": str(place / "model")}
     recipe = read_recipe(RECIPE, given | VARIANTS[variant])
     if variant != PLAIN:
@@ -137,8 +137,6 @@ def names_of(variant: str, tasks: Sequence[str], *, slices: bool) -> list[str]:
 
 def figure(outcome: Outcome, note: dict[str, Any], base: Outcome | None) -> dict[str, Any]:
     """Top-1 (image → text recall at 1) in % with its interval, and the gain over plain CLIP in points with its own."""
-    from retroclip.evaluation.bootstrap import bootstrap_interval
-
     low, high = bootstrap_interval([outcome], "top1")
     found = {"value": 100 * outcome.value("top1"), "interval": [100 * low, 100 * high], **note}
     if base is not None:
@@ -155,11 +153,13 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--slices", action="store_true", help="slices of train, which are printed and not written")
     given = parser.parse_args()
+    recipe = recipe_of("ra-clip", given.data, given.work)
+    rows = {} if given.slices else kept(given.out, recipe)
+    if all(set(names_of(name, given.tasks, slices=False)) <= set(rows.get(name, {})) for name in given.variants):
+        return
     models = {name: trained(name, given.data, given.work) for name in given.variants}
-    figures = {
-        name: Figures(model, given.data, given.work / "figures", slices=given.slices) for name, model in models.items()
-    }
-    rows: dict[str, dict[str, Any]] = {}
+    places = {"data": given.data, "folder": given.work / "figures"}
+    figures = {name: Figures(model, **places, slices=given.slices) for name, model in models.items()}
     # Plain CLIP first: the others' gains are over it.
     for variant in sorted(models, key=lambda name: name != PLAIN):
         rows[variant] = {}
@@ -168,21 +168,28 @@ def main() -> None:
             same = f"{name.split(' at ')[0]} at 0" if " at " in name else name
             base = figures[PLAIN].of(same)[0] if PLAIN in figures and variant != PLAIN else None
             rows[variant][name] = figure(outcome, note, base)
-            print(variant, name, f"{rows[variant][name]['value']:.1f}", note["baselines"], sep=" | ", flush=True)
+            print(variant, name, f"{rows[variant][name]['value']:.1f}", sep=" | ", flush=True)
             if not given.slices:
-                store(given.out, recipe_of("ra-clip", given.data, given.work), rows)
+                write_whole(given.out, json.dumps({**settings(recipe), "variants": rows}, indent=1) + "\n")
 
 
-def store(file: Path, recipe: PretrainRecipe, rows: dict[str, dict[str, Any]]) -> None:
-    head = {
+def kept(file: Path, recipe: PretrainRecipe) -> dict[str, dict[str, Any]]:
+    """The figures in the file, if they are of this recipe."""
+    stored = json.loads(file.read_text()) if file.exists() else {}
+    same = {name: stored.get(name) for name in settings(recipe)} == settings(recipe)
+    return stored["variants"] if same else {}
+
+
+def settings(recipe: PretrainRecipe) -> dict[str, Any]:
+    """What stands above the figures: what they are, and what was trained how."""
+    return {
         "metric": "top-1, %; of retrieval image → text recall at 1; 95 % bootstrap intervals over the images",
         "seed": recipe.seed,
         "steps": recipe.steps,
+        "model": recipe.model,
         "batch": {source.name: source.share for source in recipe.sources},
         "views of the probe": VIEWS + 1,
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps({**head, "variants": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

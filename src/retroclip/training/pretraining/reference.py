@@ -46,8 +46,12 @@ class References:
         self.thumbnails = torch.from_numpy(np.concatenate(shown))
         texts = [text for corpus, held in zip(corpora, self.held, strict=True) for text in texts_of(corpus, held)]
         reference = torch.cat([rows[held] for rows, held in zip(images, self.held, strict=True)])
-        options: dict[str, Any] = {"k": recipe.k, "heads": recipe.heads, "blocks": recipe.blocks}
-        options["length"] = recipe.length or dim**0.5
+        options: dict[str, Any] = {
+            "k": recipe.k,
+            "heads": recipe.heads,
+            "blocks": recipe.blocks,
+            "length": recipe.length,
+        }
         torch.manual_seed(recipe.seed)
         self.augmentation = ReferenceAugmentation(dim, reference, self.retriever.encode_texts(texts), **options)
         self.neighbours = [self.augmentation.nearest(rows) for rows in images]
