@@ -50,6 +50,7 @@ results: setup
 	@$(RUN) recipes/ablations.py $(DATA)
 	@$(RUN) recipes/dense_results.py $(DATA)
 	@$(RUN) recipes/icar.py $(DATA)
+	@$(RUN) recipes/ra_clip.py $(DATA)
 	@set -e; if test -d runs/small-clip/model; then mkdir -p docs/results/small-clip; for task in cifar10 caltech101; do \
 		$(RUN) -m retroclip evaluate runs/small-clip/model $$task "$(DATA)/$$task.parquet#val" --json > runs/small-clip/$$task.json; \
 		mv runs/small-clip/$$task.json docs/results/small-clip/; done; \

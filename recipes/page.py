@@ -13,6 +13,7 @@ from pathlib import Path
 
 from page_pretraining import icar, icar_findings, small_clip
 from page_protocols import by_class, by_seed, protocols
+from page_ra_clip import ra_clip, ra_clip_findings, ra_clip_random
 from page_systems import ablation_circumstances, ablation_findings, ablations, controls, elsewhere, systems
 
 from retroclip.files import write_whole
@@ -44,6 +45,9 @@ TABLES: dict[str, Callable[..., str]] = {
     "small-clip": small_clip,
     "icar": icar,
     "icar-findings": icar_findings,
+    "ra-clip": ra_clip,
+    "ra-clip-random": ra_clip_random,
+    "ra-clip-findings": ra_clip_findings,
 }
 
 if __name__ == "__main__":

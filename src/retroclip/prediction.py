@@ -18,6 +18,8 @@ from retroclip.errors import BadImageError, ModelError, RetroclipError, SourceEr
 from retroclip.evaluation import Samples
 from retroclip.evaluation.classification import embed, head, shared_base
 from retroclip.evaluation.leakage import near_sets, without
+from retroclip.evaluation.image_text import WITH_MEMORY
+from retroclip.evaluation.leakage import has_references, near_sets, shielded, without
 from retroclip.evaluation.metrics import expected_calibration_error
 from retroclip.files import whole_file
 from retroclip.memory import Memory
@@ -27,7 +29,7 @@ from retroclip.pairs.image import IMAGE_SUFFIXES
 from retroclip.tasks import Task
 
 if TYPE_CHECKING:
-    from retroclip.fusion import MemoryEncoder
+    from retroclip.fusion import MemoryEncoder, ReferenceEncoder
 
 NONE = "none"
 LEAST_LABELLED = 20
@@ -83,7 +85,7 @@ def build_classifier(
 class Withheld:
     """What a classifier may be made from if it is to be calibrated: `left_out` of the `pairs` of a memory are hidden.
 
-    `memory` is the one given, if any; where none was, the pairs are those of the memory that the encoder consults.
+    `memory` is the one given, if any; where none was, the pairs are those that the encoder itself consults.
     """
 
     encoder: Encoder
@@ -99,6 +101,8 @@ def withhold(encoder: Encoder, memory: Memory | None, labelled: Samples) -> With
     remain, MemoryStoreError for a memory that another model made.
     """
     check_labelled(labelled)
+    if memory is None and has_references(encoder):
+        return _withheld_references(cast("ReferenceEncoder", encoder), labelled)
     if memory is not None:
         memory.check_encoder(encoder)
         looking, consulted = encoder, memory
@@ -109,14 +113,23 @@ def withhold(encoder: Encoder, memory: Memory | None, labelled: Samples) -> With
         return Withheld(encoder, None)
     hidden, pairs = near_sets(consulted, looking, [labelled]), len(consulted)
     if pairs and len(hidden) == pairs:
-        raise SourceError(
-            f"every pair of {consulted.path} shows an image of {labelled.dataset}: calibrate on images that the memory"
-            " doesn't hold"
-        )
+        raise _all_shown(consulted.path, labelled)
     rest = without(consulted, hidden)
     if memory is None and len(hidden):
         return Withheld(cast(Encoder, consulting.with_memory(rest)), None, len(hidden), pairs)
     return Withheld(encoder, None if memory is None else rest, len(hidden), pairs)
+
+
+def _withheld_references(encoder: "ReferenceEncoder", labelled: Samples) -> Withheld:
+    clean, hidden = shielded(cast(Encoder, encoder), [labelled])
+    if len(hidden) == encoder.pairs:
+        raise _all_shown("its reference set", labelled)
+    return Withheld(clean, None, len(hidden), encoder.pairs)
+
+
+def _all_shown(consulted: object, labelled: Samples) -> SourceError:
+    what = f"every pair of {consulted} shows an image of {labelled.dataset}"
+    return SourceError(f"{what}: calibrate on images that it doesn't hold")
 
 
 def check_labelled(labelled: Samples) -> None:

@@ -24,7 +24,7 @@ UNIT = {"dim": -1}
 def augmentation():
     torch.manual_seed(0)
     images, texts = (F.normalize(torch.randn(9, 6), **UNIT) for _ in range(2))
-    made = ReferenceAugmentation(8, images, texts, k=3, heads=2, blocks=2)
+    made = ReferenceAugmentation(8, images, texts, k=3, heads=2, blocks=2, length=1.5)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return made.eval()
@@ -52,9 +52,9 @@ def test_augmented_embeddings_are_the_sum_written_out(augmentation):
         e_i, e_t = images[near[row]][None], texts[near[row]][None]
         a_t = a_i = torch.zeros(1, 8)
         for text_block, image_block in zip(augmentation.ram.texts, augmentation.ram.images, strict=True):
-            a_t = text_block(v[row : row + 1], e_i, e_t, a_t)
-            a_i = image_block(v[row : row + 1], e_t, e_i, a_i)
-        expected = v[row] + a_t[0] + a_i[0]
+            a_t = text_block(1.5 * v[row : row + 1], e_i, e_t, a_t)
+            a_i = image_block(1.5 * v[row : row + 1], e_t, e_i, a_i)
+        expected = 1.5 * v[row] + a_t[0] + a_i[0]
         torch.testing.assert_close(augmentation(v, near)[row], expected / expected.norm())
 
 
@@ -145,9 +145,9 @@ def test_a_saved_encoder_embeds_as_before(tiny_model, make_encoded, tmp_path):
     torch.manual_seed(0)
     base, retriever = (load(str(tiny_model(seed)), precision="fp32") for seed in (0, 1))
     images, texts = (F.normalize(torch.randn(6, 32), **UNIT) for _ in range(2))
-    made = ReferenceAugmentation(32, images, texts, k=2, heads=2)
+    made = ReferenceAugmentation(32, images, texts, k=2, heads=2, length=3.0)
     torch.nn.init.normal_(made.ram.texts[0].linear2.weight)
-    encoder = ReferenceEncoder(base, retriever, made, str(tiny_model(1)))
+    encoder = ReferenceEncoder(base, retriever, made, str(tiny_model(1)), torch.randn(6, 768).half())
     pictures = [make_encoded(seed) for seed in range(3)]
     embedded = encoder.encode_images(pictures)
     assert not torch.allclose(embedded, base.encode_images(pictures))
@@ -156,3 +156,4 @@ def test_a_saved_encoder_embeds_as_before(tiny_model, make_encoded, tmp_path):
     torch.testing.assert_close(again.encode_texts(["a dog"]), base.encode_texts(["a dog"]))
     assert again.fingerprint == encoder.fingerprint != base.fingerprint
     assert (again.name, again.loaded_from) == ("model", str(tmp_path / "model"))
+    assert torch.equal(again.thumbnails, encoder.thumbnails) and again.augmentation.ram.length == 3

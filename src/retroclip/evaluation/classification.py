@@ -55,8 +55,8 @@ def evaluate(
 
     An `Encoder` gets the task's zero-shot head; a `Classifier` must have the task's classes in its order. Where the
     model's images are embedded by `base`, embeddings kept in a `Samples` are used again. Unreadable images are left
-    out and named in `rejected`. From an encoder that consults a memory those pairs are hidden whose image is nearer to
-    an evaluated one than `near_threshold`. `resamples=0` leaves out the interval.
+    out and named in `rejected`. From an encoder that consults a memory or a reference set those pairs are hidden whose
+    image is nearer to an evaluated one than `near_threshold`. `resamples=0` leaves out the interval.
 
     Raises SourceError (empty set, over 10 % unreadable), TaskError (labels or classes that don't fit the task),
     ModelError (NaN scores).
@@ -76,7 +76,7 @@ def evaluate(
         update={
             "seconds": answered.seconds,
             "predict_seconds": answered.seconds,
-            **memory_record(getattr(clean, "memory", None), excluded, near_threshold),
+            **memory_record(clean, excluded, near_threshold),
         }
     )
 

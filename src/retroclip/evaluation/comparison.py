@@ -11,7 +11,7 @@ from retroclip.errors import RetroclipError
 from retroclip.evaluation.bootstrap import RESAMPLES, paired_gain
 from retroclip.evaluation.circumstances import circumstances
 from retroclip.evaluation.classification import answer, as_task, summarise
-from retroclip.evaluation.leakage import NEAR, memory_record, near_sets, shielded, without
+from retroclip.evaluation.leakage import NEAR, context_record, near_sets, shielded, without
 from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.result import Forgetting, Result
 from retroclip.evaluation.runs import OnModel, Run, RunCache, run_method
@@ -129,8 +129,8 @@ def prepare_context(
 ) -> "MethodContext":
     """What methods may use for this evaluation set: the memory without near-duplicates of its images and of `also`'s.
 
-    The same holds for the memory that the encoder itself consults, if it does. Raises MemoryStoreError for a memory
-    made by another model.
+    The same holds for the memory or reference set that the encoder itself consults, if it does. Raises MemoryStoreError
+    for a memory made by another model.
     """
     from retroclip.methods import MethodContext
 
@@ -200,7 +200,6 @@ def _failed(method: "Method", context: "MethodContext", samples: Samples, error:
 def _with_costs(
     result: Result, method: "Method", context: "MethodContext", runs: Sequence[Run], seeds: Sequence[int]
 ) -> Result:
-    memory = context.memory if context.memory is not None else getattr(context.encoder, "memory", None)
     fit, predict = ([getattr(run, name) for run in runs] or [0.0] for name in ("fit_seconds", "predict_seconds"))
     return result.model_copy(
         update={
@@ -212,7 +211,7 @@ def _with_costs(
             "seeds": list(seeds) if method.trained else [],
             "history": runs[0].history if runs else [],
             "options": context.options_for(method.name) | _learnt_from(method, context, runs),
-            **memory_record(memory, context.excluded_ids, context.near_threshold),
+            **context_record(context),
         }
     )
 

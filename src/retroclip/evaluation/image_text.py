@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from retroclip.errors import BadImageError, ModelError, RetroclipError, SourceError
 from retroclip.evaluation.bootstrap import RESAMPLES, bootstrap_interval
-from retroclip.evaluation.leakage import NEAR, memory_record, near_duplicates, without
+from retroclip.evaluation.leakage import NEAR, has_references, memory_record, near_duplicates, near_references, without
 from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.result import Result, SampleHash
 from retroclip.evaluation.samples import MAX_REJECTED
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
-    from retroclip.fusion import MemoryEncoder
+    from retroclip.fusion import MemoryEncoder, ReferenceEncoder
     from retroclip.memory import Memory
     from retroclip.tasks import Task
 
@@ -184,16 +184,23 @@ def evaluate_retrieval(
     """Recall at K of image → text and text → image on captioned images; `value` is image → text at 1.
 
     With a memory both sides are refined by it: `method` is one whose model is an encoder (default: the mean of
-    neighbours). From that memory, and from one that `encoder` itself consults, near-duplicates of the images are
-    hidden. Raises SourceError (no captioned image, over 10 % unreadable), ModelError (NaN embeddings), RetroclipError
-    for a method that gives no encoder.
+    neighbours). From that memory, and from a memory or reference set that `encoder` itself consults, near-duplicates of
+    the images are hidden. Raises SourceError (no captioned image, over 10 % unreadable), ModelError (NaN embeddings),
+    RetroclipError for a method that gives no encoder.
     """
     start = time.perf_counter()
-    base: Encoder = getattr(encoder, "base", encoder)
+    base: Encoder = getattr(encoder, "base", encoder) if hasattr(encoder, "refine_images") else encoder
     consulted: Memory | None = memory if base is encoder else cast("MemoryEncoder", encoder).memory
     reading: dict[str, Any] = {"where": where, "batch_size": batch_size, "progress": progress}
-    data = read_captioned(base, source, keep_pictures=consulted is not None, **reading)
+    refers = has_references(encoder)
+    data = read_captioned(base, source, keep_pictures=refers or consulted is not None, **reading)
     excluded = np.zeros(0, np.int64)
+    if refers:
+        referring = cast("ReferenceEncoder", encoder)
+        excluded = near_references(referring, data.pictures, threshold=near_threshold)
+        if len(excluded):
+            encoder = base = cast("Encoder", referring.without(excluded))
+            data.images = read_captioned(base, source, **reading).images
     if consulted is not None:
         consulted.check_encoder(base)
         excluded = near_duplicates(consulted, data.images, pictures=data.pictures, threshold=near_threshold)
@@ -236,7 +243,7 @@ def evaluate_retrieval(
         options={"captions": len(texts), "left_out": data.left_out},
         outcomes=[outcome],
         seed=seed if memory is not None else None,
-        **memory_record(consulted, excluded, near_threshold),
+        **memory_record(encoder, excluded, near_threshold, memory=consulted),
     )
 
 

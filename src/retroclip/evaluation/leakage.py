@@ -1,4 +1,4 @@
-"""Near-duplicates of evaluation images in a memory: found, counted, and kept out of every method's sight."""
+"""Near-duplicates of evaluation images in a memory or reference set: found, counted, and kept out of sight."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -12,8 +12,9 @@ from retroclip.pairs import ALIKE, mirrored, thumbnail
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
     from retroclip.evaluation.samples import Samples
-    from retroclip.fusion import MemoryEncoder
+    from retroclip.fusion import MemoryEncoder, ReferenceEncoder
     from retroclip.memory import Memory
+    from retroclip.methods import MethodContext
 
 NEAR = 0.95  # REACT, §"Retrieval" of methods.md: a cosine above this is the same picture
 SCORES = 2**24  # compared at a time: 64 MB
@@ -70,7 +71,10 @@ def near_samples(
     # Before their pictures are looked at, for this leaves out the unreadable ones.
     theirs = torch.cat([samples.embed_base(beneath) for samples in evaluated])
     pictures = [image for samples in evaluated for image in samples.images]
-    alike = _alike_pairs(train.images, pictures)
+    alike = []
+    for start in range(0, len(train.images), 1024):
+        own_thumbnails = np.stack([thumbnail(image) for image in train.images[start : start + 1024]])
+        alike += [(start + row, other) for row, other in _alike_pairs(own_thumbnails, pictures)]
     rows = sorted({row for row, _ in alike})
     if not rows:
         return []
@@ -79,15 +83,37 @@ def near_samples(
     return sorted({row for row, other in alike if float(own[place[row]] @ theirs[other]) > threshold})
 
 
-def _alike_pairs(images: Sequence[bytes], others: Sequence[bytes]) -> list[tuple[int, int]]:
-    """Positions (of `images`, of `others`) whose thumbnails correlate by `ALIKE`, mirrored or not."""
-    theirs = np.stack([thumbnail(image) for image in others])
-    flipped = np.stack([mirrored(values) for values in theirs])
+def near_references(
+    encoder: "ReferenceEncoder", pictures: Sequence[bytes], *, threshold: float = NEAR
+) -> NDArray[np.int64]:
+    """Rows of a reference set whose image nearly is one of the encoded `pictures`, ascending.
+
+    The two tests are those of `near_duplicates`, cosines the retriever's; a reference set without thumbnails passes by
+    the cosine alone.
+    """
+    own = encoder.augmentation.reference[0]
+    if encoder.thumbnails is None:
+        near = own @ encoder.retriever.encode_images(pictures).T > threshold
+        return near.any(dim=1).nonzero().ravel().numpy()
+    alike = _alike_pairs(encoder.thumbnails.float().numpy(), pictures)
+    shown = sorted({picture for _, picture in alike})
+    if not shown:
+        return np.zeros(0, np.int64)
+    theirs = encoder.retriever.encode_images([pictures[row] for row in shown])
+    place = {picture: position for position, picture in enumerate(shown)}
+    return np.array(
+        sorted({row for row, picture in alike if float(own[row] @ theirs[place[picture]]) > threshold}), dtype=np.int64
+    )
+
+
+def _alike_pairs(thumbnails: NDArray[np.float32], others: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Positions (of `thumbnails`, of the encoded `others`) that correlate by `ALIKE`, mirrored or not."""
     found: list[tuple[int, int]] = []
-    for start in range(0, len(images), 1024):
-        own = np.stack([thumbnail(image) for image in images[start : start + 1024]])
-        near = np.maximum(own @ theirs.T, own @ flipped.T) > ALIKE
-        found += [(start + int(row), int(other)) for row, other in np.argwhere(near)]
+    for start in range(0, len(others), 1024):
+        theirs = np.stack([thumbnail(image) for image in others[start : start + 1024]])
+        flipped = np.stack([mirrored(values) for values in theirs])
+        near = np.maximum(thumbnails @ theirs.T, thumbnails @ flipped.T) > ALIKE
+        found += [(int(row), start + int(other)) for row, other in np.argwhere(near)]
     return found
 
 
@@ -136,10 +162,17 @@ def without(memory: "Memory", excluded: NDArray[np.int64]) -> "Memory":
 def shielded(
     encoder: "Encoder", sets: Sequence["Samples"], *, threshold: float = NEAR
 ) -> tuple["Encoder", NDArray[np.int64]]:
-    """An encoder that consults a memory, with the near-duplicates of all `sets` hidden there, and their ids.
+    """An encoder that consults a memory or a reference set, with the near-duplicates of all `sets` hidden there.
 
-    Any other encoder comes back as it is, with no ids.
+    Beside it the memory's ids or the reference set's rows that are hidden. Any other encoder comes back as it is.
+    Images that can't be read are left out of the sets.
     """
+    if has_references(encoder):
+        for samples in sets:
+            samples.drop_unreadable()
+        referring = cast("ReferenceEncoder", encoder)
+        rows = near_references(referring, [image for own in sets for image in own.images], threshold=threshold)
+        return cast("Encoder", referring.without(rows)), rows
     if getattr(encoder, "memory", None) is None:
         return encoder, np.zeros(0, np.int64)
     consulting = cast("MemoryEncoder", encoder)
@@ -147,6 +180,13 @@ def shielded(
     if not len(excluded):
         return encoder, excluded
     return cast("Encoder", consulting.with_memory(without(consulting.memory, excluded))), excluded
+
+
+def has_references(encoder: Any) -> bool:
+    """Whether an encoder looks its images up in a reference set of its own (RA-CLIP)."""
+    from retroclip.fusion import ReferenceEncoder
+
+    return isinstance(encoder, ReferenceEncoder)
 
 
 def near_sets(
@@ -159,13 +199,28 @@ def near_sets(
     return near_duplicates(memory, embeddings, pictures=pictures, threshold=threshold)
 
 
-def memory_record(memory: "Memory | None", excluded: NDArray[np.int64], threshold: float | None) -> dict[str, Any]:
-    """The fields of a `Result` about the memory that was used, `excluded` being hidden in it; none without a memory."""
-    if memory is None:
+def memory_record(
+    encoder: Any, excluded: NDArray[np.int64], threshold: float | None, *, memory: "Memory | None" = None
+) -> dict[str, Any]:
+    """The fields of a `Result` about what was consulted, `excluded` being hidden in it; none where nothing was.
+
+    That is `memory`, or else what the encoder itself has: a memory or a reference set.
+    """
+    memory = memory if memory is not None else getattr(encoder, "memory", None)
+    if memory is not None:
+        name, pairs = memory.path.name, len(memory)
+    elif has_references(encoder):
+        name, pairs = "reference set", encoder.pairs
+    else:
         return {}
     return {
-        "memory": memory.path.name,
-        "memory_pairs": len(memory) + len(excluded),
+        "memory": name,
+        "memory_pairs": pairs + len(excluded),
         "excluded_near_duplicates": len(excluded),
         "near_threshold": threshold,
     }
+
+
+def context_record(context: "MethodContext") -> dict[str, Any]:
+    """`memory_record` of what methods had: the context's memory, or what its encoder itself consults."""
+    return memory_record(context.encoder, context.excluded_ids, context.near_threshold, memory=context.memory)

@@ -9,7 +9,7 @@ import numpy as np
 from retroclip.errors import RetroclipError
 from retroclip.evaluation.image_text import TASK_NAME as IMAGE_TEXT_RETRIEVAL
 from retroclip.evaluation.image_text import evaluate_retrieval
-from retroclip.evaluation.leakage import memory_record
+from retroclip.evaluation.leakage import context_record
 from retroclip.evaluation.mistakes import count_answers, mistakes
 from retroclip.evaluation.protocols import (
     checked_options,
@@ -61,7 +61,7 @@ def evaluate_protocol(
         raise RetroclipError(f"{method} has no part in training for segmentation: leave out --method and --memory")
     seeds = [checked["seed"]] if "seed" in checked else seeds
     drawn, context = draws(name, checked), None
-    if not (method == "zero-shot" and memory is None and getattr(encoder, "memory", None) is None):
+    if not (method == "zero-shot" and memory is None and getattr(encoder, "consults", None) is None):
         own = own_options(get_protocol(name))
         frames = checked.get("frames", own["frames"][1]) if "frames" in own else None
         context = context_for(encoder, task, dataset, memory, where=where, frames=frames)
@@ -72,7 +72,7 @@ def evaluate_protocol(
         return run_protocol(name, model, task, dataset, where=where, method=method, options=own)
 
     result = once_a_seed(run, seeds, drawn=drawn or chosen.trained, classes=task.classes)
-    return result if context is None else result.model_copy(update=record(context))
+    return result if context is None else result.model_copy(update=context_record(context))
 
 
 def evaluate_captions(
@@ -115,7 +115,7 @@ def context_for(
     where: str | None = None,
     frames: int | None = None,
 ) -> "MethodContext":
-    """What methods may use: the memory (and one that the encoder consults) without near-duplicates of the images.
+    """What methods may use: the memory (and what the encoder consults) without near-duplicates of the images.
 
     With `frames` the images are so many of each clip.
     """
@@ -139,12 +139,6 @@ def _frames(dataset: str | Path, where: str | None, count: int) -> tuple[list[st
 
     frames = Frames(load_clips(dataset, where=where, frames=count))
     return [str(position) for position in range(len(frames))], frames
-
-
-def record(context: "MethodContext") -> dict[str, Any]:
-    """The fields of a `Result` about the memory of a context."""
-    memory = context.memory if context.memory is not None else getattr(context.encoder, "memory", None)
-    return memory_record(memory, context.excluded_ids, context.near_threshold)
 
 
 def once_a_seed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -36,13 +38,31 @@ class ReferenceAugmentation(nn.Module):
     in the state dict; `reference` is its copy for saving.
     """
 
-    def __init__(self, dim: int, images: Tensor, texts: Tensor, *, k: int, heads: int = 8, blocks: int = 1) -> None:
+    def __init__(
+        self,
+        dim: int,
+        images: Tensor,
+        texts: Tensor,
+        *,
+        k: int,
+        heads: int = 8,
+        blocks: int = 1,
+        length: float = 1.0,
+    ) -> None:
         super().__init__()
-        self.options = {"dim": dim, "k": k, "heads": heads, "blocks": blocks}
+        self.options: dict[str, Any] = {"dim": dim, "k": k, "heads": heads, "blocks": blocks, "length": length}
         self.k = min(k, len(images))
-        self.ram = RetrievalAugmentation(dim, heads, blocks)
+        self.ram = RetrievalAugmentation(dim, heads, blocks, length)
         self.image_map, self.text_map = (nn.Linear(images.shape[1], dim) for _ in range(2))
         self.reference = (images, texts)
+
+    def without(self, rows: NDArray[np.int64]) -> ReferenceAugmentation:
+        """The same module over the other pairs of the reference set; the weights are shared."""
+        kept = np.setdiff1d(np.arange(len(self.reference[0])), rows)
+        other = copy.copy(self)
+        other.reference = (self.reference[0][kept], self.reference[1][kept])
+        other.k = min(self.options["k"], len(kept))
+        return other
 
     def nearest(self, queries: Tensor) -> Tensor:
         """The k reference pairs whose images are most similar to the retriever's embeddings (n, r): rows (n, k)."""
@@ -50,7 +70,12 @@ class ReferenceAugmentation(nn.Module):
         return torch.from_numpy(exact_search(queries, self.reference[0], rows, self.k)[0])
 
     def forward(self, embeddings: Tensor, neighbours: Tensor) -> Tensor:
-        """Unit-norm embeddings (n, dim) and their pairs' rows (n, k) → augmented ones (n, dim), unit norm."""
+        """Unit-norm embeddings (n, dim) and their pairs' rows (n, k) → augmented ones (n, dim), unit norm.
+
+        Without a pair (k = 0) they stay as they are.
+        """
+        if not neighbours.numel():
+            return embeddings
         images, texts = (part[neighbours.cpu()].to(embeddings.device) for part in self.reference)
         return self.ram(embeddings, self.text_map(texts), keys=self.image_map(images))
 
@@ -60,15 +85,41 @@ class ReferenceEncoder:
 
     The retriever has its own preprocessing: pixels are what `preprocess` makes, both encoders' in one row. A view of an
     image, such as probes learn from, is looked up by what the retriever sees of the view [D].
+
+    `thumbnails` (R, 768) show the reference set's images (`pairs.thumbnail`), to tell whether one is evaluated.
     """
 
     consults = "its reference set"
     loaded_from: str | None = None
 
-    def __init__(self, base: Encoder, retriever: Encoder, augmentation: ReferenceAugmentation, reference: str) -> None:
+    def __init__(
+        self,
+        base: Encoder,
+        retriever: Encoder,
+        augmentation: ReferenceAugmentation,
+        reference: str,
+        thumbnails: Tensor | None = None,
+    ) -> None:
         self.base, self.retriever, self.augmentation, self.reference = base, retriever, augmentation, reference
         self.name = f"{base.name} + ra-clip"
+        self.thumbnails = thumbnails
         self.history: Any = None
+        self._whole: ReferenceEncoder | None = None
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs the reference set has."""
+        return len(self.augmentation.reference[0])
+
+    def without(self, rows: NDArray[np.int64]) -> ReferenceEncoder:
+        """The same encoder with these pairs of the reference set hidden; itself where there are none."""
+        if not len(rows):
+            return self
+        kept = np.setdiff1d(np.arange(self.pairs), rows)
+        other = copy.copy(self)
+        other.augmentation, other._whole = self.augmentation.without(rows), self
+        other.thumbnails = None if self.thumbnails is None else self.thumbnails[kept]
+        return other
 
     @property
     def trained_parameters(self) -> int:
@@ -76,7 +127,9 @@ class ReferenceEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of both encoders, the blocks and the reference set."""
+        """Hash of both encoders, the blocks and the reference set; what `without` hides makes no difference."""
+        if self._whole is not None:
+            return self._whole.fingerprint
         digest = hashlib.blake2b(digest_size=16)
         described = [self.base.fingerprint, self.retriever.fingerprint, self.augmentation.options]
         digest.update(json.dumps(described, sort_keys=True).encode())
@@ -100,14 +153,24 @@ class ReferenceEncoder:
 
         Raises ModelError for one encoder's pixels (n, 3, H, W).
         """
+        return self.augment(*self.look_up(images, batch_size=batch_size, progress=progress))
+
+    def look_up(
+        self, images: Sequence[Any] | Tensor, *, batch_size: int = 64, progress: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """What `augment` takes: the base encoder's embeddings (n, d) and the rows (n, k) of the pairs found."""
         seen, looked_up = self._seen(images) if isinstance(images, Tensor) else (images, images)
         plain = self.base.encode_images(seen, batch_size=batch_size, progress=progress)
         if not len(images):
-            return plain
+            return plain, torch.zeros(0, self.augmentation.k, dtype=torch.long)
+        return plain, self.augmentation.nearest(self.retriever.encode_images(looked_up, batch_size=batch_size))
+
+    @torch.no_grad()
+    def augment(self, plain: Tensor, neighbours: Tensor) -> Tensor:
+        """Embeddings (n, d) of unit norm from the base encoder's and the rows (n, k) of reference pairs."""
         training = self.augmentation.training
         self.augmentation.eval()
-        near = self.augmentation.nearest(self.retriever.encode_images(looked_up, batch_size=batch_size))
-        augmented = self.augmentation(plain, near)
+        augmented = self.augmentation(plain, neighbours)
         self.augmentation.train(training)
         return augmented
 
@@ -134,9 +197,12 @@ class ReferenceEncoder:
         }
         images, texts = self.augmentation.reference
         tensors = {name: value.contiguous() for name, value in self.augmentation.state_dict().items()}
+        tensors |= {"reference.images": images, "reference.texts": texts}
+        if self.thumbnails is not None:
+            tensors["reference.thumbnails"] = self.thumbnails
         with appearing_whole(directory) as scratch:
             self.base.save(scratch / BASE)
-            save_file(tensors | {"reference.images": images, "reference.texts": texts}, scratch / WEIGHTS)
+            save_file(tensors, scratch / WEIGHTS)
             (scratch / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         return check_target(directory)
 
@@ -154,11 +220,13 @@ def load_reference_encoder(directory: str | Path, **options: Any) -> ReferenceEn
             f"{directory}: its retriever {card['retriever']} has changed; train anew, or put the old one back"
         )
     tensors = load_file(directory / WEIGHTS)
+    thumbnails = tensors.pop("reference.thumbnails", None)
     augmentation = ReferenceAugmentation(
         images=tensors.pop("reference.images"), texts=tensors.pop("reference.texts"), **card["options"]
     )
     augmentation.load_state_dict(tensors)
-    return ReferenceEncoder(load(directory / BASE, **options), retriever, augmentation.eval(), card["retriever"])
+    base = load(directory / BASE, **options)
+    return ReferenceEncoder(base, retriever, augmentation.eval(), card["retriever"], thumbnails)
 
 
 register_loader(LOADER, load_reference_encoder)

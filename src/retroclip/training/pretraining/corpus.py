@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice
@@ -60,14 +60,18 @@ class Corpus:
         self.pixels = np.load(file, mmap_mode="r")
         return self
 
-    def _decoded(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    def pairs(self) -> Iterator[Pair]:
+        """The source's pairs in the order of `rows`, their images as they are stored."""
         pairs = (pair for pair in read_pairs(self.path) if isinstance(pair, Pair) and pair.image is not None)
         wanted = (p for p in pairs if (p.captions if self.source.text == "captions" else p.label))
+        return islice(wanted, self.source.limit)
+
+    def _decoded(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
         arrays: list[np.ndarray] = []
         rows: list[dict[str, Any]] = []
         with ThreadPoolExecutor(2) as pool:
-            kept = islice(wanted, self.source.limit)
-            while chunk := list(islice(kept, 256)):
+            pairs = self.pairs()
+            while chunk := list(islice(pairs, 256)):
                 arrays += pool.map(self._square, chunk)
                 rows += [{"key": p.key, "captions": list(p.captions), "label": p.label} for p in chunk]
         if not rows:

@@ -136,7 +136,8 @@ class IcarRecipe(PretrainRecipe):
 class RaClipRecipe(PretrainRecipe):
     """RA-CLIP: `reference` of the captioned pairs are held out as reference set, looked up by `retriever`.
 
-    `retriever` is a model reference, whose image tower stays frozen. k neighbours, `blocks` RAM blocks.
+    `retriever` is a model reference, whose image tower stays frozen. k neighbours, `blocks` RAM blocks. `length` is
+    what the image's embedding has before anything is added to it.
     """
 
     kind: Literal["ra-clip"]
@@ -145,3 +146,4 @@ class RaClipRecipe(PretrainRecipe):
     k: int = Field(default=8, gt=0)
     blocks: int = Field(default=1, gt=0)
     heads: int = 8
+    length: float = Field(default=1.0, gt=0)

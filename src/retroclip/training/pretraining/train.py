@@ -59,7 +59,9 @@ def pretrain(recipe: PretrainRecipe, on_progress: Progress = print) -> History:
         references = References(recipe, corpora, encoder.dim)
         kept = references.kept
         objective: PretrainObjective = RaClipObjective(encoder.model, recipe, len(texts.names), references, bf16=bf16)
-        trained = ReferenceEncoder(encoder, references.retriever, references.augmentation, recipe.retriever)
+        trained = ReferenceEncoder(
+            encoder, references.retriever, references.augmentation, recipe.retriever, references.thumbnails
+        )
     else:
         objective = PretrainObjective(encoder.model, recipe, len(texts.names), bf16=bf16)
     batches = make_batches(recipe, corpora, texts, encoder, kept)
