@@ -17,8 +17,6 @@ from retroclip.encoders import Encoder
 from retroclip.errors import BadImageError, ModelError, RetroclipError, SourceError
 from retroclip.evaluation import Samples
 from retroclip.evaluation.classification import embed, head, shared_base
-from retroclip.evaluation.leakage import near_sets, without
-from retroclip.evaluation.image_text import WITH_MEMORY
 from retroclip.evaluation.leakage import has_references, near_sets, shielded, without
 from retroclip.evaluation.metrics import expected_calibration_error
 from retroclip.files import whole_file
