@@ -123,7 +123,7 @@ def test_a_map_of_patches_is_taken_for_one_at_a_power_of_two(tiny_tower, kind, l
     maps, frame, scale = detector.inputs(image)
     # Of 14 pixels: 96 x 128 in steps of 28 is 84 x 140, 6 x 10 patches, on which all strides have whole positions.
     expected = (96, 160) if kind == "vit" else size
-    assert frame == expected and scale == frame[1] / 128
+    assert frame == expected and scale.tolist() == [frame[1] / 128, frame[0] / 96] * 2
     assert {name: each.shape[1:] for name, each in maps.items()} == {
         level: (32, frame[0] // int(level), frame[1] // int(level))
     }
@@ -131,6 +131,21 @@ def test_a_map_of_patches_is_taken_for_one_at_a_power_of_two(tiny_tower, kind, l
     assert {name: tuple(each.shape[1:]) for name, each in levels.items()} == {
         name: (WIDTH, frame[0] // int(name), frame[1] // int(name)) for name in ("8", "16", "32")
     }
+
+
+def test_the_boxes_learnt_are_where_the_network_sees_them(tiny_tower, monkeypatch):
+    seen = []
+    losses = OpenVocabularyDetector.losses
+
+    def watched(self, maps, size, targets):
+        seen.append((size, targets[0]["boxes"].tolist()))
+        return losses(self, maps, size, targets)
+
+    monkeypatch.setattr(OpenVocabularyDetector, "losses", watched)
+    # The patches of 14 pixels make 96 x 160 of 96 x 128 pixels.
+    image, whole = scene(0)[0], np.array([[0.0, 0.0, 128.0, 96.0]])
+    train_detector(tiny_tower("vit"), TASK, [image], [whole], [np.array([0])], size=96, epochs=1)
+    assert seen == [((96, 160), [[0.0, 0.0, 160.0, 96.0]])]
 
 
 @pytest.mark.parametrize("stride", [8, 16, 32])

@@ -102,13 +102,16 @@ class OpenVocabularyDetector(nn.Module):
         """Ask for other classes from now on."""
         self.heads.box_predictor.texts = texts.float()
 
-    def inputs(self, image: Any) -> tuple[dict[str, Tensor], tuple[int, int], float]:
-        """The frozen maps of a PIL image, its size (H, W) as the network takes it, and the width it was scaled by."""
+    def inputs(self, image: Any) -> tuple[dict[str, Tensor], tuple[int, int], Tensor]:
+        """The frozen maps of a PIL image, its size (H, W) as the network takes it, what x, y, w, h are scaled by (4,).
+
+        Width and height are rounded each by itself, and so scaled by a little more or less.
+        """
         tower = self._tower[0]
         maps = tower(whole_image(self._encoder[0], image, self.size, tower.step)[None])
         level, first = next(iter(maps.items()))
         height, width = (int(level) * positions for positions in first.shape[2:])
-        return maps, (height, width), width / image.width
+        return maps, (height, width), torch.tensor([width / image.width, height / image.height]).repeat(2)
 
     def losses(self, maps: dict[str, Tensor], size: tuple[int, int], targets: list[dict[str, Tensor]]) -> Tensor:
         """RPN and RoI losses, summed; targets hold `boxes` (n, 4), corners in its pixels, and `labels` (n,) from 1."""
@@ -127,13 +130,12 @@ class OpenVocabularyDetector(nn.Module):
 
         self.eval()
         decoded = decode_image(image)
-        maps, size, _ = self.inputs(decoded)
+        maps, size, scale = self.inputs(decoded)
         features, images = self.neck(maps), _images(maps, size)
         proposals, scores = scored_proposals(self.rpn, images, features)
         pooled = self.heads.box_head(self.heads.box_roi_pool(features, [proposals], [size]))
         logits, deltas = self.heads.box_predictor(pooled)
         refined = self.heads.box_coder.decode(deltas[:, :4], [proposals])[:, 0]
-        scale = torch.tensor([size[1] / decoded.width, size[0] / decoded.height]).repeat(2)
         corners = refined / scale
         corners[:, 0::2] = corners[:, 0::2].clamp(0, decoded.width)
         corners[:, 1::2] = corners[:, 1::2].clamp(0, decoded.height)
