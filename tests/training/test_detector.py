@@ -116,6 +116,20 @@ def test_other_towers_learn_as_well_and_stay_as_they_are(tiny_tower, kind):
     assert all(torch.equal(value, before[name]) for name, value in encoder.model.state_dict().items())
 
 
+def test_boxes_to_learn_are_scaled_as_the_image_is_in_height_and_width(tiny_tower, monkeypatch):
+    shown = []
+
+    def losses(detector, maps, size, targets):
+        shown.append((size, targets[0]["boxes"].tolist()))
+        return detector.heads.box_predictor.background.sum()
+
+    monkeypatch.setattr(OpenVocabularyDetector, "losses", losses)
+    image, whole = Image.new("RGB", (160, 96)), np.array([[0, 0, 160, 96]], float)
+    train_detector(tiny_tower("clip"), TASK, [image], [whole], [np.array([0])], size=64, epochs=1)
+    # 106.7 pixels of width are rounded to 96, 64 of height are whole positions already.
+    assert shown == [((64, 96), [pytest.approx([0, 0, 96, 64], abs=1e-3)])]
+
+
 @pytest.mark.parametrize(("kind", "level", "size"), [("clip", "8", (96, 128)), ("vit", "16", (128, 160))])
 def test_a_map_of_patches_is_taken_for_one_at_a_power_of_two(tiny_tower, kind, level, size):
     image = decode_image(scene(0)[0])
@@ -123,7 +137,7 @@ def test_a_map_of_patches_is_taken_for_one_at_a_power_of_two(tiny_tower, kind, l
     maps, frame, scale = detector.inputs(image)
     # Of 14 pixels: 96 x 128 in steps of 28 is 84 x 140, 6 x 10 patches, on which all strides have whole positions.
     expected = (96, 160) if kind == "vit" else size
-    assert frame == expected and scale == frame[1] / 128
+    assert frame == expected and scale.tolist() == [frame[1] / 128, frame[0] / 96]
     assert {name: each.shape[1:] for name, each in maps.items()} == {
         level: (32, frame[0] // int(level), frame[1] // int(level))
     }

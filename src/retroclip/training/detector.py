@@ -102,13 +102,16 @@ class OpenVocabularyDetector(nn.Module):
         """Ask for other classes from now on."""
         self.heads.box_predictor.texts = texts.float()
 
-    def inputs(self, image: Any) -> tuple[dict[str, Tensor], tuple[int, int], float]:
-        """The frozen maps of a PIL image, its size (H, W) as the network takes it, and the width it was scaled by."""
+    def inputs(self, image: Any) -> tuple[dict[str, Tensor], tuple[int, int], Tensor]:
+        """The frozen maps of a PIL image, its size (H, W) as the network takes it, and what x and y are scaled by (2,).
+
+        The two differ, for both sides are rounded to whole positions.
+        """
         tower = self._tower[0]
         maps = tower(whole_image(self._encoder[0], image, self.size, tower.step)[None])
         level, first = next(iter(maps.items()))
         height, width = (int(level) * positions for positions in first.shape[2:])
-        return maps, (height, width), width / image.width
+        return maps, (height, width), torch.tensor([width / image.width, height / image.height])
 
     def losses(self, maps: dict[str, Tensor], size: tuple[int, int], targets: list[dict[str, Tensor]]) -> Tensor:
         """RPN and RoI losses, summed; targets hold `boxes` (n, 4), corners in its pixels, and `labels` (n,) from 1."""
@@ -127,14 +130,13 @@ class OpenVocabularyDetector(nn.Module):
 
         self.eval()
         decoded = decode_image(image)
-        maps, size, _ = self.inputs(decoded)
+        maps, size, scale = self.inputs(decoded)
         features, images = self.neck(maps), _images(maps, size)
         proposals, scores = scored_proposals(self.rpn, images, features)
         pooled = self.heads.box_head(self.heads.box_roi_pool(features, [proposals], [size]))
         logits, deltas = self.heads.box_predictor(pooled)
         refined = self.heads.box_coder.decode(deltas[:, :4], [proposals])[:, 0]
-        scale = torch.tensor([size[1] / decoded.width, size[0] / decoded.height]).repeat(2)
-        corners = refined / scale
+        corners = refined / scale.repeat(2)
         corners[:, 0::2] = corners[:, 0::2].clamp(0, decoded.width)
         corners[:, 1::2] = corners[:, 1::2].clamp(0, decoded.height)
         boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1)
@@ -194,7 +196,7 @@ def train_detector(
         known = np.isin(classes, base)
         if known.any():
             maps, shape, scale = detector.inputs(decode_image(image))
-            xywh = torch.from_numpy(np.asarray(own)[known]).float() * scale
+            xywh = torch.from_numpy(np.asarray(own)[known]).float() * scale.repeat(2)
             target = torch.tensor([places[int(c)] for c in np.asarray(classes)[known]])
             examples.append((maps, shape, torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1), target))
     optimizer = torch.optim.AdamW(detector.parameters(), lr=lr, weight_decay=0.01)
