@@ -132,7 +132,8 @@ def names_of(variant: str, tasks: Sequence[str], *, slices: bool) -> list[str]:
     """What is measured of a variant, in this order."""
     shares = SHARES if variant != PLAIN else SHARES[:1]
     shown = [f"{task} at {share:g}" for task in tasks for share in shares]
-    return shown if slices else [*shown, "flickr8k", *(f"probe {task}" for task in PROBES)]
+    probes = PROBES[:1] if VARIANTS[variant] else PROBES  # each embeds thousands of crops anew
+    return shown if slices else [*shown, "flickr8k", *(f"probe {task}" for task in probes)]
 
 
 def figure(outcome: Outcome, note: dict[str, Any], base: Outcome | None) -> dict[str, Any]:
