@@ -140,6 +140,7 @@ def test_results_from_before_entries_had_more_fields_are_found(data, tiny_model,
     assert kept.options["suite"]["entry"] == {
         "task": entry.task, "dataset": "pets.parquet#val", "train": None, "where": None,
     }  # fmt: skip
+    assert "reduce_zero_label" not in kept.options["suite"]["task"]
     (file,) = tmp_path.glob("*.json")
     assert file.name.endswith(f"-pets.yaml--pets--zero-shot--{encoder.fingerprint[:8]}.json")
 
@@ -189,6 +190,7 @@ def test_a_trained_segmenter_in_a_suite(tiny_model, make_encoded, tmp_path):
     assert result.error is None and (result.method, result.seeds) == ("maskclip+", [0, 3])
     assert result.options["train"] == str(tmp_path / "train.parquet") and result.sd is not None
     assert "zero-shot-miou" in result.metrics
+    assert result.options["suite"]["task"]["reduce_zero_label"] is False  # it decides what masks mean
 
 
 def test_no_data_is_one_line(data, tiny_model, tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 from retroclip.encoders import Encoder
 from retroclip.errors import RetroclipError, SourceError
 from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL, Result, compare, load_results, save_results
+from retroclip.evaluation.circumstances import OF_MASKS
 from retroclip.evaluation.protocol_runs import evaluate_captions, evaluate_protocol
 from retroclip.evaluation.protocols import takes
 from retroclip.memory import Memory
@@ -135,7 +136,7 @@ def _circumstances(
         "retroclip": __version__,
         "entry": own,
         "files": [[str(path), *_stamp(path)] for path in paths],
-        "task": None if entry.task == IMAGE_TEXT_RETRIEVAL else _task(entry, dataset).model_dump(mode="json"),
+        "task": None if entry.task == IMAGE_TEXT_RETRIEVAL else _described(entry, _task(entry, dataset)),
         "model": encoder.fingerprint,
         "precision": encoder.precision,
         "method": method,
@@ -149,6 +150,12 @@ def _circumstances(
 def _task(entry: Entry, dataset: str) -> Task:
     """The entry's task, with the entry's metric."""
     return task_for(entry.task, dataset).model_copy(update={"metric": entry.metric} if entry.metric else {})
+
+
+def _described(entry: Entry, task: Task) -> dict[str, Any]:
+    """The task's fields; those of masks only where masks are read, so that results from before them are found."""
+    masked = (entry.protocol or task.protocol) == "segmentation"
+    return task.model_dump(mode="json", exclude=None if masked else OF_MASKS)
 
 
 def _options(entry: Entry, data: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from retroclip.methods import MethodContext
     from retroclip.tasks import Task
 
-OF_MASKS = {"reduce_zero_label"}  # of a task: no comparison reads masks
+OF_MASKS = {"reduce_zero_label"}  # fields of a task that mean nothing where no masks are read, as in comparisons
 
 
 def circumstances(
