@@ -141,6 +141,15 @@ def test_methods_that_probe_take_it_and_files_are_classified(encoder, make_encod
         torch.testing.assert_close(torch.tensor([one.probability for one in predicted]), likeliest.values)
 
 
+def test_a_model_from_before_there_were_lengths_keeps_its_fingerprint(encoder):
+    """Its card names none, and memories that it made name its fingerprint."""
+    before = encoder.fingerprint
+    assert encoder.augmentation.options.pop("length") == 1
+    assert encoder.fingerprint == before
+    encoder.augmentation.options["length"] = 3.0
+    assert encoder.fingerprint != before
+
+
 def test_a_saved_encoder_embeds_as_before(tiny_model, make_encoded, tmp_path):
     torch.manual_seed(0)
     base, retriever = (load(str(tiny_model(seed)), precision="fp32") for seed in (0, 1))

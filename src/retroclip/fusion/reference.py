@@ -131,7 +131,9 @@ class ReferenceEncoder:
         if self._whole is not None:
             return self._whole.fingerprint
         digest = hashlib.blake2b(digest_size=16)
-        described = [self.base.fingerprint, self.retriever.fingerprint, self.augmentation.options]
+        # A length of 1 is not told, so that models from before there were others keep their fingerprint.
+        options = {k: v for k, v in self.augmentation.options.items() if (k, v) != ("length", 1.0)}
+        described = [self.base.fingerprint, self.retriever.fingerprint, options]
         digest.update(json.dumps(described, sort_keys=True).encode())
         hash_weights(digest, self.augmentation)
         for part in self.augmentation.reference:
