@@ -160,6 +160,9 @@ class AllRed:
     def detect(self, image):
         return np.array([[2.0, 3, 8, 8]]), np.array([[0.9, 0.01, 0.01]]), np.array([0.8])
 
+    def parameters(self):
+        return [torch.zeros(2, 3), torch.zeros(4)]
+
 
 def test_what_can_not_be_used_of_both_sets_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr("retroclip.training.detector.train_detector", lambda *_, **__: AllRed())
@@ -171,6 +174,7 @@ def test_what_can_not_be_used_of_both_sets_is_reported(tmp_path, monkeypatch):
     train = write(tmp_path / "train.parquet", images, learnt)
     result = run_protocol("detection", ColourEncoder(), TASK, val, options={"train": train, "resamples": 0})
     assert (result.options["train"], result.options["proposals"], result.seed) == (str(train), "network", 0)
+    assert result.trained_parameters == 10 and result.fit_seconds + result.predict_seconds == result.seconds
     assert result.rejected == ["training set: train/00000003: a box of no area (0 x 4)"]
     assert result.options["clipped"] == 1 and result.per_class == {"red": 1.0, "green": 0.0, "blue": 0.0}
 

@@ -124,6 +124,9 @@ def test_a_student_stands_beside_the_untrained_model(tmp_path, tiny_model, stude
     assert (result.method, result.n, result.options["seed"]) == (student, 4, 1)
     assert ("targets" in result.options) == (student == "maskformer")
     assert (result.seed, untrained.seed) == (1, None)
+    assert result.trained_parameters > 1000 and 0 < result.fit_seconds < result.seconds
+    assert result.fit_seconds + result.predict_seconds == pytest.approx(result.seconds)
+    assert (untrained.trained_parameters, untrained.fit_seconds) == (0, 0)
     for part in ("miou", "miou-novel", "miou-base"):
         assert result.metrics[f"zero-shot-{part}"] == pytest.approx(untrained.metrics[part])
         assert result.metrics[f"gain-{part}"] == pytest.approx(result.metrics[part] - untrained.metrics[part])

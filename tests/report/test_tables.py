@@ -35,6 +35,12 @@ def test_markdown(results):
     assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
 
 
+def test_a_reference_set_is_no_memory(make_result):
+    text = markdown_table([make_result("zero-shot", 0.5, memory="reference set")])
+    assert "· reference set (5,000 pairs)" in text and "memory" not in text
+    assert "12 of the reference set's pairs were left out" in text
+
+
 def test_top1_has_no_second_column_for_itself(make_result):
     text = markdown_table([make_result("zero-shot", 0.5, metric="top1", top1=0.5)])
     assert text.count("top1 |") == 1

@@ -57,6 +57,8 @@ def predict(
         raise WrongUsageError("predict: --max-error needs --calibrate, and goes without --min-confidence")
     from retroclip.encoders import load
     from retroclip.evaluation import load_samples
+    from retroclip.evaluation.leakage import has_references
+    from retroclip.evaluation.result import REFERENCES
     from retroclip.memory import Memory
     from retroclip.methods import DEFAULT
     from retroclip.prediction import build_classifier, find_images, predict_files, withhold, write_csv
@@ -72,7 +74,8 @@ def predict(
         withheld = withhold(encoder, opened, labelled)
         encoder, opened = withheld.encoder, withheld.memory
         if withheld.pairs:
-            say(f"{withheld.left_out} of the memory's {withheld.pairs} pairs show labelled images and are left out")
+            held = REFERENCES if opened is None and has_references(encoder) else "memory"
+            say(f"{withheld.left_out} of the {held}'s {withheld.pairs} pairs show labelled images and are left out")
     classifier = build_classifier(encoder, loaded, method=method or DEFAULT, memory=opened)
     threshold = min_confidence or 0.0
     if labelled is not None:

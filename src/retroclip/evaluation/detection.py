@@ -90,10 +90,13 @@ def evaluate_detection(
     rng = np.random.default_rng(0)
     most = most_detections(data)
     windows = choose_proposals(proposals, data, limit=limit, network=proposer)
+    fit_seconds, trained = 0.0, 0
     if train is not None:
         method, proposals = "open-vocabulary", "network"
         options |= {"train": train, "epochs": epochs, "seed": seed}
+        fitting = time.perf_counter()
         detector = trained_detector(classifier, task, train, data, size=size, epochs=epochs, seed=seed)
+        fit_seconds, trained = time.perf_counter() - fitting, sum(each.numel() for each in detector.parameters())
     for i, image in enumerate(data.images):
         boxes, objectness = windows(i)
         scores = with_background(logits(image, boxes)) * objectness[:, None] ** 0.5
@@ -115,7 +118,9 @@ def evaluate_detection(
             "fingerprint": getattr(encoder, "fingerprint", None),
             "precision": getattr(encoder, "precision", None),
             "seconds": seconds,
-            "predict_seconds": seconds,
+            "fit_seconds": fit_seconds,
+            "predict_seconds": seconds - fit_seconds,
+            "trained_parameters": trained,
             "seed": seed if train else None,
             "options": result.options | {"proposals": proposals} | options,
         }

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from retroclip.evaluation.result import REFERENCES
 from retroclip.pairs import ALIKE, mirrored, thumbnail
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def memory_record(
     if memory is not None:
         name, pairs = memory.path.name, len(memory)
     elif has_references(encoder):
-        name, pairs = "reference set", encoder.pairs
+        name, pairs = REFERENCES, encoder.pairs
     else:
         return {}
     return {

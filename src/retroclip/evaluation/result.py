@@ -21,6 +21,8 @@ NAMED_VERSIONS = (
     "retroclip", "torch", "torchvision", "open_clip_torch", "transformers", "timm", "faiss-cpu", "pylance", "numpy",
 )  # fmt: skip
 """Packages that any figure may depend on: the last steps of preprocessing are torchvision's."""
+REFERENCES = "reference set"
+"""What `Result.memory` says of a model that looks its images up in pairs of its own (RA-CLIP)."""
 OF_PROTOCOL = {"regions": ("faster-coco-eval",), "detection": ("faster-coco-eval",)}
 OF_METRIC = {"roc-auc": ("scikit-learn",)}
 

@@ -81,6 +81,7 @@ def evaluate_segmentation(
     start = time.perf_counter()
     data, classifier = load_masks(task, dataset, where=where), head(model, task)
     options: dict[str, Any] = {"size": size, "smoothing": smoothing, "denoising": denoising, "residual": residual}
+    fit_seconds, trained = 0.0, 0
     if train is None:
         name = method or "zero-shot"
         matrices = confusions(lambda image: segment(classifier, image, **options), task, data)
@@ -89,7 +90,9 @@ def evaluate_segmentation(
         name, size = student, size or TRAIN_SIZE
         options = {"train": train, "epochs": epochs, "seed": seed, "size": size}
         options |= {"targets": targets} if student == "maskformer" else {}
+        fitting = time.perf_counter()
         learner = trained_student(classifier, task, data, student=student, **options)
+        fit_seconds, trained = time.perf_counter() - fitting, sum(each.numel() for each in learner.parameters())
         untrained = confusions(lambda image: segment(classifier, image, size=size), task, data)
         matrices = confusions(learner.segment, task, data)
         result = summarise_masks(matrices, task, data, method=name, resamples=resamples)
@@ -102,7 +105,9 @@ def evaluate_segmentation(
             "fingerprint": getattr(encoder, "fingerprint", None),
             "precision": getattr(encoder, "precision", None),
             "seconds": seconds,
-            "predict_seconds": seconds,
+            "fit_seconds": fit_seconds,
+            "predict_seconds": seconds - fit_seconds,
+            "trained_parameters": trained,
             "seed": None if train is None else seed,
             "options": options | {"without_mask": data.without_mask},
         }

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from retroclip.evaluation import Result
+from retroclip.evaluation.result import REFERENCES
 from retroclip.evaluation.training_set import MARK
 from retroclip.report.groups import joined, key_of, leading, shots_text
 from retroclip.report.labels import row_labels, settings_differ, templates_in_words
@@ -74,7 +75,8 @@ def measured_on(result: Result) -> list[str]:
     protocol = [result.protocol] if result.protocol != "classification" else []
     key = key_of(result)
     shots = [shots_text(key)] if key.learnt else []
-    memory = ["memory" if result.memory == "memory" else f"memory {result.memory}"] if result.memory else []
+    plain = result.memory in ("memory", REFERENCES)
+    memory = [str(result.memory) if plain else f"memory {result.memory}"] if result.memory else []
     return data + protocol + shots + memory
 
 
@@ -160,9 +162,10 @@ def _told(results: Sequence[Result]) -> list[dict[int, str]]:
 
 
 def _excluded(result: Result) -> str:
+    consulted = REFERENCES if result.memory == REFERENCES else "memory"
     return (
-        f"{result.excluded_near_duplicates:,} of the memory's pairs were left out as near-duplicates of evaluation "
-        f"images (cosine over {result.near_threshold}, and alike as thumbnails)."
+        f"{result.excluded_near_duplicates:,} of the {consulted}'s pairs were left out as near-duplicates of "
+        f"evaluation images (cosine over {result.near_threshold}, and alike as thumbnails)."
     )
 
 
