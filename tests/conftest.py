@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import pytest
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Models of the tests are tiny: a second thread only waits. Read when torch is imported; processes inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
