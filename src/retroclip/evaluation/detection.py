@@ -112,18 +112,13 @@ def evaluate_detection(
     if train is not None:
         result = beside_untrained(result, data, task, found, untrained, chance, resamples)
     encoder, seconds = classifier.encoder, time.perf_counter() - start
-    return result.model_copy(
-        update={
-            "model": str(getattr(encoder, "name", "")),
-            "fingerprint": getattr(encoder, "fingerprint", None),
-            "precision": getattr(encoder, "precision", None),
-            "seconds": seconds,
-            "fit_seconds": fit_seconds,
-            "predict_seconds": seconds - fit_seconds,
-            "trained_parameters": trained,
-            "seed": seed if train else None,
-            "options": result.options | {"proposals": proposals} | options,
-        }
+    return result.made_by(
+        encoder,
+        seconds=seconds,
+        fit_seconds=fit_seconds,
+        trained_parameters=trained,
+        seed=seed if train else None,
+        options=result.options | {"proposals": proposals} | options,
     )
 
 

@@ -141,6 +141,13 @@ class Result(BaseModel):
         # JSON has no NaN; a class without samples, and a figure or an interval over such classes, has no entry.
         return {name: without_nan(value) for name, value in serialise(self).items()}
 
+    def made_by(self, encoder: Any, *, seconds: float, fit_seconds: float, **known: Any) -> "Result":
+        """A copy that says which model gave it in how many seconds, of them `fit_seconds` to train; `known`: fields."""
+        model: dict[str, Any] = {"model": str(getattr(encoder, "name", ""))}
+        model |= {name: getattr(encoder, name, None) for name in ("fingerprint", "precision")}
+        times = {"seconds": seconds, "fit_seconds": fit_seconds, "predict_seconds": seconds - fit_seconds}
+        return self.model_copy(update=model | times | known)
+
     def gain_over(
         self, base: "Result", metric: str | None = None, *, resamples: int = RESAMPLES
     ) -> tuple[float, tuple[float, float] | None]:

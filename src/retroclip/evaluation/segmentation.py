@@ -99,18 +99,13 @@ def evaluate_segmentation(
         result = beside_untrained(result, matrices, untrained, task, resamples=resamples)
     seconds = time.perf_counter() - start
     encoder = classifier.encoder
-    return result.model_copy(
-        update={
-            "model": str(getattr(encoder, "name", "")),
-            "fingerprint": getattr(encoder, "fingerprint", None),
-            "precision": getattr(encoder, "precision", None),
-            "seconds": seconds,
-            "fit_seconds": fit_seconds,
-            "predict_seconds": seconds - fit_seconds,
-            "trained_parameters": trained,
-            "seed": None if train is None else seed,
-            "options": options | {"without_mask": data.without_mask},
-        }
+    return result.made_by(
+        encoder,
+        seconds=seconds,
+        fit_seconds=fit_seconds,
+        trained_parameters=trained,
+        seed=None if train is None else seed,
+        options=options | {"without_mask": data.without_mask},
     )
 
 

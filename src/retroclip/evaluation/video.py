@@ -89,19 +89,14 @@ def evaluate_video(
         result = beside_untrained(result, own, outcomes(classifier, seen.embeddings, labels, known), resamples)
         options |= {"training_clips": len(learnt), "train_near_duplicates": near}
     encoder, seconds = classifier.encoder, time.perf_counter() - start
-    return result.model_copy(
-        update={
-            "model": str(getattr(encoder, "name", "")),
-            "fingerprint": getattr(encoder, "fingerprint", None),
-            "precision": getattr(encoder, "precision", None),
-            "seconds": seconds,
-            "fit_seconds": fit_seconds,
-            "predict_seconds": seconds - fit_seconds,
-            "trained_parameters": 0 if tower is None else sum(each.numel() for each in tower.parameters()),
-            "seed": None if tower is None else seed,
-            "data_hash": seen.hash,
-            "options": options,
-        }
+    return result.made_by(
+        encoder,
+        seconds=seconds,
+        fit_seconds=fit_seconds,
+        trained_parameters=0 if tower is None else sum(each.numel() for each in tower.parameters()),
+        seed=None if tower is None else seed,
+        data_hash=seen.hash,
+        options=options,
     )
 
 
