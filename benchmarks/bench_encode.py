@@ -2,6 +2,7 @@
 
 Both see the same JPEGs (the samples') and the same captions, in the same process, one after the other, best of three.
 The peer is open_clip as its README shows it: one image preprocessed after the other, fp32, texts at full length.
+Kept in benchmarks/results/encode.json; a minute, and true only on a machine that does nothing else: time by the clock.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import open_clip
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
+from record import store
 
 import retroclip
 
@@ -52,12 +54,15 @@ def main() -> None:
     print(
         f"builtin, precision {encoder.precision}, {torch.get_num_threads()} threads, open_clip {open_clip.__version__}"
     )
+    figures: dict[str, object] = {"model": "builtin", "precision": encoder.precision}
     for name, ours, peer, count in (
         ("images", lambda: encoder.encode_images(images), peer_images, len(images)),
         ("texts", lambda: encoder.encode_texts(texts), peer_texts, len(texts)),
     ):
         fast, slow = rate(ours, count), rate(peer, count)
         print(f"{name}: {fast:.0f}/s, plain open_clip {slow:.0f}/s, ratio {fast / slow:.2f}")
+        figures[name] = {"count": count, "per_second": fast, "peer_per_second": slow, "ratio": fast / slow}
+    store("encode", figures, versions=("open_clip_torch",))
 
 
 if __name__ == "__main__":

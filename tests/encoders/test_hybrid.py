@@ -1,7 +1,9 @@
+import pytest
 import timm
 import torch
+from timm.layers import Conv2dSame
 
-from retroclip.encoders.hybrid import IMAGE_SIZE, fold_batch_norm
+from retroclip.encoders.hybrid import IMAGE_SIZE, ConvFeatures, HalvingConv, fold_batch_norm
 
 
 def test_folding_is_exact():
@@ -19,6 +21,25 @@ def test_folding_is_exact():
     assert before.abs().mean() > 1e-3
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
     assert not any("running" in name for name in net.state_dict())
+
+
+@pytest.mark.parametrize(("kernel", "side"), [(3, 16), (5, 16), (3, 15), (5, 15)])
+def test_a_halving_convolution_is_same_padding_to_the_bit(kernel, side):
+    torch.manual_seed(0)
+    same = Conv2dSame(8, 8, kernel, stride=2, groups=8)
+    maps = torch.randn(2, 8, side, side + 2)
+    with torch.inference_mode():
+        expected = same(maps)
+        assert torch.equal(HalvingConv.of(same)(maps), expected)
+
+
+def test_features_in_chunks_are_those_of_one_batch():
+    torch.manual_seed(0)
+    features = ConvFeatures().eval()
+    images = torch.randn(19, 3, 64, 64)
+    with torch.inference_mode():
+        whole = features.net.forward_features(images)
+        torch.testing.assert_close(features(images), whole, rtol=1e-4, atol=1e-4 * whole.abs().max().item())
 
 
 def test_the_builtin_tower_is_six_blocks_over_a_frozen_feature_map():

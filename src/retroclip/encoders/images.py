@@ -48,7 +48,7 @@ class Preprocessing:
     def batch(self, pixels: Sequence[Tensor]) -> Tensor:
         """Finish a batch: (B, 3, H, W) float32, equal to stacking the transform's outputs."""
         stacked = torch.stack(list(pixels))
-        return self._normalize(stacked.float().div(255)) if self.splits else stacked
+        return self._normalize(stacked.float().div_(255)) if self.splits else stacked
 
 
 def image_size(preprocess_cfg: Mapping[str, Any]) -> tuple[int, int]:
