@@ -28,7 +28,7 @@ from retroclip.evaluation.proposal_network import load_network
 from retroclip.evaluation.proposals import choose_proposals
 from retroclip.evaluation.protocols import register_protocol
 from retroclip.evaluation.result import Result
-from retroclip.evaluation.training_set import check_training
+from retroclip.evaluation.training_set import check_training, training_state
 
 if TYPE_CHECKING:
     from retroclip.classifiers import Classifier
@@ -58,6 +58,7 @@ def evaluate_detection(
     train: str | None = None,
     epochs: int = 12,
     seed: int = 0,
+    work: str | None = None,
     resamples: int = RESAMPLES,
 ) -> Result:
     """Detect the task's classes. `value` is AP50 over all classes; ap50-novel and ap50-base where it names novel ones.
@@ -67,7 +68,8 @@ def evaluate_detection(
     encoded, or RoIAlign on the dense map at `size` pixels. Scores are multiplied with objectness as a geometric mean.
     With `train`, another set with boxes, an open-vocabulary Faster R-CNN learns its base classes (`training.detector`)
     and is evaluated on its own proposals; `metrics` then have the untrained model on the same proposals (`zero-shot-…`)
-    and on the grid (`grid-…`), and the gains. Baseline: the same proposals with random class scores.
+    and on the grid (`grid-…`), and the gains; `work` is a folder where its training keeps its state, so that a killed
+    one goes on. Baseline: the same proposals with random class scores.
     Raises as `load_boxes`, `read_proposals` and `load_network`; RetroclipError for options that exclude each other,
     ModelError for scores that aren't finite.
     """
@@ -95,7 +97,7 @@ def evaluate_detection(
         method, proposals = "open-vocabulary", "network"
         options |= {"train": train, "epochs": epochs, "seed": seed}
         fitting = time.perf_counter()
-        detector = trained_detector(classifier, task, train, data, size=size, epochs=epochs, seed=seed)
+        detector = trained_detector(classifier, task, train, data, size=size, epochs=epochs, seed=seed, work=work)
         fit_seconds, trained = time.perf_counter() - fitting, sum(each.numel() for each in detector.parameters())
     for i, image in enumerate(data.images):
         boxes, objectness = windows(i)
@@ -134,7 +136,15 @@ def mixed(
 
 
 def trained_detector(
-    classifier: "Classifier", task: "Task", train: str, data: BoxedImages, *, size: int | None, epochs: int, seed: int
+    classifier: "Classifier",
+    task: "Task",
+    train: str,
+    data: BoxedImages,
+    *,
+    size: int | None,
+    epochs: int,
+    seed: int,
+    work: str | None,
 ) -> "OpenVocabularyDetector":
     """A Faster R-CNN of another set's base classes; SourceError where that shares an image with the evaluated one."""
     from retroclip.training.detector import train_detector
@@ -143,9 +153,9 @@ def trained_detector(
     check_training(train, learnt, data)
     rows = [np.flatnonzero((learnt.image_of == i) & ~learnt.crowd) for i in range(len(learnt))]
     boxes, labels = [learnt.boxes[own] for own in rows], [learnt.labels[own] for own in rows]
-    return train_detector(
-        classifier.encoder, task, learnt.images, boxes, labels, size=size or TRAIN_SIZE, epochs=epochs, seed=seed
-    )
+    options: dict[str, Any] = {"size": size or TRAIN_SIZE, "epochs": epochs, "seed": seed}
+    state = training_state(work, "detector", classifier.encoder, task, options | {"data": learnt.hash})
+    return train_detector(classifier.encoder, task, learnt.images, boxes, labels, **options, state=state)
 
 
 class ProposalLogits:

@@ -1,5 +1,6 @@
 """Images with masks made ready for one task: class indices, checked; what can't be used is counted."""
 
+import hashlib
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 
 from retroclip.errors import BadImageError, SourceError, TaskError
 from retroclip.evaluation.confusion import IGNORE
+from retroclip.evaluation.result import hash_samples
 from retroclip.evaluation.samples import MAX_REJECTED, NAMED_LABELS
 
 if TYPE_CHECKING:
@@ -33,6 +35,11 @@ class MaskedImages:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits that name images and masks."""
+        return hash_samples(self.images, [hashlib.sha256(mask.tobytes()).hexdigest() for mask in self.masks])
 
 
 def load_masks(task: "Task", dataset: str | Path, *, where: str | None = None) -> MaskedImages:

@@ -38,6 +38,7 @@ OF_TRAINING = (
     "targets",
     "architecture",
     "weights",
+    "work",
 )  # mean nothing where no `train` is named
 OF_PATCHES = ("smoothing", "denoising", "residual")  # of segmentation by the untrained tower
 

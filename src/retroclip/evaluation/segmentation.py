@@ -1,6 +1,5 @@
 """Segmentation by MaskCLIP's dense features, or by students of them: mIoU over the data set (methods.md, section 3)."""
 
-import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +24,8 @@ from retroclip.evaluation.confusion import (
 from retroclip.evaluation.masks import MaskedImages, load_masks
 from retroclip.evaluation.mistakes import count_matrix, mistakes
 from retroclip.evaluation.protocols import register_protocol
-from retroclip.evaluation.result import Result, hash_samples
-from retroclip.evaluation.training_set import check_training
+from retroclip.evaluation.result import Result
+from retroclip.evaluation.training_set import check_training, training_state
 
 if TYPE_CHECKING:
     from retroclip.classifiers import Classifier
@@ -58,6 +57,7 @@ def evaluate_segmentation(
     targets: Targets = "pseudo",
     epochs: int = 12,
     seed: int = 0,
+    work: str | None = None,
     resamples: int = RESAMPLES,
 ) -> Result:
     """A class for every pixel from patch embeddings and class texts. `value` is mIoU over the data set.
@@ -69,7 +69,7 @@ def evaluate_segmentation(
     the labels of the classes that aren't `novel` and on pseudo-labels elsewhere, and evaluated instead: `student`
     is `maskclip+` (`training.segmenter`) or `maskformer` (iCAR's form, `training.maskformer`; `targets="base"` leaves
     out the pseudo-labels). `metrics` then have the untrained model (`zero-shot-…`) and the gain over it, with paired
-    intervals, too. Baseline: the most frequent class everywhere.
+    intervals, too. `work`: `training_state`. Baseline: the most frequent class everywhere.
     Raises SourceError, TaskError as `load_masks`; ModelError for towers without dense features.
     """
     if not 0 <= denoising <= 1:
@@ -91,7 +91,7 @@ def evaluate_segmentation(
         options = {"train": train, "epochs": epochs, "seed": seed, "size": size}
         options |= {"targets": targets} if student == "maskformer" else {}
         fitting = time.perf_counter()
-        learner = trained_student(classifier, task, data, student=student, **options)
+        learner = trained_student(classifier, task, data, student=student, work=work, **options)
         fit_seconds, trained = time.perf_counter() - fitting, sum(each.numel() for each in learner.parameters())
         untrained = confusions(lambda image: segment(classifier, image, size=size), task, data)
         matrices = confusions(learner.segment, task, data)
@@ -121,7 +121,14 @@ def confusions(segmenter: Callable[[bytes], Tensor], task: "Task", data: MaskedI
 
 
 def trained_student(
-    classifier: "Classifier", task: "Task", data: MaskedImages, *, student: Student, train: str, **options: Any
+    classifier: "Classifier",
+    task: "Task",
+    data: MaskedImages,
+    *,
+    student: Student,
+    train: str,
+    work: str | None,
+    **options: Any,
 ) -> "SegmentationStudent | MaskFormerStudent":
     """A student of another set; SourceError where that shares an image with the evaluated one."""
     from retroclip.training.maskformer import train_maskformer
@@ -129,9 +136,10 @@ def trained_student(
 
     learnt = load_masks(task, train)
     check_training(train, learnt, data)
+    state = training_state(work, student, classifier.encoder, task, options | {"data": learnt.hash})
     if student == "maskformer":
-        return train_maskformer(classifier.encoder, task, learnt.images, learnt.masks, **options)
-    return train_segmenter(classifier.encoder, task, learnt.images, learnt.masks, **options)
+        return train_maskformer(classifier.encoder, task, learnt.images, learnt.masks, **options, state=state)
+    return train_segmenter(classifier.encoder, task, learnt.images, learnt.masks, **options, state=state)
 
 
 def never_true(matrices: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -202,5 +210,5 @@ def summarise_masks(
         templates=list(task.templates),
         missing_classes=[task.classes[i] for i in np.flatnonzero(never_true(matrices))],
         rejected=data.rejected,
-        data_hash=hash_samples(data.images, [hashlib.sha256(mask.tobytes()).hexdigest() for mask in data.masks]),
+        data_hash=data.hash,
     )

@@ -1,10 +1,15 @@
 """The set that a protocol trains on: it shows no evaluated picture, and what can't be used of it is reported."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from retroclip.errors import SourceError
+
+if TYPE_CHECKING:
+    from retroclip.encoders import Encoder
+    from retroclip.tasks import Task
 
 MARK = "training set: "
 """In front of what was rejected of a training set, beside what was rejected of the evaluated one."""
@@ -25,6 +30,22 @@ def check_training(train: str, learnt: Images, evaluated: Images) -> None:
     if pictures(learnt.images) & pictures(evaluated.images):
         raise SourceError(f"{train} holds images that are evaluated: train on another split")
     evaluated.rejected += of_training(learnt.rejected)
+
+
+def training_state(
+    work: str | None, kind: str, encoder: "Encoder", task: "Task", settings: Mapping[str, Any]
+) -> Path | None:
+    """The file in the folder `work` where a training keeps its state; None where no folder is named.
+
+    Another model, task or setting (those of the training, what it learns from included) means another file.
+    """
+    from retroclip.training.epochs import state_file
+    from retroclip.version import __version__
+
+    if work is None:
+        return None
+    about = {"retroclip": __version__, "model": encoder.fingerprint, "precision": encoder.precision}
+    return state_file(work, kind, about | {"task": task.model_dump(mode="json"), "settings": dict(settings)})
 
 
 def of_training(rejected: Sequence[str]) -> list[str]:

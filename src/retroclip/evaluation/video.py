@@ -1,5 +1,6 @@
 """Video classification: frames' embeddings averaged (methods.md, section 2), or a video transformer fine-tuned."""
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.protocols import register_protocol
 from retroclip.evaluation.result import Result, SampleHash
 from retroclip.evaluation.samples import class_indices
-from retroclip.evaluation.training_set import of_training, picture
+from retroclip.evaluation.training_set import of_training, picture, training_state
 from retroclip.pairs import mirrored, thumbnail
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def evaluate_video(
     seed: int = 0,
     architecture: Architecture = "small",
     weights: str | None = None,
+    work: str | None = None,
     resamples: int = RESAMPLES,
 ) -> Result:
     """Top-1 over clips by the mean embedding of `frames` frames. Baseline: the most frequent class.
@@ -56,7 +58,7 @@ def evaluate_video(
     (`training.video`), from random weights or from a file of torchvision's, `weights`, and is evaluated instead. Clips
     of the task's novel classes are not learnt. `metrics` then have top-1 of the classes that had no clip to learn from
     (`top1-novel`) and of the others (`top1-base`) with baselines of their own, the untrained frame averaging on the
-    same clips (`zero-shot-…`), and the gains over it with paired intervals.
+    same clips (`zero-shot-…`), and the gains over it with paired intervals. `work`: `training_state`.
 
     Raises SourceError as `load_clips` and `Clips.readable`, and for clips to learn that show evaluated pictures;
     TaskError for labels the task lacks; as `VideoTower` for architecture and weights.
@@ -80,9 +82,11 @@ def evaluate_video(
         options |= {"train": train, "epochs": epochs, "seed": seed, "architecture": architecture}
         if weights is not None:
             options |= {"weights": Path(weights).name, "weights_fingerprint": tower.fingerprint}
-        learnt, known, near = training_clips(train, task, clips, seen)
+        learnt, known, near, shown = training_clips(train, task, clips, seen)
         fitting = time.perf_counter()
-        train_video(tower, classifier.encoder, task, learnt, known, epochs=epochs, seed=seed)
+        settings = options | {"clips": shown, "labels": known, "initial": tower.fingerprint}
+        state = training_state(work, "video", classifier.encoder, task, settings)
+        train_video(tower, classifier.encoder, task, learnt, known, epochs=epochs, seed=seed, state=state)
         fit_seconds = time.perf_counter() - fitting
         own = outcomes(classifier, tower.embed(clips), labels, known)
         result = summarise_clips(clips, task, own, method="video-transformer", resamples=resamples)
@@ -144,8 +148,8 @@ def look(frames: Sequence[Image.Image]) -> tuple[NDArray[np.float32], NDArray[np
     return plain, turned
 
 
-def training_clips(train: str, task: "Task", evaluated: Clips, seen: Survey) -> tuple[Clips, list[int], int]:
-    """Clips to learn, their classes' indices, and how many were left out that nearly are an evaluated clip (`COPY`).
+def training_clips(train: str, task: "Task", evaluated: Clips, seen: Survey) -> tuple[Clips, list[int], int, str]:
+    """Clips to learn, their classes' indices, how many nearly are an evaluated clip (`COPY`) and left out, a hash.
 
     Those of the task's novel classes are left out, too. What was rejected is named with what was of the evaluated ones.
     SourceError where clips share a picture with these, whatever file format it has there (pixels are compared, not
@@ -166,7 +170,8 @@ def training_clips(train: str, task: "Task", evaluated: Clips, seen: Survey) -> 
     if not len(learnt):
         reason = f"{sum(near)} nearly are evaluated ones, all others are of classes that task {task.name!r} calls novel"
         raise SourceError(f"{train} has no clip to learn: {reason}")
-    return learnt, class_indices(learnt.labels, task, train).tolist(), sum(near)
+    digest = hashlib.sha256(b"".join(sorted(shown))).hexdigest()
+    return learnt, class_indices(learnt.labels, task, train).tolist(), sum(near), digest
 
 
 def outcomes(

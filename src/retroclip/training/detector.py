@@ -8,6 +8,7 @@ boxed can be asked for. Boxes are regressed for no class in particular.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from retroclip.classifiers.zero_shot import class_texts
 from retroclip.encoders.dense import whole_image
 from retroclip.encoders.pyramid import LEVELS, STRIDES, tower_maps
 from retroclip.errors import ModelError
+from retroclip.training.epochs import epochs_left
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -177,12 +179,13 @@ def train_detector(
     lr: float = 5e-4,
     batch: int = 4,
     seed: int = 0,
+    state: Path | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> OpenVocabularyDetector:
     """Train on the boxes (x, y, w, h) of the task's base classes; those of `novel` ones are dropped beforehand.
 
     `labels` are class indices of the task. Images without a base box are left out: nothing is known of what they show.
-    The detector that comes back classifies all of the task's classes.
+    The detector that comes back classifies all of the task's classes. `state`: `epochs.epochs_left`.
     """
     from retroclip.pairs import decode_image
 
@@ -203,7 +206,8 @@ def train_detector(
     steps = epochs * -(-len(examples) // batch) + 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
     generator = torch.Generator().manual_seed(seed)
-    for epoch in range(epochs):
+    parts = {"detector": detector, "optimizer": optimizer, "schedule": schedule}
+    for epoch in epochs_left(epochs, state, generator, **parts):
         detector.train()
         losses = []
         for position, i in enumerate(torch.randperm(len(examples), generator=generator).tolist()):

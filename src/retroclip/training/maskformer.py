@@ -9,6 +9,7 @@ either ∅ ("base"), or MaskCLIP's best guess among the novel classes ("pseudo",
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -144,11 +145,13 @@ def train_maskformer(
     lr: float = 1e-3,
     batch: int = 8,
     seed: int = 0,
+    state: Path | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> MaskFormerStudent:
     """Train a MaskFormer on images with masks, of which it sees the base classes only (all but `task.novel`).
 
-    `targets`: see the module; images of several sizes: `segmenter.fit`. `on_epoch(epoch, loss)` is told of progress.
+    `targets`: see the module; images of several sizes: `segmenter.fit`; `state`: `epochs.epochs_left`.
+    `on_epoch(epoch, loss)` is told of progress.
     """
     torch.manual_seed(seed)
     base = [i for i, name in enumerate(task.classes) if name not in task.novel]
@@ -156,5 +159,6 @@ def train_maskformer(
     examples = segmentation_examples(
         student.inputs, encoder, task, images, masks, size=size, pseudo=targets == "pseudo"
     )
-    fit(student, student.loss, *examples, epochs=epochs, lr=lr, batch=batch, seed=seed, clip=CLIP, on_epoch=on_epoch)
+    settings: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch": batch, "seed": seed, "state": state}
+    fit(student, student.loss, *examples, **settings, clip=CLIP, on_epoch=on_epoch)
     return student.eval()

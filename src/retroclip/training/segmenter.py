@@ -8,6 +8,7 @@ the untrained model (MaskCLIP, Zhou et al. 2022, section 3.4, its setting of zer
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from retroclip.classifiers.zero_shot import class_texts, zero_shot
 from retroclip.encoders.dense import whole_image
 from retroclip.encoders.pyramid import ConvPyramid
 from retroclip.errors import ModelError, SourceError
+from retroclip.training.epochs import epochs_left
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -97,12 +99,13 @@ def train_segmenter(
     lr: float = 2e-3,
     batch: int = 8,
     seed: int = 0,
+    state: Path | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> SegmentationStudent:
     """Train a student on images with masks, of which it sees the base classes only (all but `task.novel`).
 
-    Images of several sizes: see `fit`. `on_epoch(epoch, loss)` is told of progress. Deterministic for a seed and
-    machine.
+    Images of several sizes: see `fit`; `state`: `epochs.epochs_left`. `on_epoch(epoch, loss)` is told of progress.
+    Deterministic for a seed and machine.
     """
     torch.manual_seed(seed)
     student = SegmentationStudent(encoder, task, size=size)
@@ -114,7 +117,7 @@ def train_segmenter(
             return 0 * scores.sum()  # the mean over no pixel is NaN, and so would be every weight
         return F.cross_entropy(scores, target, ignore_index=IGNORE)
 
-    fit(student, loss, *examples, epochs=epochs, lr=lr, batch=batch, seed=seed, on_epoch=on_epoch)
+    fit(student, loss, *examples, epochs=epochs, lr=lr, batch=batch, seed=seed, state=state, on_epoch=on_epoch)
     return student.eval()
 
 
@@ -204,6 +207,7 @@ def fit(
     batch: int,
     seed: int,
     clip: float | None = None,
+    state: Path | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> None:
     """Minimise a loss of inputs and targets in batches, half of them mirrored: AdamW, one cycle.
@@ -216,7 +220,8 @@ def fit(
     steps = epochs * (len(cached) // batch or 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.1)
     generator = torch.Generator().manual_seed(seed)
-    for epoch in range(epochs):
+    parts = {"student": student, "optimizer": optimizer, "schedule": schedule}
+    for epoch in epochs_left(epochs, state, generator, **parts):
         student.train()
         losses = []
         order = torch.randperm(len(cached), generator=generator)

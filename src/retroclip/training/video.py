@@ -24,6 +24,7 @@ from retroclip.classifiers.zero_shot import class_texts
 from retroclip.encoders.fingerprint import hash_weights
 from retroclip.encoders.weights import fit, read_weights
 from retroclip.errors import ModelError, RetroclipError
+from retroclip.training.epochs import epochs_left
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -133,6 +134,7 @@ def train_video(
     lr: float = 1e-3,
     batch: int = 8,
     seed: int = 0,
+    state: Path | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> VideoTower:
     """Train on clips with class indices of the task; the loss compares the task's trained classes.
@@ -140,7 +142,8 @@ def train_video(
     Classes without a clip take no part in the softmax: nothing is learnt against them, and the tower can be asked for
     them afterwards. Weights from a file learn at `SLOWER` times the head's rate. Pixels of the first clips are kept, as
     many as fit in `KEPT` bytes; the others are read again in each epoch. A batch is one step; in large architectures
-    its gradients are summed over `TOGETHER` clips at a time. `on_epoch(epoch, loss)` is told of progress.
+    its gradients are summed over `TOGETHER` clips at a time. `state`: `epochs.epochs_left`. `on_epoch(epoch, loss)` is
+    told of progress.
     """
     torch.manual_seed(seed)
     present = sorted(set(labels))
@@ -149,7 +152,7 @@ def train_video(
     optimizer = torch.optim.AdamW(rates(tower, lr), weight_decay=0.05)
     generator = torch.Generator().manual_seed(seed)
     read = reader(tower, clips)
-    for epoch in range(epochs):
+    for epoch in epochs_left(epochs, state, generator, tower=tower, optimizer=optimizer):
         tower.train()
         losses = []
         for rows in torch.randperm(len(target), generator=generator).split(batch):
