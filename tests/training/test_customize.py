@@ -235,6 +235,17 @@ def test_an_unknown_tuning_names_the_known_ones(encoder, retrieved):
         customize(encoder, retrieved, tuning="gated")
     with pytest.raises(RetroclipError, match="choose one of class, named, caption"):
         customize(encoder, retrieved, positives="labels")
+    with pytest.raises(RetroclipError, match="choose one of mild, react"):
+        customize(encoder, retrieved, views=1, augmentation="strong")
+    with pytest.raises(RetroclipError, match="'react' is for augmented views: ask for some"):
+        customize(encoder, retrieved, augmentation="react")
+
+
+def test_views_of_react_teach_something_else(encoder, retrieved):
+    options = QUICK | {"epochs": 1, "views": 1}
+    mild, strong = (customize(encoder, retrieved, augmentation=name, **options) for name in ("mild", "react"))
+    differ = [not torch.equal(a, b) for a, b in zip(mild.model.parameters(), strong.model.parameters(), strict=True)]
+    assert any(differ)
 
 
 def test_named_classification_weighs_classes_not_pairs():

@@ -42,6 +42,23 @@ def test_a_large_cache_lies_in_a_file_and_holds_the_same(encoder, make_pairs, mo
     torch.testing.assert_close(cache_views(encoder, images, stage="tokens", start=1, views=1), small)
 
 
+def test_views_of_react_are_drawn_by_seed_number_and_image_alone(encoder, make_pairs):
+    images = [pair.image for pair in make_pairs(2)]
+    torch.manual_seed(1)
+    found = cache_views(encoder, images, stage="pixels", views=2, augmentation="react", seed=5)
+    drawn = torch.rand(())
+    again = cache_views(encoder, images[:4], stage="pixels", views=2, augmentation="react", seed=5)
+    torch.manual_seed(1)
+    assert torch.equal(found[:, :4], again) and torch.rand(()) == drawn  # the global generators are left as found
+    assert torch.equal(found[0], cache_views(encoder, images, stage="pixels")[0])
+    other = cache_views(encoder, images, stage="pixels", views=1, augmentation="react", seed=6)[1]
+    unlike = [(a - b).abs().mean() for a, b in [(found[1], found[2]), (found[1], other), (found[1], found[0])]]
+    assert min(unlike) > 0.1
+    mean, std = (torch.tensor(encoder.preprocess_cfg[name])[:, None, None] for name in ("mean", "std"))
+    plain = (found[0].float() * std + mean).mean((2, 3))  # squares of one colour, red, green and blue in turn
+    assert plain.argmax(dim=1).tolist() == [0, 1, 2] * 2
+
+
 def test_an_image_that_cannot_be_decoded_is_named(encoder, make_pairs):
     images = [make_pairs(1)[0].image, b"not an image"]
     with pytest.raises(BadImageError, match="image 1"):

@@ -41,6 +41,7 @@ def customize(
             help="Augmented views of each image beside the plain one. Default: 0.", validator=validators.Number(gte=0)
         ),
     ] = None,
+    augmentation: Literal["mild", "react"] | None = None,
     recipe: Literal["anchored", "react"] = "anchored",
     positives: Literal["class", "named", "caption"] | None = None,
     loss: Annotated[
@@ -56,6 +57,9 @@ def customize(
         Folder that `retroclip retrieve` wrote.
     tuning
         What is trained: gated blocks beside frozen ones, or a whole tower with the other locked.
+    augmentation
+        What the views are: crops, flips and some colour, or REACT's own (small crops, RandAugment, erasing). Default:
+        mild.
     recipe
         REACT's own loss, or ours, which also uses the class names and stays near the untuned model.
     positives
@@ -76,7 +80,7 @@ def customize(
     check_target(out)
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "recipe": recipe}
     given |= {"micro_batch": micro_batch, "weight_decay": weight_decay, "warmup": warmup, "gates": gates}
-    given |= {"views": views, "positives": positives, "loss": loss}
+    given |= {"views": views, "augmentation": augmentation, "positives": positives, "loss": loss}
     # what isn't given has the default of `training.customize`, and no other
     options = {name: value for name, value in given.items() if value is not None}
     base, found = load(model), Retrieved.load(retrieved)

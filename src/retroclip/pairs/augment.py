@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from timm.data.auto_augment import rand_augment_transform
@@ -12,6 +15,21 @@ from torchvision.transforms import InterpolationMode, v2
 
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 """timm's name for RandAugment of magnitude 9 with noise .5, as REACT and iCAR train."""
+
+
+@contextmanager
+def drawn_by(seed: int) -> Iterator[None]:
+    """Let everything that draws from the global generators draw by `seed` (32 bits); they are left as found."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[]):
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def rand_augment(policy: str, size: int, mean: Sequence[float]) -> Callable[[Image.Image], Image.Image]:

@@ -28,6 +28,7 @@ from retroclip.training.losses import (
     text_positives,
 )
 from retroclip.training.tuning import TUNINGS, Towers
+from retroclip.training.views import AUGMENTATIONS
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -155,6 +156,7 @@ def customize(
     warmup: float = 0.1,
     gates: int | None = None,
     views: int = 0,
+    augmentation: str = "mild",
     recipe: str = "anchored",
     positives: str | None = None,
     loss: str = "softmax",
@@ -173,11 +175,11 @@ def customize(
 
     `tuning` is one of `TUNINGS`, with its own `lr`; `gates` blocks are gated (default: half of them, at most 6).
     `views` augmented views of each image are made beforehand, besides the plain one, and one is drawn at each step: so
-    whatever is frozen is computed once a view. `warmup` is a share of all steps. `recipe` names
-    the set of `RECIPES` that holds where nothing else is given: `positives`, `class_texts` and `distillation` are
-    `Terms`, as `loss` is; `others` keeps at most so many pairs that name no class for each that names one; `borrow`
-    gives a pair that names no class a caption of its neighbours where that share of them names one
-    (`borrow_captions`) [D];
+    whatever is frozen is computed once a view. `augmentation`: "mild", or "react" for REACT's own (small crops,
+    RandAugment, colours, erasing). `warmup` is a share of all steps. `recipe` names the set of `RECIPES` that holds
+    where nothing else is given: `positives`, `class_texts` and `distillation` are `Terms`, as `loss` is; `others` keeps
+    at most so many pairs that name no class for each that names one; `borrow` gives a pair that names no class a
+    caption of its neighbours where that share of them names one (`borrow_captions`) [D];
     `token_drop` hides that share of an image's tokens from what is trained, for speed, where the layers below are
     computed beforehand (FLIP, Li et al. 2023). `cleaned` trusts a pair only as far as its neighbours' captions agree
     with its own (`evidence`). `micro_batch` encodes so many pairs of a batch at a time, twice each, and keeps nothing
@@ -199,6 +201,10 @@ def customize(
     chosen = RECIPES[recipe] | {name: value for name, value in given.items() if value is not None}
     if chosen["positives"] not in POSITIVES:
         raise RetroclipError(f"positives can't be {positives!r}: choose one of {', '.join(POSITIVES)}")
+    if augmentation not in AUGMENTATIONS:
+        raise RetroclipError(f"augmentation can't be {augmentation!r}: choose one of {', '.join(AUGMENTATIONS)}")
+    if augmentation != "mild" and not views:
+        raise RetroclipError(f"augmentation {augmentation!r} is for augmented views: ask for some, such as views=4")
     if micro_batch is not None and micro_batch < 1:
         raise RetroclipError(f"micro_batch is {micro_batch}: it is a number of pairs, such as 32")
     if loss not in LOSSES:
@@ -207,9 +213,8 @@ def customize(
     torch.manual_seed(seed)
     towers = Towers(encoder, TUNINGS[tuning], gates=gates, token_drop=chosen["token_drop"], micro_batch=micro_batch)
     refuse_batch_norms(towers.model, micro_batch)
-    examples = prepare(
-        towers, retrieved, views=views, cleaned=cleaned, others=chosen["others"], borrow=chosen["borrow"], seed=seed
-    )
+    shown: dict[str, Any] = {"views": views, "augmentation": augmentation, "seed": seed}
+    examples = prepare(towers, retrieved, cleaned=cleaned, others=chosen["others"], borrow=chosen["borrow"], **shown)
     steps = epochs * -(-len(examples) // batch_size)
     terms = Terms(chosen["positives"], loss, chosen["class_texts"], chosen["distillation"])
     objective, batches = Contrast(towers, examples.prompts, terms, examples.counts), examples.batches(batch_size, seed)

@@ -70,6 +70,7 @@ def prepare(
     retrieved: Retrieved,
     *,
     views: int = 0,
+    augmentation: str = "mild",
     cleaned: bool = False,
     others: float = math.inf,
     borrow: float = math.inf,
@@ -97,7 +98,7 @@ def prepare(
     captions = [captions[row] for row in kept.tolist()]
     distinct = {caption: row for row, caption in enumerate(dict.fromkeys(c for own in captions for c in own))}
     return Examples(
-        images=_views(towers, retrieved, rows, views, seed),
+        images=_views(towers, retrieved, rows, views, augmentation, seed),
         texts=_as_towers_take(towers, list(distinct)),
         prompts=_class_prompts(towers, retrieved.task),
         captions=[torch.tensor([distinct[caption] for caption in own]) for own in captions],
@@ -108,16 +109,17 @@ def prepare(
     )
 
 
-def _views(towers: Towers, retrieved: Retrieved, rows: list[int], views: int, seed: int) -> Tensor:
+def _views(towers: Towers, retrieved: Retrieved, rows: list[int], views: int, augmentation: str, seed: int) -> Tensor:
     """`cache_views` of the images in `rows`; kept for a further tuning of the same model on the same pairs.
 
     Over a convolutional net, which is most of the work, what is kept are the tokens before the first block.
     """
     stage, first = towers.stage, 0 if is_hybrid(towers.model.visual) else towers.start
-    key = (towers.encoder.fingerprint, stage, first, views, seed if views else None, tuple(rows))
+    key = (towers.encoder.fingerprint, stage, first, views, (augmentation, seed) if views else None, tuple(rows))
     if key not in retrieved.cached:
         images = [image for row in rows if (image := retrieved.images[row]) is not None]
-        retrieved.cached[key] = cache_views(towers.encoder, images, stage=stage, start=first, views=views, seed=seed)
+        options: dict[str, Any] = {"views": views, "augmentation": augmentation, "seed": seed}
+        retrieved.cached[key] = cache_views(towers.encoder, images, stage=stage, start=first, **options)
     tokens = retrieved.cached[key]
     if first == towers.start:
         return tokens

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -14,14 +14,17 @@ from torch import Tensor
 
 from retroclip.encoders import image_prefix
 from retroclip.encoders.blocks import image_middle
-from retroclip.encoders.images import batches_ahead, image_batches
+from retroclip.encoders.images import batches_ahead, image_batches, image_size
 from retroclip.pairs import decode_image
+from retroclip.pairs.augment import drawn_by, training_transform
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
 
 IN_MEMORY = 2**31  # bytes; a larger cache lies in an unnamed temporary file
 STAGES = ("pixels", "tokens", "embedding")
+AUGMENTATIONS = ("mild", "react")
+BATCH = 64
 
 
 def augmented(
@@ -73,17 +76,20 @@ def cache_views(
     views: int = 0,
     seed: int = 0,
     colours: bool = True,
+    augmentation: str = "mild",
 ) -> Tensor:
     """Every view of every image, taken as far as `stage`: (views + 1, m, …) float16, view 0 the plain one.
 
     "pixels": preprocessed (3, H, W). "tokens": at the input of image block `start`, (L, width). "embedding": (d,)
-    unit norm. Computed in the encoder's own precision. Raises BadImageError for an image that can't be decoded.
+    unit norm. Computed in the encoder's own precision. The augmented ones are `augmented` images or, with "react" for
+    `augmentation`, what REACT trains on (`training_transform`). Raises BadImageError for an image that can't be read.
     """
     cache: Tensor | None = None
     row = 0
     ahead = batches_ahead(encoder.device)
     for number in range(views + 1):
-        for pixels in image_batches(View(images, number, seed, colours), encoder.preprocess, 64, ahead=ahead):
+        shown = image_batches(View(images, number, seed, colours), encoder.preprocess, BATCH, ahead=ahead)
+        for pixels in react_batches(encoder, images, number, seed) if number and augmentation == "react" else shown:
             values = taken_to(encoder, pixels, stage, start)
             if cache is None:
                 cache = _allocate(((views + 1) * len(images), *values.shape[1:]))
@@ -92,6 +98,21 @@ def cache_views(
     if cache is None:
         raise ValueError("no images to cache")
     return cache.reshape(views + 1, len(images), *cache.shape[1:])
+
+
+def react_batches(encoder: Encoder, images: Sequence[bytes], number: int, seed: int) -> Iterator[Tensor]:
+    """View `number` of encoded images as REACT draws them: (b, 3, H, W), the same every time.
+
+    One image after the other, for its steps draw from the global generators.
+    """
+    config: dict[str, Any] = encoder.preprocess_cfg
+    transform = training_transform(image_size(config), config["mean"], config["std"], config["interpolation"])
+    for start in range(0, len(images), BATCH):
+        pixels = []
+        for index in range(start, min(start + BATCH, len(images))):
+            with drawn_by(int(np.random.default_rng((seed, number, index)).integers(2**32))):
+                pixels.append(cast(Tensor, transform(decode_image(images[index]))))
+        yield torch.stack(pixels)
 
 
 @torch.no_grad()

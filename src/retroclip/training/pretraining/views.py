@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from retroclip.pairs.augment import rand_augment
+from retroclip.pairs.augment import drawn_by, rand_augment
 
 
 def crops(count: int, scale: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
@@ -56,17 +55,10 @@ def coarsened(pixels: Tensor, chosen: Tensor, factor: int = 2) -> Tensor:
 
 
 def rand_augmented(pixels: Tensor, policy: str, seeds: Sequence[int]) -> Tensor:
-    """timm's RandAugment on uint8 pixels (B, 3, S, S), each image by its own of `seeds`.
-
-    It draws from the global generators, which are left as found.
-    """
+    """timm's RandAugment on uint8 pixels (B, 3, S, S), each image by its own of `seeds`."""
     augment = rand_augment(policy, pixels.shape[-1], (0.48, 0.46, 0.41))
-    before = random.getstate(), np.random.get_state()  # noqa: NPY002
     images = []
     for image, seed in zip(pixels, seeds, strict=True):
-        random.seed(int(seed))
-        np.random.seed(int(seed))  # noqa: NPY002
-        images.append(np.asarray(augment(Image.fromarray(image.permute(1, 2, 0).numpy()))))
-    random.setstate(before[0])
-    np.random.set_state(before[1])  # noqa: NPY002
+        with drawn_by(int(seed)):
+            images.append(np.asarray(augment(Image.fromarray(image.permute(1, 2, 0).numpy()))))
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
