@@ -17,10 +17,12 @@ from retroclip.training.segmenter import on_grid, pseudo_labels, train_segmenter
 TASK = Task("halves", classes=["sky", "road", "tree"], novel=["tree"])
 
 
-def test_labels_where_known_and_the_best_novel_class_elsewhere():
+def test_labels_where_known_and_the_best_novel_class_in_place_of_novel_ones():
     scores = torch.tensor([5.0, 1.0, 2.0, 3.0])[:, None, None].expand(4, 2, 3)
     mask = np.array([[0, 1, 2], [255, 3, 0]])
-    assert pseudo_labels(scores, mask, [2, 3]).tolist() == [[0, 1, 3], [3, 3, 0]]
+    assert pseudo_labels(scores, mask, [2, 3]).tolist() == [[0, 1, 3], [255, 3, 0]]
+    swapped = np.array([[0, 1, 3], [255, 2, 0]])  # which novel class it is leaves no trace
+    assert torch.equal(pseudo_labels(scores, swapped, [2, 3]), pseudo_labels(scores, mask, [2, 3]))
 
 
 def scene(i):

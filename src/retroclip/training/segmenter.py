@@ -1,8 +1,9 @@
 """MaskCLIP+: a segmentation student that learns from labels where there are any, from MaskCLIP where there are none.
 
 The student is torchvision's LR-ASPP whose classifier gives an embedding for each pixel; class texts classify it, so any
-class can be asked for. Pixels of the base classes have their labels; all others get the best of the novel classes by
-the untrained model (MaskCLIP, Zhou et al. 2022, section 3.4, its setting of zero-shot segmentation).
+class can be asked for. Pixels of the base classes have their labels, those of novel classes get the best of these by
+the untrained model, and those of no class (void) teach nothing (MaskCLIP, Zhou et al. 2022, section 3.4, its setting of
+zero-shot segmentation; void as in its public code). Where all classes are novel, no label is used (annotation-free).
 """
 
 from __future__ import annotations
@@ -75,15 +76,14 @@ class SegmentationStudent(nn.Module):
 
 
 def pseudo_labels(scores: Tensor, mask: NDArray[np.integer], novel: Sequence[int]) -> Tensor:
-    """Targets (H, W): the mask's class where that is a base class, else the best novel class of scores (K, H, W).
+    """Targets (H, W): the mask's class, but where it is a novel one the best of these by scores (K, H, W).
 
-    `mask` holds class indices, `IGNORE` or novel ones where there is no label: those are never looked at.
+    Which novel class a pixel of `mask` has is never looked at; `IGNORE`, pixels of no class, stays.
     """
     truth = torch.from_numpy(mask.astype(np.int64))
     rows = torch.tensor(list(novel))
     guessed = rows[scores[rows].argmax(dim=0)]
-    unknown = (truth == IGNORE) | torch.isin(truth, rows)
-    return torch.where(unknown, guessed, truth)
+    return torch.where(torch.isin(truth, rows), guessed, truth)
 
 
 def train_segmenter(
@@ -130,8 +130,9 @@ def segmentation_examples(
 ) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
     """What a student is trained on: the `inputs` of each image, and its targets (H, W), uint8.
 
-    Novel classes are never looked at: their pixels get the untrained model's best novel class with `pseudo`, else
-    `IGNORE`. Targets have the size of their image where all images have one, else that of what the tower saw of it.
+    Novel classes are not told apart: their pixels get the untrained model's best novel class with `pseudo`, else
+    `IGNORE`, as have pixels of no class. Targets have the size of their image where all images have one, else that of
+    what the tower saw of it.
     SourceError where no pixel of any image has a target.
     """
     from retroclip.pairs import decode_image
