@@ -22,8 +22,8 @@ from torchvision.models.segmentation.lraspp import LRASPPHead
 from retroclip.classifiers.segmenting import segment
 from retroclip.classifiers.zero_shot import class_texts, zero_shot
 from retroclip.encoders.dense import whole_image
-from retroclip.encoders.pyramid import ConvPyramid
-from retroclip.errors import ModelError, SourceError
+from retroclip.encoders.pyramid import staged_maps
+from retroclip.errors import SourceError
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -37,20 +37,20 @@ OnEpoch = Callable[[int, float], None]
 class SegmentationStudent(nn.Module):
     """Class scores (K, H, W) of an image: cosines of pixel embeddings with class texts, times `SCALE`.
 
-    On the encoder's own frozen convolutional maps where it has some, else a MobileNetV3 from random weights.
+    On the encoder's own frozen maps at strides 8 and 32 where it has some, else a MobileNetV3 from random weights.
     """
 
     def __init__(self, encoder: Encoder, task: Task, *, size: int) -> None:
         super().__init__()
         self._encoder, self.size = [encoder], size  # in a list: the encoder's weights aren't the student's
         self.register_buffer("texts", class_texts(encoder, task).float())
-        try:
-            pyramid = ConvPyramid(encoder)
-            self._pyramid: list[ConvPyramid] = [pyramid]
-            self.head: nn.Module = LRASPPHead(pyramid.channels["8"], pyramid.channels["32"], encoder.dim, 128)
-        except ModelError:
-            self._pyramid = []
+        pyramid = staged_maps(encoder)
+        self._pyramid = [pyramid] if pyramid is not None else []
+        self.head: nn.Module
+        if pyramid is None:
             self.head = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=encoder.dim)
+        else:
+            self.head = LRASPPHead(pyramid.channels["8"], pyramid.channels["32"], encoder.dim, 128)
 
     def inputs(self, image: Any) -> dict[str, Tensor]:
         """What of an image doesn't change in training, with a batch dimension of 1."""
