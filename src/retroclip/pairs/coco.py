@@ -112,11 +112,11 @@ def _pair(
     for annotation in own:
         if "bbox" not in annotation:
             continue
-        if annotation.get("category_id") not in names or len(annotation["bbox"]) != 4:
+        box = _box(annotation, names)
+        if box is None:
             return Rejected(
                 key, ref.name, f"annotation {annotation.get('id')} has no known category, or no four numbers"
             )
-        box = (names[annotation["category_id"]], *map(float, annotation["bbox"]))
         (ignored if annotation.get("iscrowd") else boxes).append(box)
     metadata: dict[str, Any] = {"image_id": image.get("id")}
     if ignored:
@@ -135,6 +135,15 @@ def _pair(
     return Pair(
         key=key, image=data, captions=captions, source=ref.name, boxes=tuple(boxes), mask=mask, metadata=metadata
     )  # fmt: skip
+
+
+def _box(annotation: dict[str, Any], names: dict[Any, str]) -> tuple[Any, ...] | None:
+    """A box (label, x, y, w, h), or None where the category isn't known or its numbers aren't four."""
+    try:
+        x, y, w, h = map(float, annotation["bbox"])
+        return names[annotation["category_id"]], x, y, w, h
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _named(ids: list[Any], names: dict[Any, str]) -> set[str]:

@@ -85,8 +85,10 @@ def _masked(images: Iterable[str], masks: Iterable[str], layout: Layout) -> bool
 def mask_value_names(path: Path) -> dict[int, str] | None:
     """Class names by mask value of a folder that `MaskFolderReader` accepts, where it is a known benchmark's."""
     layout = find_layout(path)
-    if layout is None or layout.names is not None:
-        return layout and layout.names
+    if layout is None:
+        return None
+    if layout.names is not None:
+        return layout.names
     if not any((path / layout.masks / split).is_dir() for split in COCO_SPLITS):
         return None
     return mask_names.COCO_STUFF_TRAIN_IDS if layout.mask_end else mask_names.COCO_STUFF_IDS
