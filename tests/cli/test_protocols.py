@@ -59,6 +59,17 @@ def test_the_task_chooses_and_the_user_may_choose_another(run, model, boxed):
         ("bccd {} --metric map11", 2, "leave out --metric: regions has no use"),
         ("bccd {} --train {}", 2, "leave out --train: regions has no use"),
         ("bccd {} --protocol detection --train {}", 2, "learns from --set.train"),
+        ("bccd {} --set.features dense --set.size 0", 1, "option size of protocol regions is 1 or more, not 0"),
+        (
+            "bccd {} --protocol detection --set.train a --set.epochs -1",
+            1,
+            "option epochs of protocol detection is 0 or more",
+        ),
+        (
+            "bccd {} --protocol typographic-attack --set.seed -1",
+            1,
+            "option seed of protocol typographic-attack is 0 or more",
+        ),
         ("bccd {} --seed 3", 2, "regions by zero-shot trains and draws nothing: leave out --seed"),
         ("bccd {} --protocol detection --seeds 3", 2, "leave out --seeds"),
         ("bccd {} --protocol classification --seed 3", 2, "leave out --seed"),

@@ -15,6 +15,7 @@ BOXES = {
     "outside": (GOOD | {"x": 60.0}, "a box outside the image of 48 x 32 pixels"),
     "zero-area": (GOOD | {"w": 0.0}, "a box of no area (0 x 20)"),
     "negative": (GOOD | {"h": -3.0}, "a box of no area (20 x -3)"),
+    "no label": (GOOD | {"label": None}, "a box without a label"),
     "not a number": (GOOD | {"x": float("nan")}, "a box with values that aren't finite"),
 }
 
@@ -52,6 +53,12 @@ def test_wrong_boxes_are_counted_and_too_many_stop(run, model, write, protocol, 
     assert again["value"] == result["value"] and again["per_class"] == result["per_class"]
     shown = run(f"evaluate {model} bccd {write('bad.parquet', boxes=[[GOOD, bad]] * 4)} --protocol {protocol}")
     assert shown.status == 1 and "4 boxes or images can't be used" in shown.line and said in shown.line
+
+
+def test_boxes_without_all_their_numbers_are_not_called_missing(run, model, write):
+    file = write("a.parquet", boxes=[[{name: GOOD[name] for name in ("label", "x", "y", "w")}]] * 3)
+    shown = run(f"evaluate {model} bccd {file} --protocol regions")
+    assert shown.status == 1 and "3 boxes or images can't be used, such as a/00000000: a box isn't (label" in shown.line
 
 
 def test_masks_of_another_size_are_counted_and_too_many_stop(run, model, write):

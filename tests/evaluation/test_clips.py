@@ -1,9 +1,12 @@
 """Clips from rows and from video files: decoded when asked for, once; what can't be read is rejected."""
 
+import struct
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from retroclip.errors import BadImageError, SourceError
 from retroclip.evaluation import clips as reading
@@ -92,6 +95,17 @@ def test_video_files(folder):
         survey(load_clips(folder), ColourEncoder())
 
 
+def test_where_chooses_files_and_hidden_ones_are_no_clips(folder):
+    for name in ("._0.mp4", ".trash/0.mp4", "__MACOSX/red/0.mp4"):
+        (folder / "red" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "red" / name).write_bytes(b"not a video")
+    assert load_clips(folder, where="label = 'red' AND key != 'red/0'").keys == ["red/1", "red/2", "red/3"]
+    with pytest.raises(SourceError, match="has no column 'split'; it has: key, label"):
+        load_clips(folder, where="split = 'val'")
+    with pytest.raises(SourceError, match="no labelled clip"):
+        load_clips(folder, where="label = 'yellow'")
+
+
 def test_a_file_is_decoded_when_asked_for_and_once(folder, monkeypatch):
     decoded = []
 
@@ -105,6 +119,17 @@ def test_a_file_is_decoded_when_asked_for_and_once(folder, monkeypatch):
     assert len(clips) == 12 and not decoded  # nothing is held but paths
     run_protocol("video", ColourEncoder(), TASK, folder)
     assert len(decoded) == 12
+
+
+def test_frames_are_turned_as_the_file_says(tmp_path):
+    path = tmp_path / "a.mp4"
+    make_video(path)
+    plain, stored = read_video(path, 1)[0], bytearray(path.read_bytes())
+    matrix = stored.index(b"tkhd") + 44
+    stored[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 48 << 16, 0, 1 << 30)
+    path.write_bytes(stored)
+    (turned,) = read_video(path, 1)  # by a quarter to the right
+    assert turned.size == (48, 64) and turned.tobytes() == plain.transpose(Image.Transpose.ROTATE_270).tobytes()
 
 
 @pytest.mark.parametrize(("codec", "without"), [("mpeg4", 0), ("mpeg2video", 0), ("mpeg2video", 1)])

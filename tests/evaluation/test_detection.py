@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+import retroclip
+from retroclip.encoders import dense
 from retroclip.errors import ModelError, SourceError
 from retroclip.evaluation.average_precision import Boxes
 from retroclip.evaluation.boxes import load_boxes
@@ -157,6 +159,8 @@ def test_what_is_trained_stands_beside_what_is_not(boxed):
 class AllRed:
     """In place of a trained detector: one red box an image."""
 
+    dense = None
+
     def detect(self, image):
         return np.array([[2.0, 3, 8, 8]]), np.array([[0.9, 0.01, 0.01]]), np.array([0.8])
 
@@ -183,6 +187,34 @@ def test_what_can_not_be_used_of_both_sets_is_reported(tmp_path, monkeypatch):
     same = write(tmp_path / "same.parquet", [*images, stream.getvalue()], [*learnt, over[0]])
     with pytest.raises(SourceError, match=r"same\.parquet holds images that are evaluated"):
         run_protocol("detection", ColourEncoder(), TASK, val, options={"train": same})
+
+
+@pytest.mark.parametrize(("width", "passes"), [(48, 1), (60, 2)])
+def test_the_tower_runs_once_for_what_asks_for_the_same_pixels(
+    tmp_path, tiny_model, make_encoded, monkeypatch, width, passes
+):
+    """A detector wants sides of 32 pixels, patches ones of 8: 48 x 48 are 64 x 64 to both, 60 x 48 are not."""
+    encoder = retroclip.load(tiny_model(0), precision="fp32")
+    boxes = [[("red", 2.0, 3.0, 20.0, 20.0), ("blue", 20.0, 10.0, 16.0, 30.0)]] * 3
+    train, val = (
+        write(tmp_path / f"{start}.parquet", [make_encoded(start + i, (width, 48)) for i in range(3)], boxes)
+        for start in (0, 10)
+    )
+    options = {"train": train, "features": "dense", "size": 64, "epochs": 1, "limit": 10, "resamples": 0}
+    seen = []
+
+    def counted(encoder, pixels):
+        seen.append(len(pixels))
+        return whole(encoder, pixels)
+
+    whole = dense.dense_map
+    monkeypatch.setattr(dense, "dense_map", counted)
+    result = run_protocol("detection", encoder, TASK, val, options=options)
+    assert len(seen) == 1 + 3 + 3 * passes  # the detector looks what a map is like, then at its examples
+    monkeypatch.setattr(dense.LastDense, "__call__", lambda self, pixels: whole(self.encoder, pixels))
+    again = run_protocol("detection", encoder, TASK, val, options=options)
+    assert again.metrics == pytest.approx(result.metrics, abs=1e-5, nan_ok=True)
+    assert again.options["detections"] == result.options["detections"]
 
 
 def test_scores_that_are_no_numbers_are_refused():

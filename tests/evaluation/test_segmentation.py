@@ -139,6 +139,33 @@ def test_a_student_stands_beside_the_untrained_model(tmp_path, tiny_model, stude
         run_protocol("segmentation", encoder, TASK, val, options=options | {"student": "unet"})
 
 
+def test_annotation_free_training_reads_no_mask(tmp_path, tiny_model):
+    encoder = retroclip.load(tiny_model(0), precision="fp32")
+    val, train = scenes(tmp_path / "val.parquet", range(20, 24)), tmp_path / "train.parquet"
+    table = pq.read_table(scenes(train, range(11)))
+    options = {"train": str(train), "targets": "annotation-free", "size": 32, "epochs": 1}
+    found = []
+    for images in (table, table.drop_columns("mask").replace_schema_metadata(None)):
+        pq.write_table(images, train)
+        result = run_protocol("segmentation", encoder, TASK, val, options=options)
+        found.append((result.value, result.per_class))
+    assert found[0] == found[1] and result.options["targets"] == "annotation-free"
+    broken = [*table["image"].to_pylist()[:10], b"no image"]
+    pq.write_table(pa.table({"image": broken}), train)
+    result = run_protocol("segmentation", encoder, TASK, val, options=options)
+    assert result.rejected[0].startswith("training set: train/00000010: not an image")
+    pq.write_table(pa.table({"image": broken[8:]}), train)
+    with pytest.raises(SourceError, match="1 images or masks can't be used"):
+        run_protocol("segmentation", encoder, TASK, val, options=options)
+
+
+def test_a_task_of_novel_classes_alone_has_one_mean(tmp_path, tiny_model):
+    encoder = retroclip.load(tiny_model(0), precision="fp32")
+    task = TASK.model_copy(update={"novel": TASK.classes})
+    result = run_protocol("segmentation", encoder, task, scenes(tmp_path / "val.parquet", range(3)))
+    assert set(result.metrics) == {"miou", "pixel-accuracy"}
+
+
 def test_masks_of_the_training_set_that_can_not_be_used_are_reported(tmp_path, tiny_model):
     encoder = retroclip.load(tiny_model(0), precision="fp32")
     val, train = scenes(tmp_path / "val.parquet", range(20, 24)), tmp_path / "train.parquet"

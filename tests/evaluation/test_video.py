@@ -34,6 +34,13 @@ def test_frames_are_averaged_in_order(tmp_path, rows):
     torch.testing.assert_close(survey(clips, ColourEncoder()).embeddings[0], one / one.norm())
     result = run_protocol("video", ColourEncoder(), TASK, tmp_path / "a.parquet")
     assert result.value == 1 and result.n == 12 and result.baselines["top1"] == pytest.approx(1 / 3)
+    assert result.options == {"frames": 8, "short_clips": 12}
+    assert (
+        run_protocol("video", ColourEncoder(), TASK, f"{tmp_path}/a.parquet", options={"frames": 3}).options[
+            "short_clips"
+        ]
+        == 0
+    )
     with pytest.raises(TaskError, match="blue"):
         run_protocol("video", ColourEncoder(), Task("two", classes=["red", "green"]), tmp_path / "a.parquet")
 

@@ -52,6 +52,18 @@ def test_coco_boxes_crowds_captions_and_lvis_lists(coco):
     assert [pair.key for pair in read_pairs(coco, where="image_id = 2") if not isinstance(pair, Rejected)] == ["002"]
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"bbox": ["a", 2, 3, 4]}, {"bbox": None}, {"bbox": [1, 2, 3]}, {"category_id": None}]
+)
+def test_coco_boxes_that_are_none_are_rejected(coco, wrong):
+    record = json.loads(coco.read_text())
+    record["annotations"][0] |= wrong
+    coco.write_text(json.dumps(record))
+    first, second, _ = read_pairs(coco)
+    assert isinstance(first, Rejected) and first.reason == "annotation 1 has no known category, or no four numbers"
+    assert second.key == "002"
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "{", '{"images": []}', '{"images": [], "annotations": []}'])
 def test_other_json_is_refused(tmp_path, text):
     (tmp_path / "a.json").write_text(text)

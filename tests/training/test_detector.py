@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 import retroclip
 from retroclip.encoders.loading import build
-from retroclip.errors import ModelError
+from retroclip.errors import ModelError, SourceError
 from retroclip.pairs import decode_image
 from retroclip.tasks import Task
 from retroclip.training.detector import WIDTH, OpenVocabularyDetector, SimplePyramid, TextPredictor, train_detector
@@ -164,6 +164,12 @@ def test_a_simple_pyramid_keeps_things_in_their_place(stride):
             first = start // wide * wide
             assert changed[:, axis].min() == first - int(name)
             assert changed[:, axis].max() == first + wide
+
+
+def test_training_without_a_box_of_a_base_class_is_refused(tiny_tower):
+    image, boxes, _ = scene(0)
+    with pytest.raises(SourceError, match="no image to train on has a box of a class that task 'things' may learn"):
+        train_detector(tiny_tower("vit"), TASK, [image], [boxes], [np.array([1, 1])], size=96, epochs=1)
 
 
 def test_towers_without_maps_are_refused_before_anything_is_learnt(tiny_tower):

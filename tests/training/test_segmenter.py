@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 
 import retroclip
+from retroclip.encoders import Encoder
+from retroclip.encoders.loading import build
 from retroclip.encoders.pyramid import ConvPyramid
 from retroclip.errors import ModelError, SourceError
 from retroclip.tasks import Task
@@ -17,10 +19,12 @@ from retroclip.training.segmenter import on_grid, pseudo_labels, train_segmenter
 TASK = Task("halves", classes=["sky", "road", "tree"], novel=["tree"])
 
 
-def test_labels_where_known_and_the_best_novel_class_elsewhere():
+def test_labels_where_known_and_the_best_novel_class_in_place_of_novel_ones():
     scores = torch.tensor([5.0, 1.0, 2.0, 3.0])[:, None, None].expand(4, 2, 3)
     mask = np.array([[0, 1, 2], [255, 3, 0]])
-    assert pseudo_labels(scores, mask, [2, 3]).tolist() == [[0, 1, 3], [3, 3, 0]]
+    assert pseudo_labels(scores, mask, [2, 3]).tolist() == [[0, 1, 3], [255, 3, 0]]
+    swapped = np.array([[0, 1, 3], [255, 2, 0]])  # which novel class it is leaves no trace
+    assert torch.equal(pseudo_labels(scores, swapped, [2, 3]), pseudo_labels(scores, mask, [2, 3]))
 
 
 def scene(i):
@@ -47,6 +51,21 @@ def test_a_student_learns_labels(tiny_model, model):
     assert scores.shape == (3, 64, 64)
     if model == "builtin":
         assert (scores.argmax(0).numpy() == masks[0]).mean() > 0.7
+
+
+def test_students_are_built_on_the_stages_of_a_tower(tiny_model):
+    base = retroclip.load(tiny_model(0), precision="fp32")
+    vision = {"timm_model_name": "convnext_atto", "timm_pool": "", "timm_proj": "linear"}
+    cfg = base.model_cfg | {"vision_cfg": vision}
+    torch.manual_seed(0)
+    encoder = Encoder("a", build(cfg, draw=True), base.tokenizer, model_cfg=cfg, preprocess_cfg=base.preprocess_cfg)
+    images, masks = zip(*(scene(i) for i in range(2)), strict=True)
+    channels = {16: 80, 8: 160, 4: 320}  # of maps by their side: strides 8, 16 and 32
+    for train in (train_segmenter, train_maskformer):
+        student = train(encoder, TASK, images, masks, size=128, epochs=1)
+        found = student.inputs(retroclip.pairs.decode_image(images[0]))
+        assert len(found) > 1 and all(channels[each.shape[3]] == each.shape[1] for each in found.values())
+        assert student.segment(images[0]).shape == (3, 64, 64)
 
 
 def mixed_scenes(count):

@@ -8,7 +8,7 @@ they give for an image, pooled over one position alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,24 @@ def dense_map(encoder: Encoder, pixels: Tensor, *, residual: bool = True) -> Den
     return DenseMap(F.normalize(features.float(), dim=-1).cpu(), None if keys is None else keys.float().cpu())
 
 
+class LastDense:
+    """`dense_map` of an encoder that keeps its last two answers: for pixels asked for again the tower doesn't run.
+
+    Two, for what a detector sees of an image and what its boxes are pooled from may differ by the rounding of sides.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self._kept: list[tuple[Tensor, DenseMap]] = []
+
+    def __call__(self, pixels: Tensor) -> DenseMap:
+        found = next((own for seen, own in self._kept if torch.equal(seen, pixels)), None)
+        if found is None:
+            found = dense_map(self.encoder, pixels)
+            self._kept = [(pixels, found), *self._kept[:1]]
+        return found
+
+
 def stride(encoder: Encoder) -> int:
     """Pixels from one position of the dense map to the next."""
     tower: Any = encoder.model.visual
@@ -112,12 +130,23 @@ def whole_image(encoder: Encoder, image: Image.Image, size: int | None = None, s
     return (pixels.permute(2, 0, 1).float() / 255 - mean) / std
 
 
-def pool_boxes(encoder: Encoder, image: Any, boxes: Sequence[Sequence[float]], *, size: int | None = None) -> Tensor:
-    """Embeddings (n, d), unit norm, of boxes (x, y, w, h in pixels): RoIAlign on the dense map, then the mean."""
+def pool_boxes(
+    encoder: Encoder,
+    image: Any,
+    boxes: Sequence[Sequence[float]],
+    *,
+    size: int | None = None,
+    dense: Callable[[Tensor], DenseMap] | None = None,
+) -> Tensor:
+    """Embeddings (n, d), unit norm, of boxes (x, y, w, h in pixels): RoIAlign on the dense map, then the mean.
+
+    `dense` makes the map of pixels (1, 3, H, W): `dense_map`, or what keeps its answers (`LastDense`).
+    """
     from retroclip.pairs import decode_image
 
     decoded = decode_image(image)
-    features = dense_map(encoder, whole_image(encoder, decoded, size)[None]).features
+    pixels = whole_image(encoder, decoded, size)[None]
+    features = (dense_map(encoder, pixels) if dense is None else dense(pixels)).features
     return pool_map(features[0], torch.as_tensor(boxes, dtype=torch.float32), decoded.size)
 
 

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 
 from retroclip.encoders.consulting import refuse_consulting
-from retroclip.encoders.dense import any_size, dense_map, stride
+from retroclip.encoders.dense import LastDense, any_size, stride
 from retroclip.encoders.hybrid import ConvFeatures
 from retroclip.encoders.precision import DTYPES
 from retroclip.errors import ModelError
@@ -104,13 +104,23 @@ class PatchMap(nn.Module):
         super().__init__()
         patch = stride(encoder)
         level = 2 ** round(torch.tensor(patch).log2().item())
-        self._encoder, self.level = [encoder], str(level)
+        self.dense, self.level = LastDense(encoder), str(level)
         self.step = patch * max(STRIDES[-1] // level, 1)
         self.channels = {self.level: encoder.dim}
         self(torch.zeros(1, 3, self.step, self.step))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return {self.level: dense_map(self._encoder[0], images).features.permute(0, 3, 1, 2).contiguous()}
+        return {self.level: self.dense(images).features.permute(0, 3, 1, 2).contiguous()}
+
+
+def staged_maps(encoder: Encoder) -> ConvPyramid | StagePyramid | None:
+    """The three levels of a tower, None where it has none."""
+    for kind in (ConvPyramid, StagePyramid):
+        try:
+            return kind(encoder)
+        except ModelError:
+            continue
+    return None
 
 
 def tower_maps(encoder: Encoder) -> ConvPyramid | StagePyramid | PatchMap:

@@ -93,10 +93,12 @@ class BoxedImages:
 def check_box(box: Any, width: int, height: int) -> tuple[tuple[float, float, float, float], bool] | str:
     """A box (label, x, y, w, h) inside an image, and whether it was clipped by a pixel; or why it can't be used."""
     try:
-        _, x, y, w, h = box
+        label, x, y, w, h = box
         x, y, w, h = float(x), float(y), float(w), float(h)
     except (TypeError, ValueError):
         return "a box isn't (label, x, y, w, h)"
+    if label is None:
+        return "a box without a label"
     if not np.isfinite([x, y, w, h]).all():
         return "a box with values that aren't finite"
     if w <= 0 or h <= 0:
@@ -149,12 +151,12 @@ def load_boxes(task: "Task", dataset: str | Path, *, where: str | None = None, e
         found.images.append(pair.image)
         found.sizes.append(size)
         _note_record(found, position, pair.metadata, task)
-    if not rows:
-        raise SourceError(f"{dataset} has no box: regions need a column `boxes`, a COCO or LVIS json, or a VOC folder")
     if len(found.rejected) > MAX_REJECTED * (seen + len(found.images)):
         raise SourceError(
             f"{dataset}: {len(found.rejected)} boxes or images can't be used, such as {found.rejected[0]}"
         )
+    if not rows:
+        raise SourceError(f"{dataset} has no box: regions need a column `boxes`, a COCO or LVIS json, or a VOC folder")
     found.image_of = np.array([row[0] for row in rows], dtype=np.int64)
     found.boxes = np.array([row[1] for row in rows])
     found.labels = box_labels([row[2] for row in rows], task, str(dataset))

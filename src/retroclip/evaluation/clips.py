@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from PIL import Image
 
 from retroclip.errors import BadImageError, RetroclipError, SourceError
 from retroclip.evaluation.samples import MAX_REJECTED
+from retroclip.pairs.readers import check_columns
+from retroclip.pairs.reference import resolve
+from retroclip.pairs.walk import walk
 
 VIDEO_SUFFIXES = frozenset([".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"])
 AT_A_TIME = 8  # clips decoded at once: in large videos a clip of 16 frames takes 100 MB
@@ -113,6 +117,7 @@ class Frames(Sequence[bytes | Image.Image]):
 def load_clips(dataset: str | Path, *, where: str | None = None, frames: int = 8) -> Clips:
     """Clips from a folder of class folders with video files, or from rows with `clip`, `frame` and `label` columns.
 
+    `where` sees the columns of rows; of files `key`, the path without suffix, and `label`, the folder's name.
     Of a clip with more than `frames` frames, as many are taken at equal distances. Nothing is decoded here: which clips
     can't be read is known after `Clips.readable`. Raises SourceError: no clip, or PyAV missing for video files.
     """
@@ -121,16 +126,27 @@ def load_clips(dataset: str | Path, *, where: str | None = None, frames: int = 8
     text, _, split = str(dataset).partition("#")
     clips = Clips(Path(text).stem, split or None, frames)
     root = Path(text) / split if split else Path(text)
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES) if root.is_dir() else []
+    files = sorted(folder / name for folder, names in walk(root) for name in names)
+    files = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
     if files:
         check_decoder()
-        for path in files:
-            clips.add(path.relative_to(root).with_suffix("").as_posix(), path, path.parent.name)
+        _from_files(clips, root, files, where)
     else:
         _from_rows(clips, dataset, where)
     if not len(clips) and not clips.rejected:
         raise SourceError(f"{dataset} has no labelled clip: rows need `clip`, `frame` and `label`, folders video files")
     return clips
+
+
+def _from_files(clips: Clips, root: Path, files: Iterable[Path], where: str | None) -> None:
+    from retroclip.pairs import parse_where
+
+    predicate = parse_where(where) if where is not None and where.strip() else None
+    check_columns(resolve(root)[0], predicate, ["key", "label"])
+    for path in files:
+        row = {"key": path.relative_to(root).with_suffix("").as_posix(), "label": path.parent.name}
+        if predicate is None or predicate(row):
+            clips.add(row["key"], path, row["label"])
 
 
 def _from_rows(clips: Clips, dataset: str | Path, where: str | None) -> None:
@@ -195,6 +211,12 @@ def read_video(path: Path, frames: int = 8) -> list[Image.Image]:
     return images
 
 
+def upright(frame: Any) -> Image.Image:
+    """A decoded frame turned as its file says that it is shown: telephones film upright pictures sideways."""
+    image = frame.to_image()
+    return image.rotate(frame.rotation, expand=True) if frame.rotation % 360 else image
+
+
 def _decoded(path: Path, positions: NDArray[np.int64]) -> tuple[int, list[Image.Image]]:
     """How many frames a file has, and those at the positions; all are decoded, which shows whether it is whole."""
     import av
@@ -203,6 +225,6 @@ def _decoded(path: Path, positions: NDArray[np.int64]) -> tuple[int, list[Image.
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
             if count in wanted:
-                images.append(frame.to_image())
+                images.append(upright(frame))
             count += 1
     return count, images

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from retroclip.encoders.dense import LastDense, pool_boxes
 from retroclip.encoders.regions import encode_cuts
 from retroclip.errors import ModelError, RetroclipError
 from retroclip.evaluation.average_precision import Boxes
@@ -99,6 +100,7 @@ def evaluate_detection(
         fitting = time.perf_counter()
         detector = trained_detector(classifier, task, train, data, size=size, epochs=epochs, seed=seed, work=work)
         fit_seconds, trained = time.perf_counter() - fitting, sum(each.numel() for each in detector.parameters())
+        logits.dense = detector.dense or logits.dense  # where both see the same pixels, the tower runs once
     for i, image in enumerate(data.images):
         boxes, objectness = windows(i)
         scores = with_background(logits(image, boxes)) * objectness[:, None] ** 0.5
@@ -159,19 +161,21 @@ def trained_detector(
 
 
 class ProposalLogits:
-    """A classifier's logits (n, K) for boxes (n, 4) of an image, by cuts or by RoIAlign on the dense map."""
+    """A classifier's logits (n, K) for boxes (n, 4) of an image, by cuts or by RoIAlign on the dense map.
+
+    `dense` makes that map, once for all boxes of an image that are asked for in a row.
+    """
 
     def __init__(self, classifier: "Classifier", *, features: str, size: int | None, context: float) -> None:
         self.classifier, self.features, self.size, self.context = classifier, features, size, context
+        self.dense = LastDense(classifier.encoder)
 
     def __call__(self, image: bytes, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         encoder = self.classifier.encoder
         if self.features == "crop":
             embeddings = encode_cuts(encoder, [(image, boxes.tolist())], context=self.context)
         else:
-            from retroclip.encoders.dense import pool_boxes
-
-            embeddings = pool_boxes(encoder, image, boxes.tolist(), size=self.size)
+            embeddings = pool_boxes(encoder, image, boxes.tolist(), size=self.size, dense=self.dense)
         with torch.no_grad():
             logits = self.classifier(embeddings).double().cpu().numpy()
         return finite(logits, "the model")

@@ -45,10 +45,11 @@ class MaskedImages:
 def load_masks(task: "Task", dataset: str | Path, *, where: str | None = None) -> MaskedImages:
     """Read a source with masks for a task; images without one are counted.
 
-    Of a VOC folder the split is the one that `ImageSets/Segmentation` lists. Mask values are named by the source
-    (`pairs.mask_classes`), or else are the task's classes in order, 255 being none; from 1 on, and 0 none, where the
-    task has `reduce_zero_label`. Values whose name is in the task's `ignored` become 255. A mask of another size than
-    its image, or one that can't be read, is rejected.
+    Sources are parquet files with a column `mask`, VOC folders, whose split is the one that `ImageSets/Segmentation`
+    lists, folders of images beside folders of masks (`pairs.mask_folder`), and COCO's panoptic json. Mask values are
+    named by the source (`pairs.mask_classes`), or else are the task's classes in order, 255 being none; from 1 on, and
+    0 none, where the task has `reduce_zero_label`. Values whose name is in the task's `ignored` become 255. A mask of
+    another size than its image, or one that can't be read, is rejected.
     Raises SourceError (no mask, over 10 % rejected), TaskError (a value that means no class).
     """
     from retroclip.pairs import Rejected, decode_image, mask_classes, mask_source, read_pairs
@@ -83,10 +84,42 @@ def load_masks(task: "Task", dataset: str | Path, *, where: str | None = None) -
         data.images.append(pair.image)
         data.masks.append(table[values].astype(np.uint16))
     if not data.images and not data.rejected:
-        raise SourceError(f"{dataset} has no mask: segmentation needs a column `mask`, or a VOC folder's masks")
-    if len(data.rejected) > MAX_REJECTED * (len(data) + len(data.rejected)):
-        raise SourceError(f"{dataset}: {len(data.rejected)} images or masks can't be used, such as {data.rejected[0]}")
+        wanted = "a column `mask`, a VOC folder, or a folder `images` with masks of the same names in `annotations`"
+        raise SourceError(f"{dataset} has no mask: segmentation needs {wanted}")
+    check_share(data, str(dataset))
     return data
+
+
+def load_unmasked(dataset: str | Path) -> MaskedImages:
+    """Images whose masks, if any, are not read: all their pixels have class 0. Unreadable images are rejected.
+
+    Raises SourceError (no image, over 10 % rejected).
+    """
+    from retroclip.pairs import Rejected, decode_image, mask_source, read_pairs
+
+    path, _, split = str(dataset).partition("#")
+    data = MaskedImages(Path(path).stem, split or None)
+    for pair in read_pairs(mask_source(dataset)):
+        try:
+            if isinstance(pair, Rejected) or pair.image is None:
+                raise BadImageError(pair.reason if isinstance(pair, Rejected) else "no image")
+            width, height = decode_image(pair.image).size
+        except BadImageError as error:
+            data.rejected.append(f"{pair.key}: {error}")
+            continue
+        data.keys.append(pair.key)
+        data.images.append(pair.image)
+        data.masks.append(np.zeros((height, width), np.uint16))
+    if not data.images and not data.rejected:
+        raise SourceError(f"{dataset} has no image: check the split")
+    check_share(data, str(dataset))
+    return data
+
+
+def check_share(data: MaskedImages, source: str) -> None:
+    """SourceError where over 10 % of the images or masks were rejected."""
+    if len(data.rejected) > MAX_REJECTED * (len(data) + len(data.rejected)):
+        raise SourceError(f"{source}: {len(data.rejected)} images or masks can't be used, such as {data.rejected[0]}")
 
 
 def read_mask(data: bytes) -> NDArray[np.integer]:

@@ -40,6 +40,7 @@ OF_TRAINING = (
     "weights",
     "work",
 )  # mean nothing where no `train` is named
+LEAST = {"epochs": 0, "seed": 0, "size": 1, "resamples": 0}  # whole numbers that mean nothing below these
 OF_PATCHES = ("smoothing", "denoising", "residual")  # of segmentation by the untrained tower
 
 _REGISTRY: dict[str, Run] = {}
@@ -129,7 +130,11 @@ def checked_options(name: str, run: Run, options: Mapping[str, Any]) -> dict[str
     except ValidationError as error:
         problem = error.errors()[0]
         raise RetroclipError(f"option {problem['loc'][0]} of protocol {name}: {problem['msg']}") from None
-    return {key: getattr(checked, key) for key in options}
+    values = {key: getattr(checked, key) for key in options}
+    for key, least in LEAST.items():
+        if values.get(key) is not None and values[key] < least:
+            raise RetroclipError(f"option {key} of protocol {name} is {least} or more, not {values[key]}")
+    return values
 
 
 def idle(name: str, options: Mapping[str, Any], trainable: bool) -> str | None:

@@ -21,7 +21,7 @@ from retroclip.evaluation.confusion import (
     mean_iou,
     pixel_accuracy,
 )
-from retroclip.evaluation.masks import MaskedImages, load_masks
+from retroclip.evaluation.masks import MaskedImages, load_masks, load_unmasked
 from retroclip.evaluation.mistakes import count_matrix, mistakes
 from retroclip.evaluation.protocols import register_protocol
 from retroclip.evaluation.result import Result
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 RESAMPLES = 1000
 TRAIN_SIZE = 224
 Student = Literal["maskclip+", "maskformer"]
-Targets = Literal["pseudo", "base"]
+Targets = Literal["pseudo", "base", "annotation-free"]
 
 
 @register_protocol("segmentation")
@@ -66,16 +66,18 @@ def evaluate_segmentation(
 
     `size` is the shorter side in pixels that the tower sees; `smoothing`, `denoising` (a threshold, 0.5 in the paper)
     and `residual` are `classifiers.segmenting`'s. With `train`, another set with masks, a student is trained on
-    the labels of the classes that aren't `novel` and on pseudo-labels elsewhere, and evaluated instead: `student`
-    is `maskclip+` (`training.segmenter`) or `maskformer` (iCAR's form, `training.maskformer`; `targets="base"` leaves
-    out the pseudo-labels). `metrics` then have the untrained model (`zero-shot-…`) and the gain over it, with paired
-    intervals, too. `work`: `training_state`. Baseline: the most frequent class everywhere.
+    the labels of the classes that aren't `novel` and on pseudo-labels of those that are, and evaluated instead:
+    `student` is `maskclip+` (`training.segmenter`) or `maskformer` (iCAR's form, `training.maskformer`;
+    `targets="base"` leaves out the pseudo-labels). With `targets="annotation-free"` all pixels of any images have
+    pseudo-labels of all classes (MaskCLIP+'s other setting): no mask is read. `metrics` then have the untrained model
+    (`zero-shot-…`) and the gain over it, with paired intervals, too. `work`: `training_state`. Baseline: the most
+    frequent class everywhere.
     Raises SourceError, TaskError as `load_masks`; ModelError for towers without dense features.
     """
     if not 0 <= denoising <= 1:
         raise RetroclipError(f"denoising is a threshold between 0 and 1, not {denoising:g}")
     if train is None and (student, targets) != ("maskclip+", "pseudo"):
-        raise RetroclipError("student and targets are for training: name a set with masks as train")
+        raise RetroclipError("student and targets are for training: name a set to learn from as train")
     if targets == "base" and student != "maskformer":
         raise RetroclipError(f"targets can be 'base' for the maskformer student alone, not for {student}")
     start = time.perf_counter()
@@ -89,7 +91,7 @@ def evaluate_segmentation(
     else:
         name, size = student, size or TRAIN_SIZE
         options = {"train": train, "epochs": epochs, "seed": seed, "size": size}
-        options |= {"targets": targets} if student == "maskformer" else {}
+        options |= {"targets": targets} if (student, targets) != ("maskclip+", "pseudo") else {}
         fitting = time.perf_counter()
         learner = trained_student(classifier, task, data, student=student, work=work, **options)
         fit_seconds, trained = time.perf_counter() - fitting, sum(each.numel() for each in learner.parameters())
@@ -127,19 +129,28 @@ def trained_student(
     *,
     student: Student,
     train: str,
+    targets: Targets = "pseudo",
     work: str | None,
     **options: Any,
 ) -> "SegmentationStudent | MaskFormerStudent":
-    """A student of another set; SourceError where that shares an image with the evaluated one."""
+    """A student of another set; SourceError where that shares an image with the evaluated one.
+
+    Annotation-free training is that in which every class is novel, and every pixel is of some class.
+    """
     from retroclip.training.maskformer import train_maskformer
     from retroclip.training.segmenter import train_segmenter
 
-    learnt = load_masks(task, train)
+    free = targets == "annotation-free"
+    learnt = load_unmasked(train) if free else load_masks(task, train)
     check_training(train, learnt, data)
-    state = training_state(work, student, classifier.encoder, task, options | {"data": learnt.hash})
+    if free:
+        task = task.model_copy(update={"novel": task.classes})
+    settings = options | {"targets": targets, "data": learnt.hash}
+    options["state"] = training_state(work, student, classifier.encoder, task, settings)
     if student == "maskformer":
-        return train_maskformer(classifier.encoder, task, learnt.images, learnt.masks, **options, state=state)
-    return train_segmenter(classifier.encoder, task, learnt.images, learnt.masks, **options, state=state)
+        options["targets"] = "base" if targets == "base" else "pseudo"
+        return train_maskformer(classifier.encoder, task, learnt.images, learnt.masks, **options)
+    return train_segmenter(classifier.encoder, task, learnt.images, learnt.masks, **options)
 
 
 def never_true(matrices: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -148,8 +159,8 @@ def never_true(matrices: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def class_parts(task: "Task") -> dict[str, Any]:
-    """Which classes each figure is the mean of: all, and novel and base ones apart where the task has any."""
-    if not task.novel:
+    """Which classes each figure is the mean of: all, and novel and base ones apart where the task has both."""
+    if len(task.novel) in (0, len(task.classes)):
         return {"miou": slice(None)}
     novel = np.isin(task.classes, task.novel)
     return {"miou": slice(None), "miou-novel": novel, "miou-base": ~novel}

@@ -52,7 +52,9 @@ def evaluate_video(
     work: str | None = None,
     resamples: int = RESAMPLES,
 ) -> Result:
-    """Top-1 over clips by the mean embedding of `frames` frames. Baseline: the most frequent class.
+    """Top-1 over clips by the mean embedding of `frames` frames, or of all where a clip has fewer (`short_clips`).
+
+    Baseline: the most frequent class.
 
     With `train`, other clips, a video transformer learns them with the class texts as its classifier
     (`training.video`), from random weights or from a file of torchvision's, `weights`, and is evaluated instead. Clips
@@ -73,7 +75,7 @@ def evaluate_video(
     class_indices(clips.labels, task, str(dataset))  # a label that the task lacks is told before anything is decoded
     seen = survey(clips, classifier.encoder)
     labels = class_indices(clips.labels, task, str(dataset))
-    options: dict[str, Any] = {"frames": frames}
+    options: dict[str, Any] = {"frames": frames, "short_clips": seen.short}
     fit_seconds = 0.0
     if tower is None or train is None:
         own = outcomes(classifier, seen.embeddings, labels)
@@ -106,12 +108,16 @@ def evaluate_video(
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What one reading of clips showed: embeddings (n, d), a hash of clips and labels, their `pictures` and `looks`."""
+    """What one reading of clips showed: embeddings (n, d), a hash of clips and labels, their `pictures` and `looks`.
+
+    `short` is how many have fewer frames than were asked for.
+    """
 
     embeddings: torch.Tensor
     hash: str
     pictures: set[bytes]
     looks: NDArray[np.float32]
+    short: int = 0
 
 
 def survey(clips: Clips, encoder: "Encoder") -> Survey:
@@ -121,7 +127,7 @@ def survey(clips: Clips, encoder: "Encoder") -> Survey:
     """
     means: list[torch.Tensor] = []
     looks: list[NDArray[np.float32]] = []
-    digest, shown = SampleHash(), set()
+    digest, shown, short = SampleHash(), set(), 0
     for part in clips.readable():
         for row, frames in part.items():
             source = clips.sources[row]
@@ -129,9 +135,10 @@ def survey(clips: Clips, encoder: "Encoder") -> Survey:
             digest.add(b"".join(encoded), clips.labels[row])
             shown |= telling(frames)
             looks.append(look(frames)[0])
+            short += len(frames) < clips.frames
         embedded = encoder.encode_images([frame for frames in part.values() for frame in frames])
         means += [own.mean(dim=0) for own in embedded.split([len(frames) for frames in part.values()])]
-    return Survey(F.normalize(torch.stack(means), dim=-1), digest.hexdigest(), shown, np.stack(looks))
+    return Survey(F.normalize(torch.stack(means), dim=-1), digest.hexdigest(), shown, np.stack(looks), short)
 
 
 def telling(frames: Sequence[Image.Image]) -> set[bytes]:

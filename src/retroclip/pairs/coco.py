@@ -10,6 +10,7 @@ from typing import Any
 
 from retroclip.errors import SourceError
 from retroclip.pairs.pair import Pair, Rejected, clean_captions
+from retroclip.pairs.panoptic import panoptic_mask
 from retroclip.pairs.readers import no_such_split, register_reader, row_of
 from retroclip.pairs.reference import SourceRef
 from retroclip.pairs.where import Predicate
@@ -19,7 +20,7 @@ PARTS = ("images", "annotations")
 
 @register_reader
 class CocoReader:
-    """Every image of an annotation file, in its order, with its boxes in pixels or its captions.
+    """Every image of an annotation file, in its order, with its boxes in pixels, its captions or its panoptic mask.
 
     Image files are looked for beside the annotations, and where COCO and LVIS put them (`../val2017/`). Boxes of crowds
     go to `metadata["ignored_boxes"]`; LVIS's lists of classes that were looked for, or not to the end, become
@@ -76,8 +77,18 @@ def _from_karpathy(ref: SourceRef, images: list[dict[str, Any]]) -> dict[str, An
     return record
 
 
+def panoptic_classes(ref: SourceRef) -> dict[int, str] | None:
+    """Class names by mask value of a panoptic annotation file; None for other ones. SourceError as for reading it."""
+    record = _load(ref)
+    return _names(record) if any("segments_info" in each for each in record["annotations"]) else None
+
+
+def _names(record: dict[str, Any]) -> dict[Any, str]:
+    return {each["id"]: str(each["name"]).replace("_", " ") for each in record.get("categories", [])}
+
+
 def _read(ref: SourceRef, record: dict[str, Any], where: Predicate | None) -> Iterator[Pair | Rejected]:
-    names = {each["id"]: str(each["name"]).replace("_", " ") for each in record.get("categories", [])}
+    names = _names(record)
     own: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for annotation in record["annotations"]:
         own[annotation.get("image_id")].append(annotation)
@@ -101,11 +112,11 @@ def _pair(
     for annotation in own:
         if "bbox" not in annotation:
             continue
-        if annotation.get("category_id") not in names or len(annotation["bbox"]) != 4:
+        box = _box(annotation, names)
+        if box is None:
             return Rejected(
                 key, ref.name, f"annotation {annotation.get('id')} has no known category, or no four numbers"
             )
-        box = (names[annotation["category_id"]], *map(float, annotation["bbox"]))
         (ignored if annotation.get("iscrowd") else boxes).append(box)
     metadata: dict[str, Any] = {"image_id": image.get("id")}
     if ignored:
@@ -114,12 +125,25 @@ def _pair(
         present = {box[0] for box in boxes}
         metadata["verified"] = sorted(present | _named(image["neg_category_ids"], names))
         metadata["not_exhaustive"] = sorted(_named(image.get("not_exhaustive_category_ids", []), names))
+    segments = next((annotation for annotation in own if "segments_info" in annotation), None)
     try:
         data = found.read_bytes()
-    except OSError as error:
-        return Rejected(key, ref.name, f"can't read {found.name}: {error.strerror or error}")
+        mask = None if segments is None else panoptic_mask(ref.path, segments)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Rejected(key, ref.name, f"can't read {found.name} or its mask: {' '.join(str(error).split())[:120]}")
     captions = clean_captions(str(each["caption"]) for each in own if "caption" in each)
-    return Pair(key=key, image=data, captions=captions, source=ref.name, boxes=tuple(boxes), metadata=metadata)
+    return Pair(
+        key=key, image=data, captions=captions, source=ref.name, boxes=tuple(boxes), mask=mask, metadata=metadata
+    )  # fmt: skip
+
+
+def _box(annotation: dict[str, Any], names: dict[Any, str]) -> tuple[Any, ...] | None:
+    """A box (label, x, y, w, h), or None where the category isn't known or its numbers aren't four."""
+    try:
+        x, y, w, h = map(float, annotation["bbox"])
+        return names[annotation["category_id"]], x, y, w, h
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _named(ids: list[Any], names: dict[Any, str]) -> set[str]:

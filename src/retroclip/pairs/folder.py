@@ -12,6 +12,7 @@ from retroclip.pairs.image import IMAGE_SUFFIXES
 from retroclip.pairs.pair import Pair, Rejected, clean_label
 from retroclip.pairs.readers import no_such_split, register_reader, row_of
 from retroclip.pairs.reference import SourceRef
+from retroclip.pairs.walk import printable, walk
 from retroclip.pairs.where import Predicate
 
 _SPLIT_NAMES = frozenset(["train", "training", "val", "valid", "validation", "test", "testing", "extra", "images"])
@@ -56,7 +57,7 @@ def _read(root: Path, name: str, where: Predicate | None) -> Iterator[Pair | Rej
 
 
 def _pair(root: Path, name: str, image: Path, beside: dict[str, Path], is_class: bool) -> Pair | Rejected:
-    key = _printable(image.relative_to(root).with_suffix("").as_posix())
+    key = printable(image.relative_to(root).with_suffix("").as_posix())
     try:
         data = image.read_bytes()
         annotation = read_annotation({suffix: path.read_bytes() for suffix, path in beside.items()})
@@ -65,13 +66,13 @@ def _pair(root: Path, name: str, image: Path, beside: dict[str, Path], is_class:
     if not data:
         return Rejected(key, name, "empty image file (0 bytes)")
     if annotation.label is None and is_class:
-        annotation.label = clean_label(_printable(image.parent.name))
+        annotation.label = clean_label(printable(image.parent.name))
     return Pair(key=key, image=data, source=name, **annotation.fields())
 
 
 def _images(root: Path) -> Iterator[tuple[Path, dict[str, Path], bool]]:
     """Each image with the annotation files beside it, and whether its folder is a class; one folder at a time."""
-    for folder, names in _folders(root):
+    for folder, names in walk(root):
         beside: dict[str, dict[str, Path]] = {}
         images = []
         for name in names:
@@ -84,25 +85,3 @@ def _images(root: Path) -> Iterator[tuple[Path, dict[str, Path], bool]]:
         is_class = folder != root and folder.name.lower() not in _SPLIT_NAMES and not annotated
         for stem, path in images:
             yield path, beside.get(stem, {}), is_class
-
-
-def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Folders below `root` in the order of their paths, each with its files' names; a link that leads back is left."""
-    seen: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not _hidden(name))
-        yield Path(folder), sorted(name for name in files if not _hidden(name))
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _printable(name: str) -> str:
-    """File names need not be UTF-8; what is stored must be."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from retroclip.errors import SourceError
+from retroclip.pairs.coco import panoptic_classes
+from retroclip.pairs.mask_folder import mask_value_names
 from retroclip.pairs.reference import resolve
 from retroclip.pairs.voc import VOC_MASK_CLASSES, VocReader, segmentation_split
 
@@ -27,14 +29,20 @@ def mask_source(source: str | Path) -> str | Path:
 def mask_classes(source: str | Path) -> dict[int, str] | None:
     """Class names by mask value, or None where the source doesn't tell.
 
-    A parquet file tells in its schema's metadata (`mask_classes`: JSON from value to name); VOC's are known.
+    A parquet file tells in its schema's metadata (`mask_classes`: JSON from value to name); of folders VOC's,
+    Cityscapes' and COCO-Stuff's are known; a panoptic json of COCO's names its categories.
 
     Raises:
         SourceError: the source doesn't exist, or its names are not such a JSON object.
     """
-    path = resolve(source)[0].path
+    ref = resolve(source)[0]
+    path = ref.path
     if VocReader().accepts(path):
         return dict(VOC_MASK_CLASSES)
+    if path.is_dir():
+        return mask_value_names(path)
+    if path.suffix.lower() == ".json":
+        return panoptic_classes(ref)
     if path.suffix.lower() not in (".parquet", ".pq"):
         return None
     stored = (pq.read_schema(path).metadata or {}).get(b"mask_classes")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from retroclip.errors import SourceError
-from retroclip.pairs import arrow, clip_benchmark, coco, voc  # noqa: F401  (each registers its reader, before `folder` does)
+from retroclip.pairs import arrow, clip_benchmark, coco, mask_folder, voc  # noqa: F401  (each registers its reader, before `folder` does)
 
 # isort: split
 from retroclip.pairs import folder, parquet, table, webdataset  # noqa: F401

@@ -25,9 +25,9 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
 from retroclip.classifiers.zero_shot import class_texts
-from retroclip.encoders.dense import whole_image
+from retroclip.encoders.dense import LastDense, whole_image
 from retroclip.encoders.pyramid import LEVELS, STRIDES, tower_maps
-from retroclip.errors import ModelError
+from retroclip.errors import ModelError, SourceError
 from retroclip.training.epochs import epochs_left
 
 if TYPE_CHECKING:
@@ -103,6 +103,11 @@ class OpenVocabularyDetector(nn.Module):
     def classify(self, texts: Tensor) -> None:
         """Ask for other classes from now on."""
         self.heads.box_predictor.texts = texts.float()
+
+    @property
+    def dense(self) -> LastDense | None:
+        """What makes the tower's dense maps, where the detector is built on these."""
+        return getattr(self._tower[0], "dense", None)
 
     def inputs(self, image: Any) -> tuple[dict[str, Tensor], tuple[int, int], Tensor]:
         """The frozen maps of a PIL image, its size (H, W) as the network takes it, what x, y, w, h are scaled by (4,).
@@ -185,7 +190,8 @@ def train_detector(
     """Train on the boxes (x, y, w, h) of the task's base classes; those of `novel` ones are dropped beforehand.
 
     `labels` are class indices of the task. Images without a base box are left out: nothing is known of what they show.
-    The detector that comes back classifies all of the task's classes. `state`: `epochs.epochs_left`.
+    The detector that comes back classifies all of the task's classes. `state`: `epochs.epochs_left`. SourceError where
+    no image has a base box.
     """
     from retroclip.pairs import decode_image
 
@@ -202,6 +208,8 @@ def train_detector(
             xywh = torch.from_numpy(np.asarray(own)[known]).float() * scale
             target = torch.tensor([places[int(c)] for c in np.asarray(classes)[known]])
             examples.append((maps, shape, torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1), target))
+    if not examples:
+        raise SourceError(f"no image to train on has a box of a class that task {task.name!r} may learn")
     optimizer = torch.optim.AdamW(detector.parameters(), lr=lr, weight_decay=0.01)
     steps = epochs * -(-len(examples) // batch) + 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)

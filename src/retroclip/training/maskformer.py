@@ -2,8 +2,9 @@
 
 The parts are those of `transformers` (Cheng et al. 2021), built from a local configuration, on the encoder's frozen
 maps. A query gives a mask and an embedding; class texts classify the embedding, so that any class can be asked for.
-iCAR's test is on classes of another set. Here the novel classes are in the same images: what is not of a base class is
-either ∅ ("base"), or MaskCLIP's best guess among the novel classes ("pseudo", as for the MaskCLIP+ student).
+iCAR's test is on classes of another set. Here the novel classes are in the same images: what is of one is either ∅
+("base"), or MaskCLIP's best guess among the novel classes ("pseudo", as for the MaskCLIP+ student). Void is in no mask,
+as in MaskFormer's own training.
 """
 
 from __future__ import annotations
@@ -28,8 +29,7 @@ from transformers.models.maskformer.modeling_maskformer import (
 
 from retroclip.classifiers.zero_shot import class_texts
 from retroclip.encoders.dense import dense_map, whole_image
-from retroclip.encoders.pyramid import STRIDES, ConvPyramid
-from retroclip.errors import ModelError
+from retroclip.encoders.pyramid import LEVELS, staged_maps
 from retroclip.training.segmenter import SCALE, OnEpoch, fit, segmentation_examples
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ CLIP = 1.0  # of the gradient's norm
 class MaskFormerStudent(nn.Module):
     """Class scores (K, H, W) of an image: Σ over queries of class probability times mask.
 
-    On the encoder's frozen convolutional maps where it has some, else on its dense patch embeddings.
+    On the encoder's frozen maps at three strides where it has some, else on its dense patch embeddings.
     """
 
     texts: Tensor
@@ -59,11 +59,9 @@ class MaskFormerStudent(nn.Module):
         nothing = F.normalize(encoder.encode_texts([NOTHING]).float(), dim=-1)
         self.register_buffer("texts", torch.cat([texts, nothing]))
         self.trained = list(range(len(texts))) if trained is None else list(trained)
-        try:
-            self._pyramid = [ConvPyramid(encoder)]
-            channels = [self._pyramid[0].channels[str(stride)] for stride in STRIDES]
-        except ModelError:
-            self._pyramid, channels = [], [encoder.dim] * 2
+        pyramid = staged_maps(encoder)
+        self._pyramid = [pyramid] if pyramid is not None else []
+        channels = [encoder.dim] * 2 if pyramid is None else [pyramid.channels[level] for level in LEVELS]
         config = configuration()
         self.pixels = MaskFormerPixelDecoder(
             in_features=channels[-1], feature_size=WIDTH, mask_feature_size=WIDTH, lateral_widths=channels[:-1]
@@ -79,7 +77,7 @@ class MaskFormerStudent(nn.Module):
         pixels = whole_image(self._encoder[0], image, self.size)[None]
         if self._pyramid:
             maps = self._pyramid[0](pixels)
-            return {str(i): maps[str(stride)] for i, stride in enumerate(STRIDES)}
+            return {str(i): maps[level] for i, level in enumerate(LEVELS)}
         dense = dense_map(self._encoder[0], pixels).features.permute(0, 3, 1, 2).contiguous()
         # MaskFormer's pixel decoder wants two levels at least.
         return {"0": dense, "1": F.avg_pool2d(dense, 2, ceil_mode=True)}

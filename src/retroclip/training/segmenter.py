@@ -1,8 +1,9 @@
 """MaskCLIP+: a segmentation student that learns from labels where there are any, from MaskCLIP where there are none.
 
 The student is torchvision's LR-ASPP whose classifier gives an embedding for each pixel; class texts classify it, so any
-class can be asked for. Pixels of the base classes have their labels; all others get the best of the novel classes by
-the untrained model (MaskCLIP, Zhou et al. 2022, section 3.4, its setting of zero-shot segmentation).
+class can be asked for. Pixels of the base classes have their labels, those of novel classes get the best of these by
+the untrained model, and those of no class (void) teach nothing (MaskCLIP, Zhou et al. 2022, section 3.4, its setting of
+zero-shot segmentation; void as in its public code). Where all classes are novel, no label is used (annotation-free).
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from torchvision.models.segmentation.lraspp import LRASPPHead
 from retroclip.classifiers.segmenting import segment
 from retroclip.classifiers.zero_shot import class_texts, zero_shot
 from retroclip.encoders.dense import whole_image
-from retroclip.encoders.pyramid import ConvPyramid
-from retroclip.errors import ModelError, SourceError
+from retroclip.encoders.pyramid import staged_maps
+from retroclip.errors import SourceError
 from retroclip.training.epochs import epochs_left
 
 if TYPE_CHECKING:
@@ -38,20 +39,20 @@ OnEpoch = Callable[[int, float], None]
 class SegmentationStudent(nn.Module):
     """Class scores (K, H, W) of an image: cosines of pixel embeddings with class texts, times `SCALE`.
 
-    On the encoder's own frozen convolutional maps where it has some, else a MobileNetV3 from random weights.
+    On the encoder's own frozen maps at strides 8 and 32 where it has some, else a MobileNetV3 from random weights.
     """
 
     def __init__(self, encoder: Encoder, task: Task, *, size: int) -> None:
         super().__init__()
         self._encoder, self.size = [encoder], size  # in a list: the encoder's weights aren't the student's
         self.register_buffer("texts", class_texts(encoder, task).float())
-        try:
-            pyramid = ConvPyramid(encoder)
-            self._pyramid: list[ConvPyramid] = [pyramid]
-            self.head: nn.Module = LRASPPHead(pyramid.channels["8"], pyramid.channels["32"], encoder.dim, 128)
-        except ModelError:
-            self._pyramid = []
+        pyramid = staged_maps(encoder)
+        self._pyramid = [pyramid] if pyramid is not None else []
+        self.head: nn.Module
+        if pyramid is None:
             self.head = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=encoder.dim)
+        else:
+            self.head = LRASPPHead(pyramid.channels["8"], pyramid.channels["32"], encoder.dim, 128)
 
     def inputs(self, image: Any) -> dict[str, Tensor]:
         """What of an image doesn't change in training, with a batch dimension of 1."""
@@ -77,15 +78,14 @@ class SegmentationStudent(nn.Module):
 
 
 def pseudo_labels(scores: Tensor, mask: NDArray[np.integer], novel: Sequence[int]) -> Tensor:
-    """Targets (H, W): the mask's class where that is a base class, else the best novel class of scores (K, H, W).
+    """Targets (H, W): the mask's class, but where it is a novel one the best of these by scores (K, H, W).
 
-    `mask` holds class indices, `IGNORE` or novel ones where there is no label: those are never looked at.
+    Which novel class a pixel of `mask` has is never looked at; `IGNORE`, pixels of no class, stays.
     """
     truth = torch.from_numpy(mask.astype(np.int64))
     rows = torch.tensor(list(novel))
     guessed = rows[scores[rows].argmax(dim=0)]
-    unknown = (truth == IGNORE) | torch.isin(truth, rows)
-    return torch.where(unknown, guessed, truth)
+    return torch.where(torch.isin(truth, rows), guessed, truth)
 
 
 def train_segmenter(
@@ -133,8 +133,9 @@ def segmentation_examples(
 ) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
     """What a student is trained on: the `inputs` of each image, and its targets (H, W), uint8.
 
-    Novel classes are never looked at: their pixels get the untrained model's best novel class with `pseudo`, else
-    `IGNORE`. Targets have the size of their image where all images have one, else that of what the tower saw of it.
+    Novel classes are not told apart: their pixels get the untrained model's best novel class with `pseudo`, else
+    `IGNORE`, as have pixels of no class. Targets have the size of their image where all images have one, else that of
+    what the tower saw of it.
     SourceError where no pixel of any image has a target.
     """
     from retroclip.pairs import decode_image
