@@ -1,6 +1,7 @@
 """Opening, predicates, deletion, information, verification."""
 
 import json
+from dataclasses import replace
 
 import lance
 import numpy as np
@@ -50,6 +51,40 @@ def test_a_wrong_predicate_is_one_clear_line(memory, where, message):
     assert "\n" not in text
     assert ".rs" not in text
     assert "columns: key" in text
+
+
+@pytest.mark.parametrize(
+    ("where", "matches"),
+    [
+        ("n >= 55", lambda pair, n: n >= 55),
+        (
+            "n IN (3, 4) OR label = 'odd' AND NOT n < 50",
+            lambda pair, n: n in (3, 4) or (n >= 50 and pair.label == "odd"),
+        ),
+        ("unique IS NOT NULL", lambda pair, n: n == 7),
+        ("tags = 'b''c'", lambda pair, n: n == 8),
+        ("`odd name` LIKE 'x%'", lambda pair, n: n == 8),
+        ("_rowid < 5 AND n > 2", lambda pair, n: 2 < n < 5),
+    ],
+)
+def test_a_predicate_reaches_the_values_of_the_metadata(tmp_path, encoder, pairs, where, matches):
+    more = {7: {"unique": True}, 8: {"tags": ["a", "b'c"], "odd name": "xy"}}
+    pairs = [replace(pair, metadata={**pair.metadata, **more.get(i, {})}) for i, pair in enumerate(pairs)]
+    memory = Memory.create(tmp_path / "m", encoder, pairs)
+    wanted = [i for i, pair in enumerate(pairs) if matches(pair, i)]
+    assert memory.matching(where).tolist() == wanted
+    hits = memory.search(memory.embeddings()[:1], k=60, where=where)
+    assert sorted(hits.ids[hits.ids >= 0].tolist()) == wanted
+    assert memory.delete(where) == len(wanted)
+    assert memory.ids().tolist() == [i for i in range(60) if i not in wanted]
+
+
+def test_names_that_no_metadata_has_are_told_with_those_it_has(memory):
+    with pytest.raises(MemoryStoreError, match=r"No field named m .*in the metadata: n;"):
+        memory.delete("m > 3 OR n = 1")
+    with pytest.raises(MemoryStoreError, match="know no functions"):
+        memory.delete("abs(n) = 1")
+    assert len(memory) == 60
 
 
 def test_delete_counts_and_forgets(memory, pairs):

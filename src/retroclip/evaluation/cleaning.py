@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from retroclip.errors import SourceError
 from retroclip.evaluation.leakage import near_duplicates
+from retroclip.memory.predicate import rows_with
 from retroclip.pairs import Pair, read_pairs
 from retroclip.retrieval.hygiene import blocked, mismatched, near_copies
 
@@ -51,7 +52,7 @@ def clean_memory(
         if blocklist is not None:
             memory.block(blocklist)
         if len(every):
-            where = f"_rowid IN ({', '.join(map(str, every.tolist()))})"
+            where = rows_with(every)
             _ = memory.purge(where) if purge else memory.delete(where)
     return {**{name: len(ids) for name, ids in found.items()}, "deleted" if not dry_run else "unwanted": len(every)}
 

@@ -1,0 +1,53 @@
+"""Predicates on values of the metadata, which a table keeps as JSON: the grammar of sources, row by row."""
+
+import json
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from retroclip.errors import MemoryStoreError, SourceError
+from retroclip.memory.schema import IdArray
+from retroclip.pairs import parse_where
+
+NAMED_ROWS = 1000  # of which an error tells what their metadata has
+
+
+def rows_by_metadata(dataset: Any, where: str) -> IdArray | None:
+    """Ids (m,) of the live rows for which a predicate holds that also names values of the metadata.
+
+    A value that a row doesn't have is unknown, as NULL is. None when no row has one of the values named. Raises
+    MemoryStoreError for a predicate beyond the grammar of `parse_where`.
+    """
+    try:
+        predicate = parse_where(where)
+    except SourceError as error:
+        raise MemoryStoreError(f"{error}; values of the metadata know no functions") from None
+    own = predicate.columns & {*dataset.schema.names, "_rowid"}
+    named = predicate.columns - own
+    columns = sorted({*own, "metadata"} - {"_rowid"})
+    found, met = [np.zeros(0, np.int64)], set()
+    for batch in dataset.scanner(columns=columns, with_row_id=True).to_batches():
+        records = _records(batch["metadata"], named)
+        rows = batch.select(sorted({*own, "_rowid"})).to_pylist()
+        keep = np.array([predicate({**record, **row}) for record, row in zip(records, rows, strict=True)], bool)
+        found.append(batch["_rowid"].to_numpy().astype(np.int64)[keep])
+        met |= {name for record in records for name in named if name in record}
+    return np.concatenate(found) if met == named else None
+
+
+def names_in_metadata(dataset: Any) -> list[str]:
+    """What the metadata of the first `NAMED_ROWS` rows has values of."""
+    texts = dataset.scanner(columns=["metadata"], limit=NAMED_ROWS).to_table()["metadata"].to_pylist()
+    return sorted({name for text in texts for name in json.loads(text or "{}")})
+
+
+def _records(texts: pa.Array, named: frozenset[str]) -> list[dict[str, Any]]:
+    """The metadata of each row, empty where it can't have one of the names: most of the time goes into parsing."""
+    written = (json.dumps(name, ensure_ascii=False) for name in named)
+    having = reduce(pc.or_, (pc.match_substring(texts, name) for name in written)).fill_null(False)
+    return [
+        json.loads(text) if there else {} for text, there in zip(texts.to_pylist(), having.to_pylist(), strict=True)
+    ]
