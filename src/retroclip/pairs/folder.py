@@ -9,7 +9,7 @@ from pathlib import Path
 from retroclip.errors import SourceError
 from retroclip.pairs.annotations import ANNOTATION_SUFFIXES, read_annotation
 from retroclip.pairs.image import IMAGE_SUFFIXES
-from retroclip.pairs.pair import Pair, Rejected, clean_label
+from retroclip.pairs.pair import Pair, Rejected, clean_label, printable
 from retroclip.pairs.readers import no_such_split, register_reader, row_of
 from retroclip.pairs.reference import SourceRef
 from retroclip.pairs.where import Predicate
@@ -56,7 +56,7 @@ def _read(root: Path, name: str, where: Predicate | None) -> Iterator[Pair | Rej
 
 
 def _pair(root: Path, name: str, image: Path, beside: dict[str, Path], is_class: bool) -> Pair | Rejected:
-    key = _printable(image.relative_to(root).with_suffix("").as_posix())
+    key = printable(image.relative_to(root).with_suffix("").as_posix())
     try:
         data = image.read_bytes()
         annotation = read_annotation({suffix: path.read_bytes() for suffix, path in beside.items()})
@@ -65,7 +65,7 @@ def _pair(root: Path, name: str, image: Path, beside: dict[str, Path], is_class:
     if not data:
         return Rejected(key, name, "empty image file (0 bytes)")
     if annotation.label is None and is_class:
-        annotation.label = clean_label(_printable(image.parent.name))
+        annotation.label = clean_label(printable(image.parent.name))
     return Pair(key=key, image=data, source=name, **annotation.fields())
 
 
@@ -101,8 +101,3 @@ def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
 
 def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
-
-
-def _printable(name: str) -> str:
-    """File names need not be UTF-8; what is stored must be."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
