@@ -8,7 +8,7 @@ from cyclopts import Parameter, validators
 from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.memory.app import BatchSize, BlocklistFile, app, read_blocklist
 from retroclip.cli.options import Json, MemoryName, ModelReference, Precision, Where
-from retroclip.cli.terminal import is_interactive, print_facts, print_json, say
+from retroclip.cli.terminal import print_facts, print_json, say
 
 if TYPE_CHECKING:
     from retroclip.pairs import Rejected
@@ -61,7 +61,7 @@ class Filling:
             "batch_size": self.batch_size,
             "ray": _ray_address(self.ray, self.workers),
             "workers": self.workers,
-            "progress": is_interactive(),
+            "progress": True,
         }
 
     def print_estimate(
@@ -201,5 +201,5 @@ def migrate(
     from retroclip.memory import Memory
 
     opened = Memory.open(memory)
-    old = opened.migrate(load(model, precision=precision), batch_size=batch_size)
+    old = opened.migrate(load(model, precision=precision), batch_size=batch_size, progress=True)
     say(f"{memory}: {len(opened)} pairs, now of {model}; delete {old} when you don't need it any more")
