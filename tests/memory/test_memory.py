@@ -122,6 +122,14 @@ def test_info(memory, pairs):
     json.dumps(info)
 
 
+@pytest.mark.parametrize("wrong", [{"format_version": "1"}, {"dim": "16"}, {"creation": None}])
+def test_a_value_of_another_kind_in_the_manifest_is_one_line(tmp_path, memory, wrong):
+    manifest = tmp_path / "m" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | wrong))
+    with pytest.raises(MemoryStoreError, match=f"is damaged .{next(iter(wrong))}"):
+        Memory.open(tmp_path / "m")
+
+
 def test_every_creation_has_its_own_id(tmp_path, memory, encoder, pairs):
     again = Memory.create(tmp_path / "again", encoder, pairs)
     assert memory.id == Memory.open(tmp_path / "m").id != again.id

@@ -18,8 +18,8 @@ NAMED_ROWS = 1000  # of which an error tells what their metadata has
 def rows_by_metadata(dataset: Any, where: str) -> IdArray | None:
     """Ids (m,) of the live rows for which a predicate holds that also names values of the metadata.
 
-    A value that a row doesn't have is unknown, as NULL is. None when no row has one of the values named. Raises
-    MemoryStoreError for a predicate beyond the grammar of `parse_where`.
+    A value that a row doesn't have is unknown, as NULL is. None when there are rows, but none with one of the names.
+    Raises MemoryStoreError for a predicate beyond the grammar of `parse_where`.
     """
     try:
         predicate = parse_where(where)
@@ -35,7 +35,7 @@ def rows_by_metadata(dataset: Any, where: str) -> IdArray | None:
         keep = np.array([predicate({**record, **row}) for record, row in zip(records, rows, strict=True)], bool)
         found.append(batch["_rowid"].to_numpy().astype(np.int64)[keep])
         met |= {name for record in records for name in named if name in record}
-    return np.concatenate(found) if met == named else None
+    return np.concatenate(found) if met == named or len(found) == 1 else None
 
 
 def names_in_metadata(dataset: Any) -> list[str]:

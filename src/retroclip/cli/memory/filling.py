@@ -1,6 +1,6 @@
 """`retroclip memory create`, `add` and `migrate`: what encodes."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
@@ -121,6 +121,9 @@ def create(
     given |= {"where": where, "images": images, "labels_as_captions": labels_as_captions, "index": build_index}
     made = Memory.create(memory, encoder, sources, **given)
     rejected = made.rejected()
+    if shared.json:
+        captions = sum(map(is_kept, rejected))
+        print_json({"rows": len(made), "rejected": len(rejected) - captions, "captions": captions})
     say(f"{memory}: {len(made)} pairs, {told_rejected(len(rejected), sum(map(is_kept, rejected)))}")
     name_rejected(memory, rejected, len(rejected))
 
@@ -157,6 +160,8 @@ def add(
         return
     before = set(opened.rejected())
     added = opened.add(sources, encoder, where=where, known=known, images=images, **given)
+    if shared.json:
+        print_json(asdict(added))
     count = added.rejected + added.captions
     replaced = f"{added.replaced} of them in place of old ones, " if known == "replace" else ""
     say(
