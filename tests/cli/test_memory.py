@@ -21,8 +21,9 @@ def test_create_info_verify_search(run, memory):
     assert found[0]["key"] == "03"
     assert found[0]["score"] > 0.99
     assert len(found) == 3
+    assert run("memory search mem --text ''").status == 2
     by_text = json.loads(run('memory search mem --text "picture 7 of a dog" --by text -k 1 --json').out)
-    assert by_text[0]["caption"] == "picture 7 of a dog"
+    assert by_text[0]["caption"] == "picture 7 of a dog" and by_text[0]["metadata"] == {}
 
 
 def test_what_filling_and_indexing_did_as_json(run, model, photos):

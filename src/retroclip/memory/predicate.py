@@ -32,7 +32,7 @@ def rows_with(ids: IdArray) -> str:
     return f"_rowid IN ({', '.join(map(str, ids.tolist()))})"
 
 
-def names_no_column(error: Exception) -> bool:
+def names_no_column(error: BaseException) -> bool:
     """Whether the store's complaint about a predicate is that it names something that is no column."""
     return _NO_FIELD in str(error)
 

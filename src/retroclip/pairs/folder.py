@@ -49,10 +49,14 @@ def _root(ref: SourceRef) -> Path:
 
 
 def _read(root: Path, name: str, where: Predicate | None) -> Iterator[Pair | Rejected]:
-    for image, beside, is_class in _images(root):
+    unread: list[OSError] = []
+    for image, beside, is_class in _images(root, unread):
         pair = _pair(root, name, image, beside, is_class)
         if isinstance(pair, Rejected) or where is None or where(row_of(pair)):
             yield pair
+    for error in unread:
+        key = printable(os.path.relpath(error.filename, root))
+        yield Rejected(key, name, f"can't read the folder: {error.strerror or error}")
 
 
 def _pair(root: Path, name: str, image: Path, beside: dict[str, Path], is_class: bool) -> Pair | Rejected:
@@ -69,9 +73,12 @@ def _pair(root: Path, name: str, image: Path, beside: dict[str, Path], is_class:
     return Pair(key=key, image=data, source=name, **annotation.fields())
 
 
-def _images(root: Path) -> Iterator[tuple[Path, dict[str, Path], bool]]:
-    """Each image with the annotation files beside it, and whether its folder is a class; one folder at a time."""
-    for folder, names in _folders(root):
+def _images(root: Path, unread: list[OSError] | None = None) -> Iterator[tuple[Path, dict[str, Path], bool]]:
+    """Each image with the annotation files beside it, and whether its folder is a class; one folder at a time.
+
+    unread: gets the errors of folders that can't be read.
+    """
+    for folder, names in _folders(root, unread):
         beside: dict[str, dict[str, Path]] = {}
         images = []
         for name in names:
@@ -86,10 +93,11 @@ def _images(root: Path) -> Iterator[tuple[Path, dict[str, Path], bool]]:
             yield path, beside.get(stem, {}), is_class
 
 
-def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
+def _folders(root: Path, unread: list[OSError] | None) -> Iterator[tuple[Path, list[str]]]:
     """Folders below `root` in the order of their paths, each with its files' names; a link that leads back is left."""
     seen: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    onerror = None if unread is None else unread.append
+    for folder, folders, files in os.walk(root, onerror=onerror, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             folders.clear()
