@@ -65,7 +65,8 @@ def compact(memory: MemoryName, /, *, json: Json = False) -> None:
         print_json(told)
     else:
         freed = (told["bytes_before"] - told["bytes"]) / 1e6
-        say(f"{memory}: {told['files_before']} files became {told['files']}, {freed:,.1f} MB freed")
+        room = f"{freed:,.1f} MB freed" if freed >= 0 else f"{-freed:,.1f} MB more, while others read old versions"
+        say(f"{memory}: {told['files_before']} files became {told['files']}, {room}")
 
 
 @app.command
