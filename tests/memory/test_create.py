@@ -189,6 +189,14 @@ def test_splits_of_a_data_set_do_not_hide_each_other(tmp_path, encoder, stub):
         assert memory.add(sources, encoder).duplicates == 6
 
 
+def test_a_memory_is_read_by_its_table(tmp_path, encoder, pairs):
+    first = Memory.create(tmp_path / "first", encoder, pairs)
+    with pytest.raises(SourceError, match=r"is a memory: .* give its table, .*pairs\.lance"):
+        Memory.create(tmp_path / "m", encoder, [tmp_path / "first"])
+    memory = Memory.create(tmp_path / "m", encoder, [tmp_path / "first" / "pairs.lance"])
+    assert memory.take(memory.ids()).equals(first.take(first.ids()))
+
+
 def test_what_is_no_source_is_told(tmp_path, encoder):
     with pytest.raises(SourceError, match="a source is a path, pairs or a data set, not int"):
         Memory.create(tmp_path / "m", encoder, [5])

@@ -65,10 +65,16 @@ def test_a_wrong_predicate_is_one_clear_line(memory, where, message):
         ("tags = 'b''c'", lambda pair, n: n == 8),
         ("`odd name` LIKE 'x%'", lambda pair, n: n == 8),
         ("_rowid < 5 AND n > 2", lambda pair, n: 2 < n < 5),
+        ("unique = TRUE OR missing IS NULL AND n > 57", lambda pair, n: n in (7, 58)),  # NaN: pandas' missing number
     ],
 )
 def test_a_predicate_reaches_the_values_of_the_metadata(tmp_path, encoder, pairs, where, matches):
-    more = {7: {"unique": True}, 8: {"tags": ["a", "b'c"], "odd name": "xy"}}
+    more = {
+        7: {"unique": True},
+        8: {"tags": ["a", "b'c"], "odd name": "xy"},
+        58: {"missing": np.nan},
+        59: {"missing": 1},
+    }
     pairs = [replace(pair, metadata={**pair.metadata, **more.get(i, {})}) for i, pair in enumerate(pairs)]
     memory = Memory.create(tmp_path / "m", encoder, pairs)
     wanted = [i for i, pair in enumerate(pairs) if matches(pair, i)]

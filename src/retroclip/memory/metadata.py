@@ -41,13 +41,17 @@ def rows_by_metadata(dataset: Any, where: str) -> IdArray | None:
 def names_in_metadata(dataset: Any) -> list[str]:
     """What the metadata of the first `NAMED_ROWS` rows has values of."""
     texts = dataset.scanner(columns=["metadata"], limit=NAMED_ROWS).to_table()["metadata"].to_pylist()
-    return sorted({name for text in texts for name in json.loads(text or "{}")})
+    return sorted({name for text in texts for name in record_of(text)})
+
+
+def record_of(text: str | None) -> dict[str, Any]:
+    """The metadata of a row as it is stored; a number that is none, as pandas writes a missing one, is None."""
+    found: dict[str, Any] = json.loads(text or "{}", parse_constant=lambda name: None)
+    return found
 
 
 def _records(texts: pa.Array, named: frozenset[str]) -> list[dict[str, Any]]:
     """The metadata of each row, empty where it can't have one of the names: most of the time goes into parsing."""
     written = (json.dumps(name, ensure_ascii=False) for name in named)
     having = reduce(pc.or_, (pc.match_substring(texts, name) for name in written)).fill_null(False)
-    return [
-        json.loads(text) if there else {} for text, there in zip(texts.to_pylist(), having.to_pylist(), strict=True)
-    ]
+    return [record_of(text) if there else {} for text, there in zip(texts.to_pylist(), having.to_pylist(), strict=True)]

@@ -33,6 +33,8 @@ class FolderReader:
     def open(self, ref: SourceRef, where: Predicate | None) -> Iterator[Pair | Rejected]:
         root = _root(ref)
         if next(_images(root), None) is None:
+            if (root / "pairs.lance").is_dir():
+                raise SourceError(f"{root} is a memory: to read its pairs, give its table, {root / 'pairs.lance'}")
             raise SourceError(f"no image found in {root}; images are {', '.join(sorted(IMAGE_SUFFIXES))} files")
         return _read(root, ref.name, where)
 

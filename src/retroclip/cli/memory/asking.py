@@ -1,7 +1,6 @@
 """`retroclip memory info`, `verify` and `search`."""
 
 from dataclasses import asdict
-from json import loads
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -73,6 +72,7 @@ def search(
         raise WrongUsageError("memory search: --text is empty")
     from retroclip.encoders import load
     from retroclip.memory import Memory
+    from retroclip.memory.metadata import record_of
 
     opened = Memory.open(memory)
     encoder = load(opened.model_reference)
@@ -86,7 +86,7 @@ def search(
         for score, row_id, row in zip(scores, ids, found, strict=False)
     ]
     if json:
-        print_json([row | {"metadata": loads(row["metadata"] or "{}")} for row in rows])
+        print_json([row | {"metadata": record_of(row["metadata"])} for row in rows])
     else:
         columns = ["score", "key", "caption", "label"]
         cells = [[f"{row['score']:.4f}", *(row[name] for name in columns[1:])] for row in rows]
