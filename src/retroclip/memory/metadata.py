@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retroclip.errors import MemoryStoreError, SourceError
+from retroclip.errors import SourceError
 from retroclip.memory.schema import IdArray
 from retroclip.pairs import parse_where
 
@@ -18,13 +18,13 @@ NAMED_ROWS = 1000  # of which an error tells what their metadata has
 def rows_by_metadata(dataset: Any, where: str) -> IdArray | None:
     """Ids (m,) of the live rows for which a predicate holds that also names values of the metadata.
 
-    A value that a row doesn't have is unknown, as NULL is. None when there are rows, but none with one of the names.
-    Raises MemoryStoreError for a predicate beyond the grammar of `parse_where`.
+    A value that a row doesn't have is unknown, as NULL is. None for a predicate beyond `parse_where`'s grammar, and when
+    there are rows, but none with one of the names.
     """
     try:
         predicate = parse_where(where)
-    except SourceError as error:
-        raise MemoryStoreError(f"{error}; values of the metadata know no functions") from None
+    except SourceError:
+        return None
     own = predicate.columns & {*dataset.schema.names, "_rowid"}
     named = predicate.columns - own
     columns = sorted({*own, "metadata"} - {"_rowid"})

@@ -40,7 +40,8 @@ def names_no_column(error: BaseException) -> bool:
 def predicate_error(where: str, error: Exception, columns: Sequence[str], metadata: Sequence[str]) -> MemoryStoreError:
     """The store's complaint about `where` as one line that ends with what can be named."""
     complaint = _FIELDS.sub("", without_noise(error)).rstrip(".")
-    told = f"columns: {', '.join(columns)}" + (f"; in the metadata: {', '.join(metadata)}" if metadata else "")
+    told = f"columns: {', '.join(columns)}"
+    told += f"; in the metadata, compared without functions: {', '.join(metadata)}" if metadata else ""
     hint = "; strings stand in single quotes" if _NO_FIELD in complaint else ""
     return MemoryStoreError(f"the predicate {where!r} is not understood: {complaint} ({told}{hint})")
 
