@@ -18,8 +18,8 @@ NAMED_ROWS = 1000  # of which an error tells what their metadata has
 def rows_by_metadata(dataset: Any, where: str) -> IdArray | None:
     """Ids (m,) of the live rows for which a predicate holds that also names values of the metadata.
 
-    A value that a row doesn't have is unknown, as NULL is. None for a predicate beyond `parse_where`'s grammar, and when
-    there are rows, but none with one of the names.
+    A value that a row doesn't have is unknown, as NULL is. None for a predicate beyond `parse_where`'s grammar, and
+    when there are rows, but none with one of the names.
     """
     try:
         predicate = parse_where(where)
