@@ -21,8 +21,19 @@ def test_create_info_verify_search(run, memory):
     assert found[0]["key"] == "03"
     assert found[0]["score"] > 0.99
     assert len(found) == 3
+    assert run("memory search mem --text ''").status == 2
     by_text = json.loads(run('memory search mem --text "picture 7 of a dog" --by text -k 1 --json').out)
-    assert by_text[0]["caption"] == "picture 7 of a dog"
+    assert by_text[0]["caption"] == "picture 7 of a dog" and by_text[0]["metadata"] == {}
+
+
+def test_what_filling_and_indexing_did_as_json(run, model, photos):
+    made = json.loads(run(f"memory create mem photos --model {model} --json").out)
+    assert made == {"rows": 20, "rejected": 0, "captions": 0}
+    added = json.loads(run("memory add mem photos --json").out)
+    assert (added["read"], added["rows"], added["duplicates"]) == (20, 0, 20)
+    plan = json.loads(run("memory index mem --kind flat --dry-run --json").out)
+    assert plan["image"]["kind"] == "flat" and plan["image"]["rows"] == 20
+    assert json.loads(run("memory index mem --kind flat --json").out)["kind"] == "flat"
 
 
 def test_search_and_info_as_tables(run, memory):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from retroclip.memory import Memory
+from retroclip.memory.store import Store
 
 
 def folder_of(path: Path, photos: dict[str, bytes]) -> Path:
@@ -76,3 +77,12 @@ def test_a_killed_adding_of_renamed_rows_goes_on(tmp_path, encoder, stub):
     assert 0 < done < 40
     assert memory.add([second], encoder, batch_size=8).rows == 40 - done
     assert [image for _, image in rows_of(memory)[40:]] == [stub.photo(100 + i) for i in range(40)]
+
+
+def test_known_rows_are_looked_up_many_at_a_time(tmp_path, encoder, pairs, monkeypatch):
+    """Each by itself had taken longer than to read, decode and encode the pair."""
+    memory = Memory.create(tmp_path / "m", encoder, pairs)
+    calls = []
+    take = Store.take
+    monkeypatch.setattr(Store, "take", lambda self, *arguments: calls.append(1) or take(self, *arguments))
+    assert memory.add(pairs, encoder).duplicates == 60 and len(calls) == 1

@@ -9,7 +9,7 @@ import pytest
 from retroclip.errors import MemoryStoreError
 from retroclip.memory import Memory
 from retroclip.memory.export import PART_ROWS
-from retroclip.pairs import Pair
+from retroclip.pairs import Pair, read_pairs
 
 
 @pytest.fixture
@@ -66,6 +66,13 @@ def test_members_stay_inside_and_keep_their_type(tmp_path, memory):
         names = tar.getnames()
     assert not any(".." in name or name.startswith("/") for name in names)
     assert {name.split(".", 1)[1] for name in names} == {"png", "jpg", "txt", "json"}
+
+
+def test_no_key_is_taken_for_the_name_of_another_row(tmp_path, encoder, stub):
+    keys = ["row-000000001", "é", "row-000000000"]
+    memory = Memory.create(tmp_path / "m", encoder, [Pair(key, stub.photo(i)) for i, key in enumerate(keys)])
+    memory.export(tmp_path / "out", "webdataset")
+    assert [pair.key for pair in read_pairs(tmp_path / "out" / "00000.tar")] == keys
 
 
 def test_without_images(tmp_path, encoder, pairs):

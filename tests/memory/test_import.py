@@ -9,8 +9,9 @@ import pytest
 
 from retroclip.errors import MemoryStoreError, SourceError
 from retroclip.memory import Memory
-from retroclip.memory.embedded import _json_objects
+from retroclip.memory.embedded import _json_objects, embedded_rows
 from retroclip.memory.keys import KeySet, key_hashes
+from retroclip.pairs import EmbeddingSlice
 
 WORDS = ["red", "green", "blue", "old", "house", "dog"]
 
@@ -173,6 +174,15 @@ def test_wrong_models_dimensions_and_files(tmp_path, encoder, folder, stub):
     with pytest.raises(SourceError, match="differ in dimension"):
         Memory.create(tmp_path / "m", encoder, folder)
     assert not (tmp_path / "m").exists()
+
+
+def test_lists_and_images_of_other_writers_are_read(stub):
+    lists = pa.array([["one", "two"], [], None], pa.large_list(pa.large_string()))  # as polars writes them
+    images = [{"bytes": stub.photo(i), "path": None} for i in range(3)]  # as Hugging Face datasets write them
+    table = pa.table({"captions": lists, "image": images, "caption": pa.array(["a", "b", "c"]).dictionary_encode()})
+    rows = embedded_rows(EmbeddingSlice(0, np.arange(3), np.eye(3, 16), None, table), "here").table
+    assert rows["captions"].to_pylist() == [["one", "two"], [], []]
+    assert rows["image"].to_pylist() == [stub.photo(i) for i in range(3)]
 
 
 def test_metadata_is_the_json_that_python_writes():

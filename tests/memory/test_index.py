@@ -134,7 +134,7 @@ def test_a_memory_without_captions_can_be_indexed(tmp_path, encoder, stub):
     [
         ({"kind": "IVF9999,Flat"}, "can't be trained on"),
         ({"kind": "nonsense"}, "can't make an index 'nonsense'"),
-        ({"kind": "hnsw", "ram": "1kB"}, "more than 0.00 GB"),
+        ({"kind": "hnsw", "ram": "1kB"}, "more than 0.5 kB"),
         ({"kind": "flat", "recall": 95}, "it is a share"),
         ({"ram": "lots"}, "no amount of memory"),
     ],

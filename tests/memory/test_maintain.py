@@ -77,6 +77,15 @@ def test_purge_by_columns_that_rejected_rows_lack(encoder, memory):
     assert [item.key for item in memory.rejected()] == ["odd-one"]
 
 
+def test_a_purge_by_metadata_ends_what_a_killed_one_began(tmp_path, encoder, memory, stub):
+    memory.add([Pair("odd-one", stub.photo(99), metadata={"withdrawn": True})], encoder)
+    assert memory.delete("withdrawn IS NOT NULL") == 1  # as far as the first one came
+    assert files_holding(tmp_path / "m", stub.photo(99))
+    with pytest.raises(MemoryStoreError, match="No field named withdrawn"):
+        memory.purge("withdrawn IS NOT NULL")
+    assert files_holding(tmp_path / "m", stub.photo(99)) == []
+
+
 def test_purge_is_exclusive(memory):
     reader = Memory.open(memory.path)
     with pytest.raises(MemoryStoreError, match="is open elsewhere"):

@@ -1,6 +1,7 @@
 """Opening, predicates, deletion, information, verification."""
 
 import json
+from dataclasses import replace
 
 import lance
 import numpy as np
@@ -52,6 +53,47 @@ def test_a_wrong_predicate_is_one_clear_line(memory, where, message):
     assert "columns: key" in text
 
 
+@pytest.mark.parametrize(
+    ("where", "matches"),
+    [
+        ("n >= 55", lambda pair, n: n >= 55),
+        (
+            "n IN (3, 4) OR label = 'odd' AND NOT n < 50",
+            lambda pair, n: n in (3, 4) or (n >= 50 and pair.label == "odd"),
+        ),
+        ("unique IS NOT NULL", lambda pair, n: n == 7),
+        ("tags = 'b''c'", lambda pair, n: n == 8),
+        ("`odd name` LIKE 'x%'", lambda pair, n: n == 8),
+        ("_rowid < 5 AND n > 2", lambda pair, n: 2 < n < 5),
+        ("unique = TRUE OR missing IS NULL AND n > 57", lambda pair, n: n in (7, 58)),  # NaN: pandas' missing number
+    ],
+)
+def test_a_predicate_reaches_the_values_of_the_metadata(tmp_path, encoder, pairs, where, matches):
+    more = {
+        7: {"unique": True},
+        8: {"tags": ["a", "b'c"], "odd name": "xy"},
+        58: {"missing": np.nan},
+        59: {"missing": 1},
+    }
+    pairs = [replace(pair, metadata={**pair.metadata, **more.get(i, {})}) for i, pair in enumerate(pairs)]
+    memory = Memory.create(tmp_path / "m", encoder, pairs)
+    wanted = [i for i, pair in enumerate(pairs) if matches(pair, i)]
+    assert memory.matching(where).tolist() == wanted
+    hits = memory.search(memory.embeddings()[:1], k=60, where=where)
+    assert sorted(hits.ids[hits.ids >= 0].tolist()) == wanted
+    assert memory.delete(where) == len(wanted)
+    assert memory.ids().tolist() == [i for i in range(60) if i not in wanted]
+
+
+def test_names_that_no_metadata_has_are_told_with_those_it_has(memory):
+    with pytest.raises(MemoryStoreError, match=r"No field named m .*in the metadata, compared without functions: n;"):
+        memory.delete("m > 3 OR n = 1")
+    for where in ("abs(n) = 1", "label = odd"):
+        with pytest.raises(MemoryStoreError, match=r"No field named (n|odd) .*without functions: n; .* single quotes"):
+            memory.delete(where)
+    assert len(memory) == 60
+
+
 def test_delete_counts_and_forgets(memory, pairs):
     odd = [i for i, pair in enumerate(pairs) if pair.label == "odd"]
     assert memory.matching("label = 'odd'").tolist() == odd
@@ -85,6 +127,14 @@ def test_info(memory, pairs):
     assert info["model"] == "stub"
     assert info["size_bytes"] > 10_000
     json.dumps(info)
+
+
+@pytest.mark.parametrize("wrong", [{"format_version": "1"}, {"dim": "16"}, {"creation": None}])
+def test_a_value_of_another_kind_in_the_manifest_is_one_line(tmp_path, memory, wrong):
+    manifest = tmp_path / "m" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | wrong))
+    with pytest.raises(MemoryStoreError, match=f"is damaged .{next(iter(wrong))}"):
+        Memory.open(tmp_path / "m")
 
 
 def test_every_creation_has_its_own_id(tmp_path, memory, encoder, pairs):

@@ -28,7 +28,7 @@ def test_the_best_that_fits_is_planned(rows, ram, kind, dims):
 
 
 def test_what_never_fits_is_told():
-    with pytest.raises(MemoryStoreError, match=r"no index of 1000000 rows fits into 0\.01 GB: the smallest needs"):
+    with pytest.raises(MemoryStoreError, match=r"no index of 1000000 rows fits into 10\.0 MB: the smallest needs"):
         planned(1_000_000, 512, ram=10_000_000)
     with pytest.raises(MemoryStoreError, match=r"hnsw of 1000000 rows needs 2\.\d\d GB, more than 1\.00 GB"):
         planned(1_000_000, 512, kind="hnsw", ram=10**9)

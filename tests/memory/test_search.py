@@ -142,6 +142,7 @@ def test_queries_need_not_be_normalised_nor_two_dimensional(memory):
     [
         ({"queries": torch.ones(2, 5)}, "shape \\(2, 5\\), the memory needs \\(n, 16\\)"),
         ({"queries": torch.full((1, 16), torch.nan)}, "NaN"),
+        ({"queries": "a red bus"}, "no array of numbers"),
         ({"k": 0}, "at least one"),
         ({"by": "sound"}, "by image or by text"),
         ({"exclude": [[1], [2]]}, "one for each"),

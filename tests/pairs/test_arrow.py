@@ -92,21 +92,35 @@ def test_splits_of_a_saved_dataset(tmp_path):
         read_pairs(f"{tmp_path / 'both'}#val")
 
 
+class Dataset:
+    """As much of `datasets.Dataset` as is used."""
+
+    def __init__(self, table):
+        self.table, self.features = table, SimpleNamespace(arrow_schema=table.schema)
+
+    def with_format(self, kind):
+        assert kind == "arrow"
+        return self
+
+    def iter(self, size):
+        return iter([self.table.slice(0, 4), self.table.slice(4)])
+
+
 def test_a_dataset_object(tmp_path):
-    schema = save(tmp_path / "one", ROWS[:10], files=1)
+    save(tmp_path / "one", ROWS[:10], files=1)
     with pa.ipc.open_stream(str(tmp_path / "one" / "data-00000-of-00001.arrow")) as stream:
         table = stream.read_all()
 
-    class Dataset:
-        features = SimpleNamespace(arrow_schema=schema)
-
-        def with_format(self, kind):
-            assert kind == "arrow"
-            return self
-
-        def iter(self, size):
-            return iter([table.slice(0, 4), table.slice(4)])
-
-    pairs = list(dataset_pairs(Dataset()))
+    pairs = list(dataset_pairs(Dataset(table)))
     assert [(pair.key, pair.label) for pair in pairs[:2]] == [("dataset/00000000", "cat"), ("dataset/00000001", "dog")]
     assert len(pairs) == 10
+
+
+def test_images_that_a_dataset_object_holds_by_path_are_read(tmp_path):
+    """Those of an `imagefolder`: all of them had been rejected."""
+    (tmp_path / "a.jpg").write_bytes(b"one")
+    paths = [str(tmp_path / "a.jpg"), str(tmp_path / "gone.jpg")]
+    table = pa.table({"image": [{"bytes": None, "path": path} for path in paths]})
+    table = table.cast(pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]))
+    there, gone = dataset_pairs(Dataset(table))
+    assert there.image == b"one" and gone.reason == f"no image bytes, only the path {paths[1]}"

@@ -107,3 +107,18 @@ def test_names_that_are_not_utf8(tmp_path, make_encoded):
     with open(os.fsencode(tmp_path) + b"/\xff.jpg", "wb") as file:
         file.write(make_encoded())
     next(read_pairs(tmp_path)).key.encode("utf-8")
+
+
+def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch):
+    """Its images had been missing without a word."""
+    scan = os.scandir
+
+    def denied(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    *pairs, last = read_pairs(folder)
+    assert [pair.key for pair in pairs] == ["a", "b", "c", "sub/d"]
+    assert last == Rejected("sub/deep", "photos", "can't read the folder: Permission denied")

@@ -76,3 +76,35 @@ def test_a_split_that_is_not_there(folder):
     path = write(folder, "image,split\nimages/0.jpg,train\n")
     with pytest.raises(SourceError, match="it has: train"):
         list(read_pairs(f"{path}#val"))
+
+
+def test_rows_of_another_length_are_told_not_cut(folder):
+    """Commas outside quotes had cut captions, and a row that ended before its image had ended the run."""
+    text = (
+        ",image, caption ,note\n0,images/0.jpg,a dog, running\n1,images/1.jpg,a dog, running,fast\n2\n3,images/2.jpg\n"
+    )
+    first, long, short, last = read_pairs(write(folder, text))
+    assert first.captions == ("a dog",) and first.metadata == {"": "0", "note": "running"}
+    assert isinstance(long, Rejected) and long.key == "images/1" and "5 cells, the header 4" in long.reason
+    assert isinstance(short, Rejected) and "names no image" in short.reason
+    assert last.key == "images/2" and last.captions == ()
+
+
+def test_spaces_after_delimiters_are_none_of_the_names_and_texts(folder):
+    path = write(folder, 'image, caption, split\nimages/0.jpg, "a dog, running", train\n')
+    assert next(read_pairs(f"{path}#train")).captions == ("a dog, running",)
+
+
+def test_a_stray_quote_swallows_no_row(folder):
+    """It had made one caption of everything up to the next quote or the end of the file."""
+    text = 'image\tcaption\nimages/0.jpg\t"two\nlines"\nimages/1.jpg\t"not closed\nimages/2.jpg\t"quoted" once\n'
+    path = write(folder, text, "a.tsv")
+    captions = [pair.captions for pair in read_pairs(path)]
+    assert captions == [("two\nlines",), ('"not closed',), ('"quoted" once',)] and count_pairs(path) == 3
+
+
+def test_captions_in_another_encoding_are_told(folder):
+    path = write(folder, "image,caption,author\nimages/0.jpg,café,Zoë\n", encoding="latin-1")
+    pair = next(read_pairs(path))
+    assert pair.captions == () and pair.faults == ("a caption is not UTF-8",)
+    assert pair.metadata["author"] == "Zo\ufffd"

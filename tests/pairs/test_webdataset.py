@@ -93,3 +93,16 @@ def test_what_is_no_tar_and_splits_are_errors(tmp_path, members):
     write_tar(tmp_path / "b.tar", members)
     with pytest.raises(SourceError, match="no splits"):
         read_pairs(f"{tmp_path}/b.tar#val")
+
+
+def test_members_that_belong_to_no_pair_are_no_pairs(tmp_path, members):
+    """They had counted as rejected pairs, and many of them had stopped the run."""
+    others = [("./README.md", b"x"), ("./set/clip.mp4", b"x"), ("./LICENSE", b"x"), ("./set/0.index", b"x")]
+    assert len(list(read_pairs(write_tar(tmp_path / "a.tar", [*others, *members, *others])))) == 4
+
+
+def test_a_name_with_dots_is_told(tmp_path, members):
+    named = write_tar(tmp_path / "a.tar", [("photo.v2.jpg", members[0][1]), ("photo.v2.txt", b"a dog"), *members])
+    first, *others = read_pairs(named)
+    assert isinstance(first, Rejected) and first.key == "photo" and "name has dots" in first.reason
+    assert len(others) == 4

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from retroclip.errors import MemoryStoreError
 from retroclip.evaluation.cleaning import clean_memory
 from retroclip.memory import Blocklist, Memory
-from retroclip.pairs import Pair
+from retroclip.pairs import Pair, decode_image
 from retroclip.retrieval.filters import distinct
 from retroclip.retrieval.hygiene import mismatched, near_copies
 
@@ -78,6 +78,20 @@ def test_copies_of_evaluation_images(tmp_path, memory, stub):
     clean_memory(memory, near_to=[str(tmp_path / "val")], encoder=stub.StubEncoder())
     assert memory.matching("key = 'p07'").tolist() == []
     assert len(memory) == 43 - told["unwanted"]
+
+
+def test_a_broken_evaluation_image_stops_no_cleaning(tmp_path, memory, stub, monkeypatch):
+    encode = stub.StubEncoder.encode_images
+
+    def strict(self, images, **options):
+        return encode(self, [image for image in images if decode_image(image)], **options)
+
+    monkeypatch.setattr(stub.StubEncoder, "encode_images", strict)
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "broken.png").write_bytes(b"no image")
+    (tmp_path / "val" / "copy.png").write_bytes(stub.photo(7))
+    clean_memory(memory, near_to=[str(tmp_path / "val")], encoder=stub.StubEncoder())
+    assert memory.matching("key = 'p07'").tolist() == []
 
 
 def test_mismatched_pairs(memory):

@@ -15,7 +15,10 @@ Precision = Annotated[
     Literal["auto", "fp32", "bf16"], Parameter(help="auto: bf16 where the processor is faster with it, else fp32.")
 ]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON, and nothing else, on stdout.")]
-Where = Annotated[str | None, Parameter(help="SQL predicate over the columns, such as \"license = 'CC BY 4.0'\".")]
+Where = Annotated[
+    str | None,
+    Parameter(help="SQL predicate over columns and values of the metadata, such as \"license = 'CC BY 4.0'\"."),
+]
 Method = Annotated[
     str | None,
     Parameter(

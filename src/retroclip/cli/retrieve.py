@@ -89,4 +89,4 @@ def clip_score(text: str | None) -> float | Literal["quantile"] | None:
     try:
         return float(text)
     except ValueError:
-        raise WrongUsageError(f"retrieve: --min-clip-score is a cosine or `quantile`, not {text!r}") from None
+        raise WrongUsageError(f"--min-clip-score is a cosine or `quantile`, not {text!r}") from None

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retroclip.errors import SourceError
+from retroclip.evaluation.image_text import encode_readable
 from retroclip.evaluation.leakage import near_duplicates
+from retroclip.memory.predicate import rows_with
 from retroclip.pairs import Pair, read_pairs
 from retroclip.retrieval.hygiene import blocked, mismatched, near_copies
 
@@ -51,7 +53,7 @@ def clean_memory(
         if blocklist is not None:
             memory.block(blocklist)
         if len(every):
-            where = f"_rowid IN ({', '.join(map(str, every.tolist()))})"
+            where = rows_with(every)
             _ = memory.purge(where) if purge else memory.delete(where)
     return {**{name: len(ids) for name, ids in found.items()}, "deleted" if not dry_run else "unwanted": len(every)}
 
@@ -65,7 +67,9 @@ def _near_to(memory: "Memory", dataset: str, encoder: Any) -> NDArray[np.int64]:
     images = (item.image for item in read_pairs(dataset) if isinstance(item, Pair) and item.image is not None)
     found = []
     while batch := list(islice(images, BATCH)):
-        found.append(near_duplicates(memory, encoder.encode_images(batch), pictures=batch))
+        embeddings, bad = encode_readable(encoder, batch)
+        readable = [image for row, image in enumerate(batch) if row not in bad]
+        found.append(near_duplicates(memory, embeddings, pictures=readable))
     if not found:
         raise SourceError(f"{dataset} has no image")
     return np.unique(np.concatenate(found))

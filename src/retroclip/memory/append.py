@@ -13,8 +13,9 @@ from retroclip.memory.embedded import with_images
 from retroclip.memory.imports import Chunk, EmbeddingImport, write_behind
 from retroclip.memory.ingest import Ingest, encoded_shards, is_kept
 from retroclip.memory.keys import KeySet, key_hashes
+from retroclip.memory.known import KnownRows
 from retroclip.memory.location import Location
-from retroclip.memory.pictures import Images, is_kept_of
+from retroclip.memory.pictures import Images
 from retroclip.memory.schema import pair_table
 from retroclip.memory.sources import numbered_on
 from retroclip.memory.store import Store
@@ -94,7 +95,8 @@ def _encoded(
     committed = store.keys() if keeping.known == "skip" else {}
     items = keeping.blocklist.screened(items) if keeping.blocklist else items
     if not resume and keeping.known == "skip":
-        items = numbered_on(items, committed, lambda pair: _holds(store, committed[pair.key], pair))
+        known = KnownRows(store, committed)
+        items = numbered_on(known.ahead(items), committed, known.holds)
     if options.ray is not None:
         yield from encoded_on_ray(items, encoder, options, committed=committed, resume=resume)
         return
@@ -141,12 +143,6 @@ class _Writer:
             self.added.replaced + len(old),
             self.added.captions + sum(map(is_kept, chunk.rejected)),
         )
-
-
-def _holds(store: Store, row_id: int, pair: Pair) -> bool:
-    """Whether the row is this pair: by its image, or where none is kept by the name of its source."""
-    row = store.take(np.array([row_id]), ["image", "source"]).to_pylist()[0]
-    return pair.source == row["source"] if row["image"] is None else is_kept_of(row["image"], pair.image)
 
 
 def _check_share(chunk: Chunk, max_rejected: float) -> None:

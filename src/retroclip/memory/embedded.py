@@ -148,7 +148,7 @@ def _keys(columns: dict[str, pa.ChunkedArray], part: int, places: np.ndarray) ->
 def _captions(columns: dict[str, pa.ChunkedArray], count: int) -> tuple[pa.Array, pa.Array]:
     """The first caption and all of them."""
     kind = pa.list_(pa.string())
-    if "captions" in columns and pa.types.is_list(columns["captions"].type):
+    if "captions" in columns and _is_list(columns["captions"].type):
         every = columns["captions"].combine_chunks().cast(kind)
         lengths = pc.fill_null(pc.list_value_length(every), 0)
         filled = pc.if_else(pc.greater(lengths, 0), every, pa.scalar([None], kind))
@@ -157,6 +157,10 @@ def _captions(columns: dict[str, pa.ChunkedArray], count: int) -> tuple[pa.Array
     present = caption.is_valid().to_numpy(zero_copy_only=False)
     offsets = np.concatenate([[0], np.cumsum(present)]).astype(np.int32)
     return caption, pa.ListArray.from_arrays(pa.array(offsets), caption.drop_null())
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)  # polars writes the second
 
 
 def with_images(table: pa.Table, images: Images) -> pa.Table:
@@ -173,6 +177,9 @@ def with_images(table: pa.Table, images: Images) -> pa.Table:
 
 
 def _images(column: pa.ChunkedArray | None, count: int) -> pa.Array:
+    """Encoded images: bytes, or the `bytes` of Hugging Face's struct."""
+    if column is not None and pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
+        column = pc.struct_field(column, "bytes")
     binary = column is not None and (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type))
     if column is None or not binary:
         return pa.nulls(count, pa.large_binary())

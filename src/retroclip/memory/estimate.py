@@ -1,6 +1,5 @@
 """What a creation or an addition will take, told from a sample: rows, time, disk and RAM."""
 
-import os
 import shutil
 import tempfile
 import time
@@ -18,13 +17,11 @@ from retroclip.memory.disk import size_on_disk
 from retroclip.memory.imports import EmbeddingImport
 from retroclip.memory.ingest import SHARD_BYTES, Ingest
 from retroclip.memory.location import Location, Url, located
-from retroclip.memory.progress import total_pairs
-from retroclip.memory.sources import describe_sources
-from retroclip.pairs import EmbeddingFolder, Pair, Part, resolve
+from retroclip.memory.progress import pairs_by_bytes, total_pairs
+from retroclip.pairs import EmbeddingFolder, Pair, Part
 
 SAMPLE_PAIRS, SAMPLE_ROWS, WARM_PAIRS = 192, 8192, 16
 KEY_BYTES = 150  # what an ingest remembers of each pair: its key
-TAR_OVERHEAD = 2048  # headers and padding of an image and its text
 
 
 def estimated(
@@ -50,7 +47,7 @@ def estimated(
             mean_bytes = float(np.mean(sizes)) if sizes else 1.0
             known = total_pairs(sources)
             exact = known is not None or len(first) < WARM_PAIRS + SAMPLE_PAIRS
-            rows = known if known is not None else len(first) if exact else _by_bytes(sources, mean_bytes)
+            rows = known if known is not None else len(first) if exact else pairs_by_bytes(sources, mean_bytes)
             warm = first[:WARM_PAIRS] if len(first) > WARM_PAIRS else []
             if warm:  # the first batch pays for what is loaded and measured once
                 _ingested(directory / "warm", encoder, warm, options, keeping)
@@ -90,16 +87,6 @@ def _shortened(items: EmbeddingImport) -> EmbeddingImport:
     part = folder.parts[0]
     short = Part(part.number, min(part.rows, SAMPLE_ROWS), part.images, part.texts, part.metadata)
     return EmbeddingImport([EmbeddingFolder(folder.path, folder.dim, (short,))], items.where)
-
-
-def _by_bytes(sources: Any, mean_bytes: float) -> int:
-    """Rows of tars and other sources that don't tell: their bytes over those of a pair."""
-    total = 0
-    for name in describe_sources(sources):
-        if not name.startswith("<"):
-            for ref in resolve(name):
-                total += size_on_disk(ref.path) if ref.path.is_dir() else os.path.getsize(ref.path)
-    return int(total / (mean_bytes + TAR_OVERHEAD))
 
 
 def _existing(path: Path) -> Path:

@@ -24,7 +24,7 @@ ExportFormat = Literal["clip-retrieval", "webdataset", "parquet"]
 PART_ROWS = {"clip-retrieval": 65_536, "webdataset": 10_000, "parquet": 65_536}
 BATCH_ROWS = 512  # photos of some 100 kB: some 50 MB
 EMBEDDINGS = {"img_emb": "image_embedding", "text_emb": "text_embedding"}
-_PLAIN_KEY = re.compile(r"[\w~-]+(?:/[\w~-]+)*", re.ASCII)
+_PLAIN_KEY = re.compile(r"(?!row-\d)[\w~-]+(?:/[\w~-]+)*", re.ASCII)  # row-…: what other rows are called
 
 
 def export_rows(store: Store, ids: IdArray, directory: Path, format: ExportFormat, *, images: bool = True) -> int:

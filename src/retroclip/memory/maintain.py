@@ -5,6 +5,7 @@ from pathlib import Path
 
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.index import IndexFolder
+from retroclip.memory.predicate import names_no_column
 from retroclip.memory.store import Store
 
 KEPT_FOR_READERS = timedelta(days=1)
@@ -31,7 +32,12 @@ def purge_rows(path: Path, store: Store, indexes: IndexFolder, where: str) -> in
         copy = path.with_name(path.name + name)
         if copy.exists():
             raise MemoryStoreError(f"{copy} holds the rows, too: delete it first, nothing was purged")
-    ids = store.matching(where)
+    try:
+        ids = store.matching(where)
+    except MemoryStoreError as error:
+        if error.__cause__ is not None and names_no_column(error.__cause__):
+            store.compact(timedelta(0))  # a purge that was killed may have left no row whose metadata has that name
+        raise
     keys = store.take(ids, ["key"])["key"].to_pylist() if len(ids) else []
     indexes.replace({})
     store.forget_rejected(keys, where)  # before the rows: their keys couldn't be told afterwards

@@ -50,6 +50,10 @@ class Manifest:
             content = read_json(directory / name)
         except (FileNotFoundError, NotADirectoryError):
             raise MemoryStoreError(_missing(directory)) from None
+        kinds = {"format_version": int, "dim": int, "creation": dict}
+        wrong = [name for name, kind in kinds.items() if not isinstance(content.get(name, kind()), kind)]
+        if wrong:
+            raise MemoryStoreError(f"{directory / MANIFEST_NAME} is damaged ({wrong[0]}): create the memory again")
         if content.get("format_version", 0) > FORMAT_VERSION:
             raise MemoryStoreError(
                 f"{directory} has format version {content['format_version']}, newer than this retroclip reads "

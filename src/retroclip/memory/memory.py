@@ -19,7 +19,7 @@ from retroclip.memory.migrate import migrate_memory
 from retroclip.memory.opened import OpenMemory
 from retroclip.memory.pictures import Images
 from retroclip.memory.planner import Plan, parsed_size, planned
-from retroclip.memory.progress import reporter
+from retroclip.memory.progress import expected_pairs, reporter
 
 
 class Memory(OpenMemory):
@@ -65,7 +65,7 @@ class Memory(OpenMemory):
         `max_rejected` of the first shard is bad; MemoryStoreError when `path` is taken or in use, or the disk is full.
         """
         path = located(path)
-        with reporter(sources, progress, on_batch) as report:
+        with reporter(lambda: expected_pairs(sources), progress, on_batch) as report:
             options = Ingest(batch_size, labels_as_captions, shard_pairs, images, report, ray, workers)
             keeping = Keeping(max_rejected, check=check, blocklist=blocklist or Blocklist())
             create_memory(path, encoder, sources, where, options=options, keeping=keeping)
@@ -108,7 +108,7 @@ class Memory(OpenMemory):
         with (
             full_disk_told(self.path, "free some space and run the same command again, it goes on where it stopped"),
             writer_lock(self.path),
-            reporter(sources, progress, on_batch) as report,
+            reporter(lambda: expected_pairs(sources), progress, on_batch) as report,
         ):
             labels, shards = creation["labels_as_captions"], creation["shard_pairs"]
             options = Ingest(batch_size, labels, shards, images or creation["images"], report, ray, workers)
@@ -207,7 +207,12 @@ class Memory(OpenMemory):
         return dict(self.info()["index"])
 
     def migrate(
-        self, encoder: Any, *, batch_size: int = 64, on_batch: Callable[[int, int], None] | None = None
+        self,
+        encoder: Any,
+        *,
+        batch_size: int = 64,
+        on_batch: Callable[[int, int], None] | None = None,
+        progress: bool = False,
     ) -> Path:
         """Embed all rows anew with another encoder; returns where the old memory is kept, for you to delete.
 
@@ -216,12 +221,16 @@ class Memory(OpenMemory):
         """
         advice = "free some space and run the same command again; the old memory is still in use"
         path = local(self.path, "migrate")
-        with full_disk_told(path, advice), writer_lock(path):
+        with (
+            full_disk_told(path, advice),
+            writer_lock(path),
+            reporter(self.count, progress, on_batch) as report,
+        ):
             self.refresh()
             creation = self.manifest.creation
             labels, shards = creation["labels_as_captions"], creation["shard_pairs"]
             # "store": each row as it is, for `add` may have kept it otherwise than the creation says.
-            options = Ingest(batch_size, labels, shards, "store", on_batch)
+            options = Ingest(batch_size, labels, shards, "store", report)
             old = migrate_memory(path, self.manifest, self._store, encoder, options, self._reading)
         self.__init__(self.path)  # type: ignore[misc]
         if planned(self.count(), self.dim).kind != "exact":

@@ -44,8 +44,8 @@ class Plan:
             "kind": self.kind,
             **parameters,
             "rows": self.rows,
-            "RAM": f"about {self.ram / 1e9:.2f} GB",
-            "disk": f"about {self.disk / 1e9:.2f} GB",
+            "RAM": f"about {told_size(self.ram)}",
+            "disk": f"about {told_size(self.disk)}",
             "time": f"about {self.seconds:.0f} s",
         }
 
@@ -64,13 +64,13 @@ def planned(rows: int, dim: int, *, kind: str = "auto", ram: int | None = None) 
             if plan.ram <= budget:
                 return plan
         raise MemoryStoreError(
-            f"no index of {rows} rows fits into {budget / 1e9:.2f} GB: the smallest needs {plan.ram / 1e9:.2f} GB"
+            f"no index of {rows} rows fits into {told_size(budget)}: the smallest needs {told_size(plan.ram)}"
         )
     plans = [plan for plan in _options(rows, dim, every=True) if plan.kind == kind] or [_custom(kind, rows, dim)]
     fitting = [plan for plan in plans if plan.ram <= budget]
     if ram is not None and not fitting:
         raise MemoryStoreError(
-            f"{kind} of {rows} rows needs {plans[-1].ram / 1e9:.2f} GB, more than {ram / 1e9:.2f} GB: "
+            f"{kind} of {rows} rows needs {told_size(plans[-1].ram)}, more than {told_size(ram)}: "
             "give it more, or let --kind auto choose"
         )
     return fitting[0] if fitting else plans[-1]
@@ -126,3 +126,11 @@ def parsed_size(text: str) -> int:
     if not found or not float(found[1]):
         raise MemoryStoreError(f"{text!r} is no amount of memory: write it like 8GB or 500MB")
     return int(float(found[1]) * 1000 ** " kmgt".index(found[2] or " "))
+
+
+def told_size(count: int) -> str:
+    """Bytes for people: `1.23 GB`, `12.3 MB`, `4.5 kB`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.{2 if unit == 'GB' else 1}f} {unit}"
+    return f"{count / 1e3:.1f} kB"

@@ -1,11 +1,14 @@
 """SQL predicates: parsed by the store; only what its parser lets slip is refused here."""
 
 import re
+from collections.abc import Sequence
 
 from retroclip.errors import MemoryStoreError
+from retroclip.memory.schema import IdArray
 
 _LITERAL = re.compile(r"'(?:[^']|'')*'")
 _FIELDS = re.compile(r"\.? Valid fields are .*$", re.DOTALL)  # with the store's own; ours follow
+_NO_FIELD = "No field named"
 _STORE_NOISE = re.compile(r"^(?:Invalid user input: )+|,? ?/[^\s,]+\.rs:\d+:\d+.*$", re.DOTALL)
 
 
@@ -24,13 +27,23 @@ def checked_predicate(where: str) -> str:
     return where
 
 
-def predicate_error(where: str, error: Exception, columns: list[str]) -> MemoryStoreError:
-    """The store's complaint about `where` as one line that ends with the columns that can be named."""
+def rows_with(ids: IdArray) -> str:
+    """A predicate for the rows with these ids."""
+    return f"_rowid IN ({', '.join(map(str, ids.tolist()))})"
+
+
+def names_no_column(error: BaseException) -> bool:
+    """Whether the store's complaint about a predicate is that it names something that is no column."""
+    return _NO_FIELD in str(error)
+
+
+def predicate_error(where: str, error: Exception, columns: Sequence[str], metadata: Sequence[str]) -> MemoryStoreError:
+    """The store's complaint about `where` as one line that ends with what can be named."""
     complaint = _FIELDS.sub("", without_noise(error)).rstrip(".")
-    hint = "; strings stand in single quotes" if "No field named" in complaint else ""
-    return MemoryStoreError(
-        f"the predicate {where!r} is not understood: {complaint} (columns: {', '.join(columns)}{hint})"
-    )
+    told = f"columns: {', '.join(columns)}"
+    told += f"; in the metadata, compared without functions: {', '.join(metadata)}" if metadata else ""
+    hint = "; strings stand in single quotes" if _NO_FIELD in complaint else ""
+    return MemoryStoreError(f"the predicate {where!r} is not understood: {complaint} ({told}{hint})")
 
 
 def without_noise(error: BaseException) -> str:

@@ -1,25 +1,50 @@
-"""How far an ingest is, on the terminal."""
+"""How far an ingest is: a bar on a terminal, a line a minute in a log."""
 
+import os
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from retroclip.memory.disk import size_on_disk
 from retroclip.memory.sources import describe_sources
-from retroclip.pairs import count_pairs, is_embedding_folder, open_embeddings
+from retroclip.pairs import Pair, count_pairs, is_embedding_folder, open_embeddings, read_pairs, resolve
 
 Report = Callable[[int, int], None]
+LOG_SECONDS = 60.0
+SAMPLE_PAIRS = 64
+TAR_OVERHEAD = 2048  # headers and padding of an image and its text
 
 
 @contextmanager
-def reporter(sources: Any, shown: bool, also: Report | None) -> Iterator[Report | None]:
-    """A function to call with the numbers of pairs read and rejected so far; shown as a bar on stderr if wanted."""
+def reporter(total: Callable[[], int | None], shown: bool, also: Report | None) -> Iterator[Report | None]:
+    """A function to call with the numbers of pairs read and rejected so far; shown on stderr if wanted.
+
+    total: asked once for the number of pairs, exact or about, None where nobody knows.
+    """
     if not shown:
         yield also
         return
+    with _bar(total()) if sys.stderr.isatty() else _log(total) as show:
+
+        def report(read: int, rejected: int) -> None:
+            show(read, rejected)
+            if also:
+                also(read, rejected)
+
+        yield report
+
+
+@contextmanager
+def _bar(total: int | None) -> Iterator[Report]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -28,23 +53,66 @@ def reporter(sources: Any, shown: bool, also: Report | None) -> Iterator[Report 
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("encoding", total=total_pairs(sources), rate="?", rejected=0)
+        task = bar.add_task("encoding", total=total, rate="?", rejected=0)
 
-        def report(read: int, rejected: int) -> None:
+        def show(read: int, rejected: int) -> None:
             speed = bar.tasks[0].speed
-            bar.update(task, completed=read, rejected=rejected, rate=f"{speed:.0f}" if speed else "?")
-            if also:
-                also(read, rejected)
+            known = None if total is None else max(total, read)
+            bar.update(task, completed=read, total=known, rejected=rejected, rate=f"{speed:.0f}" if speed else "?")
 
-        yield report
+        yield show
+
+
+@contextmanager
+def _log(total: Callable[[], int | None]) -> Iterator[Report]:
+    """Writes a line every `LOG_SECONDS`; what is done by then asks for no total either."""
+    since, before = time.monotonic(), 0
+    ask = cache(total)
+
+    def show(read: int, rejected: int) -> None:
+        nonlocal since, before
+        seconds = time.monotonic() - since
+        if seconds < LOG_SECONDS:
+            return
+        rate = (read - before) / seconds
+        of, left, expected = "", "", ask()
+        if expected is not None and expected > read:
+            of = f" of {expected:,}"
+            left = f", {timedelta(seconds=round((expected - read) / rate))} left" if rate else ""
+        print(f"encoding: {read:,}{of} pairs, {rate:,.0f} pairs/s, {rejected:,} rejected{left}", file=sys.stderr)
+        sys.stderr.flush()
+        since, before = time.monotonic(), read
+
+    yield show
 
 
 def total_pairs(sources: Any) -> int | None:
     """Number of pairs, where all sources are named and it can be told cheaply."""
-    names = describe_sources(sources)
-    if not names or any(name.startswith("<") for name in names):
-        return None
+    names = _named(sources)
     counts = [
         open_embeddings(Path(name)).rows if is_embedding_folder(Path(name)) else count_pairs(name) for name in names
     ]
-    return None if None in counts else sum(count for count in counts if count is not None)
+    return None if None in counts or not counts else sum(count for count in counts if count is not None)
+
+
+def expected_pairs(sources: Any) -> int | None:
+    """`total_pairs`, else about as many, by the first images and the bytes of all sources; None for unnamed ones."""
+    total, names = total_pairs(sources), _named(sources)
+    if total is not None or not names:
+        return total
+    first = read_pairs(resolve(names[0])[0].path)  # alone: of thousands of shards each would be opened for a check
+    sizes = [len(item.image or b"") for item in islice(first, SAMPLE_PAIRS) if isinstance(item, Pair)]
+    return pairs_by_bytes(sources, sum(sizes) / len(sizes)) if sizes else None
+
+
+def pairs_by_bytes(sources: Any, mean_bytes: float) -> int:
+    """Pairs in tars and other sources that don't tell: their bytes over those of a pair, whose image has mean_bytes."""
+    paths = [ref.path for name in _named(sources) for ref in resolve(name)]
+    total = sum(size_on_disk(path) if path.is_dir() else os.path.getsize(path) for path in paths)
+    return int(total / (mean_bytes + TAR_OVERHEAD))
+
+
+def _named(sources: Any) -> list[str]:
+    """The names of the sources, if all have one."""
+    names = describe_sources(sources)
+    return [] if any(name.startswith("<") for name in names) else names

@@ -48,8 +48,11 @@ class Keys:
 
 
 def as_queries(queries: Any, dim: int) -> torch.Tensor:
-    """Queries as unit-norm float32 (n, d). Raises MemoryStoreError for another shape or values that are not finite."""
-    vectors = torch.as_tensor(queries).detach().to("cpu", torch.float32)
+    """Queries as unit-norm float32 (n, d). Raises MemoryStoreError for another shape, no numbers, or infinite ones."""
+    try:
+        vectors = torch.as_tensor(queries).detach().to("cpu", torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise MemoryStoreError(f"queries are no array of numbers ({error}): give (n, {dim})") from None
     if vectors.ndim == 1:
         vectors = vectors[None]
     if vectors.ndim != 2 or vectors.shape[1] != dim:

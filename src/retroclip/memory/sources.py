@@ -2,33 +2,46 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, count, groupby, takewhile
 from pathlib import Path
 from typing import Any
 
-from retroclip.pairs import Pair, Rejected, dataset_pairs, parse_where, read_pairs
+from retroclip.errors import SourceError
+from retroclip.pairs import Pair, Rejected, dataset_pairs, parse_where, read_pairs, unique_keys
 
 
 def read_sources(sources: Any, where: str | None = None) -> Iterator[Pair | Rejected]:
     """All pairs of the sources in order: a path, an iterable of pairs, or a sequence of such things, mixed at will.
 
-    Paths that follow each other are read together, so that pairs of two folders get different keys.
+    Paths that follow each other are read together, and so are data sets of Hugging Face, a DatasetDict's splits too, so
+    that pairs of two of them get different keys. Raises SourceError for anything else.
     """
-    if isinstance(sources, (str, Path)):
-        yield from read_pairs(sources, where=where)
-    elif isinstance(sources, (Pair, Rejected)):
+    if isinstance(sources, (Pair, Rejected)):
         yield sources
-    elif hasattr(sources, "with_format") and hasattr(sources, "features"):  # of Hugging Face datasets
-        yield from dataset_pairs(sources, parse_where(where) if where else None)
+    elif _kind(sources) != "others":
+        yield from read_sources([sources], where)
+    elif isinstance(sources, Mapping):
+        yield from read_sources(list(sources.values()), where)
+    elif not isinstance(sources, Iterable):
+        raise SourceError(f"a source is a path, pairs or a data set, not {type(sources).__name__}")
     else:
-        for are_paths, group in groupby(sources, lambda source: isinstance(source, (str, Path))):
-            if are_paths:
+        for kind, group in groupby(sources, _kind):
+            if kind == "paths":
                 yield from read_pairs(list(group), where=where)
+            elif kind == "data sets":
+                predicate = parse_where(where) if where else None
+                yield from unique_keys(pair for dataset in group for pair in dataset_pairs(dataset, predicate))
             else:
                 for source in group:
                     yield from read_sources(source, where)
+
+
+def _kind(source: Any) -> str:
+    if isinstance(source, (str, Path)):
+        return "paths"
+    return "data sets" if hasattr(source, "with_format") and hasattr(source, "features") else "others"
 
 
 def describe_sources(sources: Any) -> list[str]:

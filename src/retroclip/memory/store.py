@@ -15,7 +15,8 @@ from lance.fragment import write_fragments
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.disk import is_full_disk, size_on_disk
 from retroclip.memory.location import Location, Url
-from retroclip.memory.predicate import checked_predicate, predicate_error, without_noise
+from retroclip.memory.metadata import names_in_metadata, rows_by_metadata
+from retroclip.memory.predicate import checked_predicate, names_no_column, predicate_error, rows_with, without_noise
 from retroclip.memory.schema import (
     DATA_COLUMNS,
     REJECTED_SCHEMA,
@@ -70,14 +71,22 @@ class Store:
 
     def matching(self, where: str) -> IdArray:
         """Sorted ids of the live rows for which the predicate holds. Raises MemoryStoreError when it is none."""
-        return np.sort(_ids(self._filtered(where, [])))
+        return np.sort(self._resolved(where)[1])
 
-    def _filtered(self, where: str, columns: list[str]) -> pa.Table:
+    def _resolved(self, where: str) -> tuple[str, IdArray]:
+        """The predicate as the table itself takes it, and the ids of the live rows that it holds for.
+
+        One that names values of the metadata, which are no columns of the table, becomes a list of ids.
+        """
         predicate = checked_predicate(where)
         try:
-            return self._scanned(columns, predicate)
+            return predicate, _ids(self._scanned([], predicate))
         except (ValueError, OSError, RuntimeError) as error:
-            raise predicate_error(where, error, list(DATA_COLUMNS)) from error
+            with damage_told(self.directory):
+                ids = rows_by_metadata(self._dataset, where) if names_no_column(error) else None
+                if ids is None:
+                    raise predicate_error(where, error, DATA_COLUMNS, names_in_metadata(self._dataset)) from error
+            return rows_with(ids), ids
 
     def _scanned(self, columns: list[str], predicate: str | None = None) -> pa.Table:
         """Columns of the live rows, and their ids."""
@@ -175,7 +184,7 @@ class Store:
         if not len(ids):
             self.append(table)
             return
-        path, own = str(self.directory / PAIRS_NAME), f"_rowid IN ({', '.join(map(str, ids.tolist()))})"
+        path, own = str(self.directory / PAIRS_NAME), rows_with(ids)
         addresses = self._dataset.scanner(columns=[], filter=own, with_row_address=True).to_table()["_rowaddr"]
         changed: list[Any] = []
         emptied: list[int] = []
@@ -194,11 +203,11 @@ class Store:
 
     def delete(self, where: str) -> int:
         """Delete the rows for which the predicate holds, in one commit; how many they were."""
-        count = self.count(where)
-        if count:
-            self._dataset.delete(where)
+        predicate, ids = self._resolved(where)
+        if len(ids):
+            self._dataset.delete(predicate)
             self.refresh()
-        return count
+        return len(ids)
 
     def compact(self, keep: timedelta) -> None:
         """Merge small files and drop the bytes of deleted rows, and of versions older than `keep`; ids stay."""
@@ -231,7 +240,7 @@ class Store:
         except (ValueError, OSError, RuntimeError):
             pass  # it names columns that rejected rows don't have
         if len(chosen):
-            dataset.delete(f"_rowid IN ({', '.join(map(str, chosen.tolist()))})")
+            dataset.delete(rows_with(chosen))
         return len(chosen)
 
     def reject(self, rejected: Sequence[Rejected]) -> None:

@@ -12,7 +12,7 @@ from retroclip.pairs.masks import mask_classes, mask_source
 from retroclip.pairs.pair import Pair, Rejected, clean_captions
 from retroclip.pairs.readers import Reader, register_reader
 from retroclip.pairs.reference import resolve
-from retroclip.pairs.sources import count_pairs, read_pairs
+from retroclip.pairs.sources import count_pairs, read_pairs, unique_keys
 from retroclip.pairs.where import Predicate, parse_where
 
 __all__ = [
@@ -42,4 +42,5 @@ __all__ = [
     "register_reader",
     "resolve",
     "thumbnail",
+    "unique_keys",
 ]

@@ -64,6 +64,8 @@ class SavedDatasetReader:
 def dataset_pairs(dataset: Any, where: Predicate | None = None) -> Iterator[Pair | Rejected]:
     """The rows of a `datasets.Dataset` or `IterableDataset`, images undecoded; the package itself isn't needed here.
 
+    Images of which the rows hold only paths, as those of an `imagefolder` do, are read from there.
+
     Raises SourceError when it has no image column.
     """
     name = str(getattr(dataset, "builder_name", None) or "dataset")
@@ -72,7 +74,7 @@ def dataset_pairs(dataset: Any, where: Predicate | None = None) -> Iterator[Pair
     check_image(ref, schema)
     check_columns(ref, where, schema.names)
     batches = (batch for table in dataset.with_format("arrow").iter(BATCH_ROWS) for batch in table.to_batches())
-    return _pairs(ref, batches, schema, where, None)
+    return _pairs(ref, batches, schema, where, None, read_paths=True)
 
 
 def _lance(ref: SourceRef) -> Any:
@@ -114,15 +116,32 @@ def _small(stream: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
 
 
 def _pairs(
-    ref: SourceRef, batches: Iterator[pa.RecordBatch], schema: pa.Schema, where: Predicate | None, split: str | None
+    ref: SourceRef,
+    batches: Iterator[pa.RecordBatch],
+    schema: pa.Schema,
+    where: Predicate | None,
+    split: str | None,
+    *,
+    read_paths: bool = False,
 ) -> Iterator[Pair | Rejected]:
     names, number = class_names(schema), 0
     try:
         for batch in batches:
             for row in batch.to_pylist():
                 if (split is None or str(row["split"]) == split) and (where is None or where(row)):
+                    if read_paths:
+                        row["image"] = _read(row["image"])
                     yield pair_of_row(ref, row, f"{ref.path.stem}/{number:08d}", names)
                 number += 1
     except _BROKEN as error:
         reason = f"the rest can't be read: {str(error).splitlines()[0][:200]}"
         yield Rejected(f"{ref.path.stem}/{number:08d}", ref.name, reason)
+
+
+def _read(image: Any) -> Any:
+    """An image's struct with the bytes of the file that it names, where it holds none and the file can be read."""
+    path = image.get("path") if isinstance(image, dict) and not image.get("bytes") else None
+    try:
+        return {**image, "bytes": Path(path).read_bytes()} if path else image
+    except OSError:
+        return image

@@ -9,10 +9,10 @@ from pathlib import Path
 from retroclip.errors import SourceError
 from retroclip.pairs.annotations import ANNOTATION_SUFFIXES, read_annotation
 from retroclip.pairs.image import IMAGE_SUFFIXES
-from retroclip.pairs.pair import Pair, Rejected, clean_label
+from retroclip.pairs.pair import Pair, Rejected, clean_label, printable
 from retroclip.pairs.readers import no_such_split, register_reader, row_of
 from retroclip.pairs.reference import SourceRef
-from retroclip.pairs.walk import printable, walk
+from retroclip.pairs.walk import walk
 from retroclip.pairs.where import Predicate
 
 _SPLIT_NAMES = frozenset(["train", "training", "val", "valid", "validation", "test", "testing", "extra", "images"])
@@ -34,6 +34,8 @@ class FolderReader:
     def open(self, ref: SourceRef, where: Predicate | None) -> Iterator[Pair | Rejected]:
         root = _root(ref)
         if next(_images(root), None) is None:
+            if (root / "pairs.lance").is_dir():
+                raise SourceError(f"{root} is a memory: to read its pairs, give its table, {root / 'pairs.lance'}")
             raise SourceError(f"no image found in {root}; images are {', '.join(sorted(IMAGE_SUFFIXES))} files")
         return _read(root, ref.name, where)
 
@@ -50,10 +52,14 @@ def _root(ref: SourceRef) -> Path:
 
 
 def _read(root: Path, name: str, where: Predicate | None) -> Iterator[Pair | Rejected]:
-    for image, beside, is_class in _images(root):
+    unread: list[OSError] = []
+    for image, beside, is_class in _images(root, unread):
         pair = _pair(root, name, image, beside, is_class)
         if isinstance(pair, Rejected) or where is None or where(row_of(pair)):
             yield pair
+    for error in unread:
+        key = printable(os.path.relpath(error.filename, root))
+        yield Rejected(key, name, f"can't read the folder: {error.strerror or error}")
 
 
 def _pair(root: Path, name: str, image: Path, beside: dict[str, Path], is_class: bool) -> Pair | Rejected:
@@ -70,9 +76,12 @@ def _pair(root: Path, name: str, image: Path, beside: dict[str, Path], is_class:
     return Pair(key=key, image=data, source=name, **annotation.fields())
 
 
-def _images(root: Path) -> Iterator[tuple[Path, dict[str, Path], bool]]:
-    """Each image with the annotation files beside it, and whether its folder is a class; one folder at a time."""
-    for folder, names in walk(root):
+def _images(root: Path, unread: list[OSError] | None = None) -> Iterator[tuple[Path, dict[str, Path], bool]]:
+    """Each image with the annotation files beside it, and whether its folder is a class; one folder at a time.
+
+    unread: gets the errors of folders that can't be read.
+    """
+    for folder, names in walk(root, unread):
         beside: dict[str, dict[str, Path]] = {}
         images = []
         for name in names:

@@ -10,10 +10,10 @@ from pathlib import Path
 from retroclip.errors import SourceError
 from retroclip.pairs import mask_names
 from retroclip.pairs.image import IMAGE_SUFFIXES
-from retroclip.pairs.pair import Pair, Rejected
+from retroclip.pairs.pair import Pair, Rejected, printable
 from retroclip.pairs.readers import no_such_split, register_reader, row_of
 from retroclip.pairs.reference import SourceRef
-from retroclip.pairs.walk import printable, walk
+from retroclip.pairs.walk import walk
 from retroclip.pairs.where import Predicate
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")

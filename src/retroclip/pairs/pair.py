@@ -49,6 +49,11 @@ def clean_text(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
 
 
+def printable(text: str) -> str:
+    """Text in which bytes that aren't UTF-8 were kept as surrogates (file names), with a sign in their place."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def clean_captions(texts: Iterable[str | None]) -> tuple[str, ...]:
     """Every caption that says something, in order, each once."""
     cleaned = (clean_text(text) for text in texts if text is not None)

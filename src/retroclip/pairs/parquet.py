@@ -128,7 +128,8 @@ def pair_of_row(ref: SourceRef, row: dict[str, Any], number: str, names: Sequenc
     image = row["image"]["bytes"] if isinstance(row["image"], dict) else row["image"]
     source = str(row.get("source") or ref.name)
     if not image:
-        return Rejected(key, source, "no image bytes")
+        path = row["image"].get("path") if isinstance(row["image"], dict) else None
+        return Rejected(key, source, f"no image bytes, only the path {path}" if path else "no image bytes")
     captions = as_list(row.get("caption")) + as_list(row.get("captions"))
     cleaned = clean_captions(str(caption) for caption in captions if caption is not None)
     metadata = {name: _plain(value) for name, value in row.items() if name not in _PAIR_COLUMNS}

@@ -37,7 +37,7 @@ def read_pairs(source: Source | Sequence[Source], *, where: str | None = None) -
         reader_for(ref).open(
             ref, predicate
         )  # checks only; opened again in its turn, so that few files are open at once
-    return _unique(pair for ref in refs for pair in reader_for(ref).open(ref, predicate))
+    return unique_keys(pair for ref in refs for pair in reader_for(ref).open(ref, predicate))
 
 
 def count_pairs(source: Source | Sequence[Source]) -> int | None:
@@ -58,8 +58,8 @@ def _resolve_all(source: Source | Sequence[Source]) -> list[SourceRef]:
     return [ref for one in sources for ref in resolve(one)]
 
 
-def _unique(pairs: Iterator[Pair | Rejected]) -> Iterator[Pair | Rejected]:
-    """Give a key that was seen before a number: `cat`, `cat~2`, `cat~3`."""
+def unique_keys(pairs: Iterator[Pair | Rejected]) -> Iterator[Pair | Rejected]:
+    """The stream with a number at each key that was seen before: `cat`, `cat~2`, `cat~3`."""
     seen: set[int] = set()
     for item in pairs:
         key, number = item.key, 1

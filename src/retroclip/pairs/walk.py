@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Folders below `root` in the order of their paths, each with its files' names; a link that leads back is left."""
+def walk(root: Path, unread: list[OSError] | None = None) -> Iterator[tuple[Path, list[str]]]:
+    """Folders below `root` in the order of their paths, each with its files' names; a link that leads back is left.
+
+    unread: gets the errors of folders that can't be read.
+    """
     seen: set[str] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    onerror = None if unread is None else unread.append
+    for folder, folders, files in os.walk(root, onerror=onerror, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             folders.clear()
@@ -22,8 +26,3 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
 
 def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
-
-
-def printable(name: str) -> str:
-    """File names need not be UTF-8; what is stored must be."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -28,11 +28,12 @@ _BROKEN = (tarfile.TarError, EOFError, zlib.error, OSError)
 
 @dataclass(slots=True)
 class _Sample:
-    """Consecutive members of one key, by suffix."""
+    """Consecutive members of one key, by suffix; `dotted`: that of an image that has a dot in it, and isn't read."""
 
     key: str
     files: dict[str, bytes] = field(default_factory=dict)
     problem: str = ""
+    dotted: str = ""
 
 
 @register_reader
@@ -71,13 +72,16 @@ def _read(ref: SourceRef, where: Predicate | None) -> Iterator[Pair | Rejected]:
 
 
 def _samples(path: Path) -> Iterator[_Sample]:
-    """Group members by key. The sample in hand when the shard breaks is not whole and is not given out."""
+    """Group members by key, without those that are no part of a pair.
+
+    The sample in hand when the shard breaks is not whole and is not given out.
+    """
     sample: _Sample | None = None
     with tarfile.open(path, "r|*") as tar:
         for member in tar:
             folder, _, name = member.name.rpartition("/")
             stem, _, suffix = name.partition(".")
-            if not member.isfile() or not stem or name.startswith("."):
+            if not member.isfile() or not stem or name.startswith(".") or not _is_part(suffix.lower()):
                 continue
             key = f"{folder}/{stem}".removeprefix("./").lstrip("/")
             if sample is None or sample.key != key:
@@ -90,8 +94,14 @@ def _samples(path: Path) -> Iterator[_Sample]:
         yield sample
 
 
+def _is_part(suffix: str) -> bool:
+    """Whether a member of this suffix belongs to a pair, or to one whose name has dots that it may not have."""
+    return suffix in (*ANNOTATION_SUFFIXES, "npy") or f".{suffix.rpartition('.')[2]}" in IMAGE_SUFFIXES
+
+
 def _keep(sample: _Sample, suffix: str, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-    if f".{suffix}" not in IMAGE_SUFFIXES and suffix not in ANNOTATION_SUFFIXES and suffix not in ("mask.png", "npy"):
+    if "." in suffix and suffix != "mask.png":
+        sample.dotted = suffix
         return
     if member.size > MAX_MEMBER:
         sample.problem = f".{suffix} has {member.size:,} bytes, more than {MAX_MEMBER:,}"
@@ -114,6 +124,10 @@ def _pair(sample: _Sample, source: str) -> Pair | Rejected:
         return Rejected(sample.key, source, sample.problem)
     if not images:
         reason = "no image among the sample's members, which must follow each other (pack with tar --sort=name)"
+        if sample.dotted:
+            reason = (
+                f"the name has dots: a sample's name ends at its first one, and .{sample.dotted} is no image's suffix"
+            )
         return Rejected(sample.key, source, reason)
     if not images[0]:
         return Rejected(sample.key, source, "empty image file (0 bytes)")

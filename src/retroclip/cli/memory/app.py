@@ -12,7 +12,7 @@ BlocklistFile = Annotated[
     Path | None,
     Parameter(help="File of pairs to leave out, now and later: sha256:…, md5:…, key:…, source:… or url:… a line."),
 ]
-Predicate = Annotated[str, Parameter(help="SQL predicate: which pairs.")]
+Predicate = Annotated[str, Parameter(help="SQL predicate over columns and values of the metadata: which pairs.")]
 
 
 def read_blocklist(path: Path | None) -> Any:

@@ -68,8 +68,11 @@ def search(
     """Find the pairs nearest to a text or an image."""
     if (text is None) == (image is None):
         raise WrongUsageError("memory search: give either --text or --image")
+    if text is not None and not text.strip():
+        raise WrongUsageError("memory search: --text is empty")
     from retroclip.encoders import load
     from retroclip.memory import Memory
+    from retroclip.memory.metadata import record_of
 
     opened = Memory.open(memory)
     encoder = load(opened.model_reference)
@@ -77,13 +80,13 @@ def search(
     query = encoder.encode_images([_picture(image)]) if image is not None else encoder.encode_texts([str(text)])
     hits = opened.search(query, by=by, k=k, where=where)
     ids, scores = hits.ids[0], hits.scores[0]
-    found = opened.take(ids[ids >= 0], ["key", "caption", "label", "source", "license"]).to_pylist()
+    found = opened.take(ids[ids >= 0], ["key", "caption", "label", "source", "license", "metadata"]).to_pylist()
     rows = [
         {"score": round(float(score), 4), "id": int(row_id)} | row
         for score, row_id, row in zip(scores, ids, found, strict=False)
     ]
     if json:
-        print_json(rows)
+        print_json([row | {"metadata": record_of(row["metadata"])} for row in rows])
     else:
         columns = ["score", "key", "caption", "label"]
         cells = [[f"{row['score']:.4f}", *(row[name] for name in columns[1:])] for row in rows]

@@ -1,5 +1,6 @@
 """`retroclip memory delete`, `clean`, `compact`, `purge`, `index` and `export`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -64,7 +65,8 @@ def compact(memory: MemoryName, /, *, json: Json = False) -> None:
         print_json(told)
     else:
         freed = (told["bytes_before"] - told["bytes"]) / 1e6
-        say(f"{memory}: {told['files_before']} files became {told['files']}, {freed:,.1f} MB freed")
+        room = f"{freed:,.1f} MB freed" if freed >= 0 else f"{-freed:,.1f} MB more, while others read old versions"
+        say(f"{memory}: {told['files_before']} files became {told['files']}, {room}")
 
 
 @app.command
@@ -84,6 +86,7 @@ def index(
     ram: str | None = None,
     recall: Annotated[float, Parameter(validator=validators.Number(gt=0, lte=1))] = 0.95,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
 ) -> None:
     """Build the search indexes, or bring them up to date. Small memories need none: they are searched exactly.
 
@@ -106,8 +109,11 @@ def index(
         say(f"{memory}: no pairs to index")
     for of, plan in plans.items():
         say(f"{of}: " + ", ".join(f"{name} {value}" for name, value in plan.told().items()))
-    if not dry_run:
-        print_facts("index", opened.index(kind, recall=recall, ram=ram))
+    told = {of: asdict(plan) for of, plan in plans.items()} if dry_run else opened.index(kind, recall=recall, ram=ram)
+    if json:
+        print_json(told)
+    elif not dry_run:
+        print_facts("index", told)
 
 
 @app.command

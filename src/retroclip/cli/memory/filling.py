@@ -1,6 +1,6 @@
 """`retroclip memory create`, `add` and `migrate`: what encodes."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
@@ -8,7 +8,7 @@ from cyclopts import Parameter, validators
 from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.memory.app import BatchSize, BlocklistFile, app, read_blocklist
 from retroclip.cli.options import Json, MemoryName, ModelReference, Precision, Where
-from retroclip.cli.terminal import is_interactive, print_facts, print_json, say
+from retroclip.cli.terminal import print_facts, print_json, say
 
 if TYPE_CHECKING:
     from retroclip.pairs import Rejected
@@ -61,7 +61,7 @@ class Filling:
             "batch_size": self.batch_size,
             "ray": _ray_address(self.ray, self.workers),
             "workers": self.workers,
-            "progress": is_interactive(),
+            "progress": True,
         }
 
     def print_estimate(
@@ -121,6 +121,9 @@ def create(
     given |= {"where": where, "images": images, "labels_as_captions": labels_as_captions, "index": build_index}
     made = Memory.create(memory, encoder, sources, **given)
     rejected = made.rejected()
+    if shared.json:
+        captions = sum(map(is_kept, rejected))
+        print_json({"rows": len(made), "rejected": len(rejected) - captions, "captions": captions})
     say(f"{memory}: {len(made)} pairs, {told_rejected(len(rejected), sum(map(is_kept, rejected)))}")
     name_rejected(memory, rejected, len(rejected))
 
@@ -157,6 +160,8 @@ def add(
         return
     before = set(opened.rejected())
     added = opened.add(sources, encoder, where=where, known=known, images=images, **given)
+    if shared.json:
+        print_json(asdict(added))
     count = added.rejected + added.captions
     replaced = f"{added.replaced} of them in place of old ones, " if known == "replace" else ""
     say(
@@ -201,5 +206,5 @@ def migrate(
     from retroclip.memory import Memory
 
     opened = Memory.open(memory)
-    old = opened.migrate(load(model, precision=precision), batch_size=batch_size)
+    old = opened.migrate(load(model, precision=precision), batch_size=batch_size, progress=True)
     say(f"{memory}: {len(opened)} pairs, now of {model}; delete {old} when you don't need it any more")

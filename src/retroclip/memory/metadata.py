@@ -1,0 +1,57 @@
+"""Predicates on values of the metadata, which a table keeps as JSON: the grammar of sources, row by row."""
+
+import json
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from retroclip.errors import SourceError
+from retroclip.memory.schema import IdArray
+from retroclip.pairs import parse_where
+
+NAMED_ROWS = 1000  # of which an error tells what their metadata has
+
+
+def rows_by_metadata(dataset: Any, where: str) -> IdArray | None:
+    """Ids (m,) of the live rows for which a predicate holds that also names values of the metadata.
+
+    A value that a row doesn't have is unknown, as NULL is. None for a predicate beyond `parse_where`'s grammar, and
+    when there are rows, but none with one of the names.
+    """
+    try:
+        predicate = parse_where(where)
+    except SourceError:
+        return None
+    own = predicate.columns & {*dataset.schema.names, "_rowid"}
+    named = predicate.columns - own
+    columns = sorted({*own, "metadata"} - {"_rowid"})
+    found, met = [np.zeros(0, np.int64)], set()
+    for batch in dataset.scanner(columns=columns, with_row_id=True).to_batches():
+        records = _records(batch["metadata"], named)
+        rows = batch.select(sorted({*own, "_rowid"})).to_pylist()
+        keep = np.array([predicate({**record, **row}) for record, row in zip(records, rows, strict=True)], bool)
+        found.append(batch["_rowid"].to_numpy().astype(np.int64)[keep])
+        met |= {name for record in records for name in named if name in record}
+    return np.concatenate(found) if met == named or len(found) == 1 else None
+
+
+def names_in_metadata(dataset: Any) -> list[str]:
+    """What the metadata of the first `NAMED_ROWS` rows has values of."""
+    texts = dataset.scanner(columns=["metadata"], limit=NAMED_ROWS).to_table()["metadata"].to_pylist()
+    return sorted({name for text in texts for name in record_of(text)})
+
+
+def record_of(text: str | None) -> dict[str, Any]:
+    """The metadata of a row as it is stored; a number that is none, as pandas writes a missing one, is None."""
+    found: dict[str, Any] = json.loads(text or "{}", parse_constant=lambda name: None)
+    return found
+
+
+def _records(texts: pa.Array, named: frozenset[str]) -> list[dict[str, Any]]:
+    """The metadata of each row, empty where it can't have one of the names: most of the time goes into parsing."""
+    written = (json.dumps(name, ensure_ascii=False) for name in named)
+    having = reduce(pc.or_, (pc.match_substring(texts, name) for name in written)).fill_null(False)
+    return [record_of(text) if there else {} for text, there in zip(texts.to_pylist(), having.to_pylist(), strict=True)]
