@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from retroclip.memory import Memory
 
 SEEDS_OF_TRAINED = 3
+AS_IMAGES = " (labelled images one by one: --protocol classification)"
 
 
 def evaluate(
@@ -144,7 +145,7 @@ def check_unused(kind: str, options: dict[str, Any], asked: dict[str, Any]) -> N
     unused += [f"--set.{name}" for name in asked] if retrieval else []
     if unused:
         learns = unused[0] == "--train" and not retrieval and takes(kind, "train")
-        hint = ", it learns from --set.train" if learns else ""
+        hint = (", it learns from --set.train" if learns else "") + ("" if retrieval else AS_IMAGES)
         raise WrongUsageError(f"evaluate: leave out {unused[0]}: {kind} has no use for it{hint}")
 
 
