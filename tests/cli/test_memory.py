@@ -13,9 +13,10 @@ import pytest
 from retroclip.memory import Memory
 
 
-def test_create_info_verify_search(run, memory):
+def test_create_info_verify_search(run, model, memory):
     info = json.loads(run("memory info mem --json").out)
     assert (info["rows"], info["with_text"], info["rejected"]) == (20, 20, 0)
+    assert info["model_reference"] == str(model.resolve())
     assert run("memory verify mem").status == 0
     found = json.loads(run("memory search mem --image photos/03.jpg -k 3 --json").out)
     assert found[0]["key"] == "03"
