@@ -8,6 +8,7 @@ import yaml
 
 from retroclip import training
 from retroclip.encoders import load
+from retroclip.errors import ModelError
 from retroclip.evaluation import load_results
 
 
@@ -122,6 +123,38 @@ def test_a_saved_model_s_memory_is_evaluated_without_the_evaluated_pictures(run,
     result = json.loads(run(f"evaluate fused {task} seen --json").out)
     assert (result["memory"], result["memory_pairs"], result["near_threshold"]) == ("mem", 20, 0.95)
     assert 12 <= result["excluded_near_duplicates"] < 20
+
+
+def test_without_a_model_the_one_that_made_the_memory_is_taken(run, model, tiny_model, memory, task, monkeypatch):
+    assert run(f"retrieve mem {task} --out found -k 4").status == 0
+    told = json.loads(run("memory info mem --json").out)
+    assert (
+        told["model_reference"] == json.loads(Path("found/retrieved.json").read_text())["provenance"]["model_reference"]
+    )
+    assert load(told["model_reference"]).fingerprint == told["fingerprint"]
+    assert told["model_reference"] in run("memory info mem").out
+    used = []
+
+    def train(base, *given, **options):
+        used.append(base.fingerprint)
+        raise ModelError("stop")
+
+    monkeypatch.setattr("retroclip.training.customize", train)
+    assert run("customize found --out custom").status == 1
+    monkeypatch.setattr("retroclip.training.fuse", train)
+    assert run("fuse mem --out fused").status == 1
+    assert used == [told["fingerprint"]] * 2
+    for elsewhere, said in (
+        ("gone", "name with --model where gone, which made"),
+        (tiny_model(1), "another model than"),
+    ):
+        for verb, card in (("fuse mem", "mem/manifest.json"), ("customize found", "found/retrieved.json")):
+            before = Path(card).read_text()
+            Path(card).write_text(before.replace(told["model_reference"], str(elsewhere)))
+            refused = run(f"{verb} --out other")
+            assert refused.status == 1 and said in refused.line and "--model" in refused.line, refused.err
+            Path(card).write_text(before)
+    assert len(used) == 2
 
 
 @pytest.mark.parametrize("verb", ["fuse mem", "customize found"])
