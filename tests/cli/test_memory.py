@@ -105,6 +105,10 @@ def test_bad_images_are_counted_and_named(run, model, photos):
     assert "truncated" in reasons["truncated"]
     assert "not an image" in reasons["text"]
     assert "pixel" in reasons["huge"]
+    (photos / "cut.jpg").write_bytes(whole[:200])
+    counted, named = run("memory add mem photos --max-rejected 0.2").err.splitlines()
+    assert "0 pairs added, 20 were there, 1 rejected, 3 had been rejected before" in counted
+    assert named.startswith("  cut: ")
 
 
 def test_captions_that_cannot_be_read_are_counted_and_those_that_are_not_there_are_not(run, model, photos, memory):
