@@ -182,6 +182,8 @@ def test_the_default_of_a_memory_that_shows_only_evaluated_images(run, model, ta
     assert made.status == 0
     shown = run(f"evaluate {model} {task} {labelled} --memory seen --json")
     assert (shown.status, json.loads(shown.out)["method"]) == (0, "primed")
+    refused = run(f"evaluate {model} {task} {labelled} --memory seen --seed 3")  # 12 pairs name a class
+    assert refused.status == 2 and "classification by primed trains and draws nothing: leave out --seed" in refused.line
 
 
 def test_compare_json_report_and_resume(run, model, memory, task, labelled, tmp_path):

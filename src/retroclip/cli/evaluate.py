@@ -26,6 +26,7 @@ from retroclip.cli.train import parse_settings
 if TYPE_CHECKING:
     from retroclip.evaluation import Result
     from retroclip.memory import Memory
+    from retroclip.tasks import Task
 
 SEEDS_OF_TRAINED = 3
 AS_IMAGES = " (labelled images one by one: --protocol classification)"
@@ -112,7 +113,7 @@ def evaluate(
     check_unused(kind, {"--protocol": protocol, "--train": train, "--metric": metric}, asked)
     opened = Memory.open(memory) if memory else None
     chosen = method or ("linear-probe" if train else DEFAULT)
-    runs = seeds_of(kind, chosen, opened, asked, seed, seeds, default=SEEDS_OF_TRAINED if train else 1)
+    runs = seeds_of(kind, chosen, opened, loaded, asked, seed, seeds, default=SEEDS_OF_TRAINED if train else 1)
     if loaded is None:
         encoder = load(model, precision=precision)
         result = evaluate_captions(encoder, dataset, opened, method=chosen, where=where, seeds=runs)
@@ -153,6 +154,7 @@ def seeds_of(
     kind: str,
     method: str,
     memory: "Memory | None",
+    task: "Task | None",
     asked: dict[str, Any],
     seed: int | None,
     seeds: int | None,
@@ -162,15 +164,14 @@ def seeds_of(
     """The seeds of the runs; WrongUsageError where they were named and nothing depends on them, or named twice."""
     from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL
     from retroclip.evaluation.protocols import draws
-    from retroclip.methods import may_train, pick_method
+    from retroclip.methods import pick_method
 
     named = [name for name, value in (("--seed", seed), ("--seeds", seeds)) if value is not None]
     drawn = kind not in (IMAGE_TEXT_RETRIEVAL, "classification") and draws(kind, asked)
     if named and "seed" in asked:
         raise WrongUsageError(f"evaluate: the seed is named twice: leave out {named[0]} or --set.seed")
-    if named and not drawn and not may_train(method, memory, kind):
-        used = pick_method(method, memory, protocol=kind).name
-        raise WrongUsageError(f"evaluate: {kind} by {used} trains and draws nothing: leave out {named[0]}")
+    if named and not drawn and not (used := pick_method(method, memory, task, kind)).trained:
+        raise WrongUsageError(f"evaluate: {kind} by {used.name} trains and draws nothing: leave out {named[0]}")
     first = seed or 0
     return range(first, first + (seeds or default))
 
