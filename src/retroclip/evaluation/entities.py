@@ -72,7 +72,7 @@ def evaluate_entities(
         n=len(samples),
         protocol="entities",
         method=method or "zero-shot",
-        model=str(getattr(encoder, "name", "")),
+        model="",
         metric="harmonic-mean",
         value=metrics["harmonic-mean"],
         interval=intervals.pop("harmonic-mean", None),
@@ -83,11 +83,7 @@ def evaluate_entities(
         templates=list(task.templates),
         missing_classes=samples.missing_classes,
         rejected=list(samples.rejected),
-        seconds=seconds,
-        predict_seconds=seconds,
-        fingerprint=getattr(encoder, "fingerprint", None),
-        precision=getattr(encoder, "precision", None),
         data_hash=samples.hash,
         **mistakes(count_answers([outcome]), task.classes),
         outcomes=[outcome],
-    )
+    ).made_by(encoder, seconds=seconds)
