@@ -78,6 +78,8 @@ def test_clips_of_a_video_task_count_once(run, model, memory, tmp_path, make_enc
         ("bccd {} --seed 3", 2, "regions by zero-shot trains and draws nothing: leave out --seed"),
         ("bccd {} --protocol detection --seeds 3", 2, "leave out --seeds"),
         ("bccd {} --protocol classification --seed 3", 2, "leave out --seed"),
+        ("bccd {} --protocol classification --method zero-shot --train {}", 2, "leave out --train: zero-shot doesn't"),
+        ("bccd {} --method reco --seed -1", 2, ">= 0"),
         ("bccd {} --seeds 0", 2, ">= 1"),
         ("bccd {} --protocol typographic-attack --seed 3 --set.seed 3", 2, "named twice"),
         ("image-text-retrieval {} --protocol nonsense", 2, "leave out --protocol: image-text-retrieval has no use"),

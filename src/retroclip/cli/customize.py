@@ -7,7 +7,7 @@ from cyclopts import Parameter, validators
 
 from retroclip.cli.checkpoints import resumable, save_once
 from retroclip.cli.failures import WrongUsageError
-from retroclip.cli.options import OwnModel, load_own
+from retroclip.cli.options import OwnModel, Seed, load_own
 from retroclip.cli.terminal import training_shown
 
 Tuning = Literal["gated-image", "locked-text", "locked-image", "full", "gated-text", "gated-both"]
@@ -46,7 +46,7 @@ def customize(
     loss: Annotated[
         Literal["softmax", "sigmoid"] | None, Parameter(help="REACT's, or SigLIP's. Default: softmax.")
     ] = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> None:
     """Tune a model on retrieved pairs (REACT).
 

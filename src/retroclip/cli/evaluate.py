@@ -14,6 +14,7 @@ from retroclip.cli.options import (
     MetricName,
     ModelReference,
     Precision,
+    Seed,
     Shots,
     Train,
     Where,
@@ -44,7 +45,7 @@ def evaluate(
     train: Train = None,
     shots: Shots = None,
     where: Where = None,
-    seed: int | None = None,
+    seed: Seed | None = None,
     seeds: Annotated[
         int | None,
         Parameter(help="Runs; default: 3 with --train or --suite, else 1.", validator=validators.Number(gte=1)),
@@ -104,7 +105,7 @@ def evaluate(
     from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL, compare
     from retroclip.evaluation.protocol_runs import evaluate_captions, evaluate_protocol
     from retroclip.memory import Memory
-    from retroclip.methods import DEFAULT
+    from retroclip.methods import DEFAULT, get_method
     from retroclip.tasks import task_for
 
     loaded = None if task == IMAGE_TEXT_RETRIEVAL else task_for(task, dataset)
@@ -113,6 +114,8 @@ def evaluate(
     check_unused(kind, {"--protocol": protocol, "--train": train, "--metric": metric}, asked)
     opened = Memory.open(memory) if memory else None
     chosen = method or ("linear-probe" if train else DEFAULT)
+    if train and not get_method(chosen).needs_train:
+        raise WrongUsageError(f"evaluate: leave out --train: {chosen} doesn't learn from labelled images")
     runs = seeds_of(kind, chosen, opened, loaded, asked, seed, seeds, default=SEEDS_OF_TRAINED if train else 1)
     if loaded is None:
         encoder = load(model, precision=precision)

@@ -7,7 +7,7 @@ from cyclopts import Parameter, validators
 
 from retroclip.cli.checkpoints import resumable, save_once
 from retroclip.cli.failures import WrongUsageError
-from retroclip.cli.options import MemoryName, OwnModel, load_own
+from retroclip.cli.options import MemoryName, OwnModel, Seed, load_own
 from retroclip.cli.terminal import training_shown
 
 
@@ -43,7 +43,7 @@ def fuse(
             validator=validators.Number(gte=0),
         ),
     ] = None,
-    seed: int = 0,
+    seed: Seed = 0,
     out: Path,
 ) -> None:
     """Train an encoder to consult a memory at inference (RECO, RA-CLIP), or average its neighbours.

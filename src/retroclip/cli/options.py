@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from retroclip.cli.failures import WrongUsageError
 
@@ -16,6 +16,7 @@ ModelReference = Annotated[
 OwnModel = Annotated[
     str | None, Parameter(help="A model as `retroclip evaluate` takes it. Default: the one that made the memory.")
 ]
+Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**32))]
 MemoryName = Annotated[str, Parameter(help="A folder, or a URL on object storage such as s3://bucket/mem.")]
 Precision = Annotated[
     Literal["auto", "fp32", "bf16"], Parameter(help="auto: bf16 where the processor is faster with it, else fp32.")

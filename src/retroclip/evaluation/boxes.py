@@ -149,12 +149,12 @@ def load_boxes(task: "Task", dataset: str | Path, *, where: str | None = None, e
         found.images.append(pair.image)
         found.sizes.append(size)
         _note_record(found, position, pair.metadata, task)
-    if not rows:
-        raise SourceError(f"{dataset} has no box: regions need a column `boxes`, a COCO or LVIS json, or a VOC folder")
     if len(found.rejected) > MAX_REJECTED * (seen + len(found.images)):
         raise SourceError(
             f"{dataset}: {len(found.rejected)} boxes or images can't be used, such as {found.rejected[0]}"
         )
+    if not rows:
+        raise SourceError(f"{dataset} has no box: regions need a column `boxes`, a COCO or LVIS json, or a VOC folder")
     found.image_of = np.array([row[0] for row in rows], dtype=np.int64)
     found.boxes = np.array([row[1] for row in rows])
     found.labels = box_labels([row[2] for row in rows], task, str(dataset))

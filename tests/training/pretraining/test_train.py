@@ -122,6 +122,18 @@ def test_a_bad_recipe_is_one_clear_line(recipe_of, tmp_path, fields, message):
     assert not (tmp_path / "model").exists()
 
 
+def test_what_is_no_recipe_is_one_clear_line(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    for text, message in ((b"\xff\xfe", "not YAML"), (b"kind: [icar]", "a field `kind`"), (b"kind: icar\n1: 2", ": ")):
+        file.write_bytes(text)
+        with pytest.raises(RetroclipError, match=f"recipe.yaml: .*{message}"):
+            read_recipe(file)
+    with pytest.raises(RetroclipError, match=r"there is no field 'kind\.x' to set"):
+        read_recipe(file, {"kind.x": 1})
+    with pytest.raises(RetroclipError, match="a field `kind`"):
+        read_recipe(file, {"kind": "gan"})
+
+
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml")), ids=lambda f: f.stem)
 def test_every_shipped_recipe_parses(file):
     assert read_recipe(file).steps > 0

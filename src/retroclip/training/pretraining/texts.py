@@ -131,7 +131,10 @@ def _read_descriptions(file: Path | None) -> dict[str, str]:
         return {}
     if not file.is_file():
         raise RetroclipError(f"{file}: no such file of descriptions")
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RetroclipError(f"{file}: not YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(content, dict):
         raise RetroclipError(f"{file}: descriptions are a mapping, class name: sentence")
     return {label_key(str(name)): str(sentence).rstrip(".") for name, sentence in content.items()}
