@@ -258,7 +258,8 @@ def test_clean_and_blocklist(run, memory, photos, model):
     assert "19 pairs, 1 rejected" in run(f"memory create other photos --model {model} --blocklist block.txt").err
     assert run("memory clean mem").status == 2
     assert run("memory clean mem --min-clip-score high").status == 2
-    assert run("memory clean mem --min-clip-score 2").status == 0
+    assert "from -1 to 1" in run("memory clean mem --min-clip-score nan").line
+    assert run("memory clean mem --min-clip-score 1").status == 0
     assert json.loads(run("memory info mem --json").out)["rows"] == 0
     (photos.parent / "block.txt").write_text("nonsense\n")
     assert "line 1" in run("memory clean mem --blocklist block.txt").line
@@ -273,6 +274,7 @@ def test_images_as_chosen(run, model, photos):
 def test_ray_takes_an_address_or_none(run, model, photos, monkeypatch):
     create = f"memory create other photos --model {model}"
     assert "--workers is for --ray" in run(f"{create} --workers 2").line
+    assert "in photos for where \"caption = 'x'\"" in run(f"""{create} --where "caption = 'x'" """).line
     failed = run(f"{create} --ray host:1 mem")
     assert (failed.status, "takes one address" in failed.line) == (2, True)
     monkeypatch.setitem(sys.modules, "ray", None)
