@@ -54,6 +54,8 @@ class ClassTexts:
         self.synsets: dict[str, Synset] = {}
         if wordnet is not None:
             self.synsets, self._senses = read_nouns(wordnet), read_senses(wordnet)
+            if unknown := [id_ for id_ in self._given.values() if id_ not in self.synsets]:
+                raise RetroclipError(f"synsets: {wordnet} has no noun {unknown[0]!r}: write its id, such as 02084071")
             self._pictured = set(ImageNetInfo("imagenet-22k").label_names())
         self.names: list[str] = []
         self.synset: list[str | None] = []
