@@ -37,4 +37,4 @@ def test_the_default_is_a_head_where_enough_captions_name_one_class():
 
 def test_the_default_may_be_trained_where_captions_decide():
     assert may_train("default", Captions(0)) and may_train("reco", None)
-    assert not (may_train("default", Captions(0), "regions") or may_train("default", None) or may_train("primed", None))
+    assert not (may_train("default", None) or may_train("primed", None))

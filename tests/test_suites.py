@@ -193,6 +193,22 @@ def test_a_trained_segmenter_in_a_suite(tiny_model, make_encoded, tmp_path):
     assert result.options["suite"]["task"]["reduce_zero_label"] is False  # it decides what masks mean
 
 
+def test_what_is_not_there_is_passed_over_and_a_bad_task_stops_no_other(data, tiny_model, tmp_path):
+    (tmp_path / "bad.yaml").write_text("classes: 3\n")
+    names = [
+        (tmp_path / "bad.yaml", "pets.parquet#val"),
+        (data / "pets.yaml", "gone.parquet"),
+        ("lvis", "lvis/v1.json"),
+    ]
+    entries = [Entry(task=str(task), dataset=dataset) for task, dataset in names]
+    entries.append(Entry(task=str(data / "pets.yaml"), dataset="p*ts.parquet#val"))
+    told = []
+    results = run_suite(load(tiny_model(0)), Suite(name="a", tasks=entries), data, tmp_path / "out", tell=told.append)
+    assert told[0] == f"not in {data}, and left out: {data / 'pets.yaml'}, lvis"
+    assert [result.n for result in results] == [0, 12] and "classes: Input should be a valid list" in results[0].error
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
 def test_no_data_is_one_line(data, tiny_model, tmp_path):
     with pytest.raises(SourceError, match="has no data of suite 'kornblith-12'"):
         run_suite(load(tiny_model(0)), load_suite("kornblith-12"), tmp_path, tmp_path / "out", tell=print)

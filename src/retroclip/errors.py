@@ -21,5 +21,9 @@ class MemoryStoreError(RetroclipError):
     """A memory that is missing, broken, in use, or made by another model."""
 
 
+class DivergedError(RetroclipError, FloatingPointError):
+    """A training whose loss is no number any more."""
+
+
 class TaskError(RetroclipError):
     """A task that names nothing, or that has no classes."""

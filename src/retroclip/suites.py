@@ -15,6 +15,7 @@ from retroclip.evaluation.protocol_runs import evaluate_captions, evaluate_proto
 from retroclip.evaluation.protocols import takes
 from retroclip.memory import Memory
 from retroclip.methods import DEFAULT, get_method
+from retroclip.pairs import resolve
 from retroclip.tasks import Task, task_for
 from retroclip.tasks.suite import Entry, Suite, find_dataset
 
@@ -105,7 +106,10 @@ def _dataset(entry: Entry, data: Path) -> str | None:
     if entry.dataset is None:
         return find_dataset(data, entry.task)
     path = str(data / entry.dataset)
-    return path if Path(path).exists() or Path(path.rpartition("#")[0]).exists() else None
+    try:
+        return path if resolve(path) else None
+    except SourceError:
+        return None
 
 
 def _kept(file: Path, asked: dict[str, Any]) -> Result | None:
@@ -136,7 +140,7 @@ def _circumstances(
         "retroclip": __version__,
         "entry": own,
         "files": [[str(path), *_stamp(path)] for path in paths],
-        "task": None if entry.task == IMAGE_TEXT_RETRIEVAL else _described(entry, _task(entry, dataset)),
+        "task": _described(entry, dataset),
         "model": encoder.fingerprint,
         "precision": encoder.precision,
         "method": method,
@@ -152,8 +156,17 @@ def _task(entry: Entry, dataset: str) -> Task:
     return task_for(entry.task, dataset).model_copy(update={"metric": entry.metric} if entry.metric else {})
 
 
-def _described(entry: Entry, task: Task) -> dict[str, Any]:
-    """The task's fields; those of masks only where masks are read, so that results from before them are found."""
+def _described(entry: Entry, dataset: str) -> dict[str, Any] | None:
+    """The task's fields; those of masks only where masks are read, so that results from before them are found.
+
+    None where there is no task, or it can't be read: `_run` will tell why.
+    """
+    if entry.task == IMAGE_TEXT_RETRIEVAL:
+        return None
+    try:
+        task = _task(entry, dataset)
+    except RetroclipError:
+        return None
     masked = (entry.protocol or task.protocol) == "segmentation"
     return task.model_dump(mode="json", exclude=None if masked else OF_MASKS)
 

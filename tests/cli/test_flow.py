@@ -8,6 +8,7 @@ import yaml
 
 from retroclip import training
 from retroclip.encoders import load
+from retroclip.errors import ModelError
 from retroclip.evaluation import load_results
 
 
@@ -124,6 +125,38 @@ def test_a_saved_model_s_memory_is_evaluated_without_the_evaluated_pictures(run,
     assert 12 <= result["excluded_near_duplicates"] < 20
 
 
+def test_without_a_model_the_one_that_made_the_memory_is_taken(run, model, tiny_model, memory, task, monkeypatch):
+    assert run(f"retrieve mem {task} --out found -k 4").status == 0
+    told = json.loads(run("memory info mem --json").out)
+    assert (
+        told["model_reference"] == json.loads(Path("found/retrieved.json").read_text())["provenance"]["model_reference"]
+    )
+    assert load(told["model_reference"]).fingerprint == told["fingerprint"]
+    assert told["model_reference"] in run("memory info mem").out
+    used = []
+
+    def train(base, *given, **options):
+        used.append(base.fingerprint)
+        raise ModelError("stop")
+
+    monkeypatch.setattr("retroclip.training.customize", train)
+    assert run("customize found --out custom").status == 1
+    monkeypatch.setattr("retroclip.training.fuse", train)
+    assert run("fuse mem --out fused").status == 1
+    assert used == [told["fingerprint"]] * 2
+    for elsewhere, said in (
+        ("gone", "name with --model where gone, which made"),
+        (tiny_model(1), "another model than"),
+    ):
+        for verb, card in (("fuse mem", "mem/manifest.json"), ("customize found", "found/retrieved.json")):
+            before = Path(card).read_text()
+            Path(card).write_text(before.replace(told["model_reference"], str(elsewhere)))
+            refused = run(f"{verb} --out other")
+            assert refused.status == 1 and said in refused.line and "--model" in refused.line, refused.err
+            Path(card).write_text(before)
+    assert len(used) == 2
+
+
 @pytest.mark.parametrize("verb", ["fuse mem", "customize found"])
 def test_a_folder_that_is_no_model_is_refused_before_training(run, model, memory, photos, monkeypatch, verb):
     def train(*given, **options):
@@ -149,6 +182,8 @@ def test_the_default_of_a_memory_that_shows_only_evaluated_images(run, model, ta
     assert made.status == 0
     shown = run(f"evaluate {model} {task} {labelled} --memory seen --json")
     assert (shown.status, json.loads(shown.out)["method"]) == (0, "primed")
+    refused = run(f"evaluate {model} {task} {labelled} --memory seen --seed 3")  # 12 pairs name a class
+    assert refused.status == 2 and "classification by primed trains and draws nothing: leave out --seed" in refused.line
 
 
 def test_compare_json_report_and_resume(run, model, memory, task, labelled, tmp_path):

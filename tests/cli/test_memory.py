@@ -13,9 +13,10 @@ import pytest
 from retroclip.memory import Memory
 
 
-def test_create_info_verify_search(run, memory):
+def test_create_info_verify_search(run, model, memory):
     info = json.loads(run("memory info mem --json").out)
     assert (info["rows"], info["with_text"], info["rejected"]) == (20, 20, 0)
+    assert info["model_reference"] == str(model.resolve())
     assert run("memory verify mem").status == 0
     found = json.loads(run("memory search mem --image photos/03.jpg -k 3 --json").out)
     assert found[0]["key"] == "03"
@@ -115,6 +116,10 @@ def test_bad_images_are_counted_and_named(run, model, photos):
     assert "truncated" in reasons["truncated"]
     assert "not an image" in reasons["text"]
     assert "pixel" in reasons["huge"]
+    (photos / "cut.jpg").write_bytes(whole[:200])
+    counted, named = run("memory add mem photos --max-rejected 0.2").err.splitlines()
+    assert "0 pairs added, 20 were there, 1 rejected, 3 had been rejected before" in counted
+    assert named.startswith("  cut: ")
 
 
 def test_captions_that_cannot_be_read_are_counted_and_those_that_are_not_there_are_not(run, model, photos, memory):
@@ -264,7 +269,8 @@ def test_clean_and_blocklist(run, memory, photos, model):
     assert "19 pairs, 1 rejected" in run(f"memory create other photos --model {model} --blocklist block.txt").err
     assert run("memory clean mem").status == 2
     assert run("memory clean mem --min-clip-score high").status == 2
-    assert run("memory clean mem --min-clip-score 2").status == 0
+    assert "from -1 to 1" in run("memory clean mem --min-clip-score nan").line
+    assert run("memory clean mem --min-clip-score 1").status == 0
     assert json.loads(run("memory info mem --json").out)["rows"] == 0
     (photos.parent / "block.txt").write_text("nonsense\n")
     assert "line 1" in run("memory clean mem --blocklist block.txt").line
@@ -279,6 +285,7 @@ def test_images_as_chosen(run, model, photos):
 def test_ray_takes_an_address_or_none(run, model, photos, monkeypatch):
     create = f"memory create other photos --model {model}"
     assert "--workers is for --ray" in run(f"{create} --workers 2").line
+    assert "in photos for where \"caption = 'x'\"" in run(f"""{create} --where "caption = 'x'" """).line
     failed = run(f"{create} --ray host:1 mem")
     assert (failed.status, "takes one address" in failed.line) == (2, True)
     monkeypatch.setitem(sys.modules, "ray", None)

@@ -43,6 +43,11 @@ def test_settings_are_yaml_under_dotted_names():
     assert parse_settings(tokens) == expected
 
 
+def test_a_setting_that_is_no_yaml_is_wrong_usage():
+    with pytest.raises(WrongUsageError, match=r"the value of --set.data is not YAML: '\[a'"):
+        parse_settings(("--set.data", "[a"))
+
+
 def test_negative_numbers_are_values():
     assert parse_settings(("--set.shift", "-3")) == {"shift": -3}
 

@@ -38,6 +38,22 @@ def test_the_task_chooses_and_the_user_may_choose_another(run, model, boxed):
     assert json.loads(run(f"evaluate {model} bccd {boxed} --protocol classification --json").out)["metric"] == "top1"
 
 
+def test_clips_of_a_video_task_count_once(run, model, memory, tmp_path, make_encoded):
+    columns = {"image": [make_encoded(i) for i in range(6)], "label": ["Punch", "Punch", *["Surfing"] * 4]}
+    columns |= {"clip": [str(i // 2) for i in range(6)], "frame": [0, 1] * 3}
+    pq.write_table(pa.table(columns), tmp_path / "clips.parquet")
+    result = json.loads(run(f"evaluate {model} ucf101 clips.parquet --json").out)
+    assert (result["protocol"], result["n"]) == ("video", 3)
+    shown = run(f"evaluate {model} ucf101 clips.parquet --protocol classification --json")
+    assert json.loads(shown.out)["n"] == 6
+    shown = run(f"evaluate {model} ucf101 clips.parquet --metric top1")
+    assert shown.status == 2 and "video has no use for it (labelled images one by one: --protocol" in shown.line
+    shown = run(f"compare {model} ucf101 clips.parquet --memory mem --methods zero-shot")
+    assert shown.status == 0 and "compare counts images one by one; video, the protocol of ucf101" in shown.err
+    videos = {row["task"] for row in json.loads(run("tasks --json").out) if row["protocol"] == "video"}
+    assert videos == {"hmdb51", "kinetics400", "kinetics600", "ucf101"}
+
+
 @pytest.mark.parametrize(
     ("line", "status", "said"),
     [
@@ -73,6 +89,14 @@ def test_the_task_chooses_and_the_user_may_choose_another(run, model, boxed):
         ("bccd {} --seed 3", 2, "regions by zero-shot trains and draws nothing: leave out --seed"),
         ("bccd {} --protocol detection --seeds 3", 2, "leave out --seeds"),
         ("bccd {} --protocol classification --seed 3", 2, "leave out --seed"),
+        ("bccd {} --protocol classification --method zero-shot --train {}", 2, "leave out --train: zero-shot doesn't"),
+        ("bccd {} --method reco --seed -1", 2, ">= 0"),
+        (
+            "bccd {} --protocol typographic-attack --set.seed -1",
+            1,
+            "option seed of protocol typographic-attack is at least 0",
+        ),
+        ("bccd {} --set.resamples -5", 1, "option resamples of protocol regions is at least 0, not -5"),
         ("bccd {} --seeds 0", 2, ">= 1"),
         ("bccd {} --protocol typographic-attack --seed 3 --set.seed 3", 2, "named twice"),
         ("image-text-retrieval {} --protocol nonsense", 2, "leave out --protocol: image-text-retrieval has no use"),

@@ -60,6 +60,8 @@ def test_help_imports_neither_torch_nor_transformers():
         ("memory create mem photos --batch-size 0", ">= 1"),
         ("memory add mem photos --batch-size 0", ">= 1"),
         ("memory search mem --text x -k 0", ">= 1"),
+        ("memory clean mem --near 95", "<= 1"),
+        ("fuse mem --out model --seed -1", ">= 0"),
         ("customize found --out model --batch-size 0", ">= 1"),
         ("customize found --out model --epochs 0", ">= 1"),
         ("fuse mem --out model -k 0", ">= 1"),

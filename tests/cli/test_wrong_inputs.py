@@ -61,6 +61,20 @@ def test_boxes_without_all_their_numbers_are_not_called_missing(run, model, writ
     assert shown.status == 1 and "3 boxes or images can't be used, such as a/00000000: a box isn't (label" in shown.line
 
 
+def test_boxes_that_are_none_are_no_labels(run, model, write):
+    for number, boxes in enumerate((["x", "y"], [[1.0, 2.0]] * 2)):
+        file = write(f"{number}.parquet", boxes=boxes)
+        shown = run(f"evaluate {model} bccd {file} --protocol classification")
+        assert shown.status == 1 and "no labelled image, but 2 images without a label" in shown.line
+        shown = run(f"evaluate {model} bccd {file}")
+        assert shown.status == 1 and "a box isn't (label, x, y, w, h)" in shown.line
+
+
+def test_an_empty_name_is_not_this_folder(run, model):
+    shown = run(f"evaluate {model} bccd ''")
+    assert shown.status == 1 and "the name of a source is empty" in shown.line
+
+
 def test_masks_of_another_size_are_counted_and_too_many_stop(run, model, write):
     good, turned = png(np.tile([0, 1, 2, 3], (32, 12))), png(np.zeros((48, 32)))
     task = "'sky, road, tree, car'"

@@ -63,6 +63,12 @@ def test_a_pyramid_in_bf16_takes_pixels_as_they_come(fresh):
         assert float(torch.cosine_similarity(each.flatten(), expected[level].flatten(), dim=0)) > 0.99
 
 
+def test_sides_without_whole_positions_are_named(fresh):
+    for encoder in (fresh("resnet"), with_timm(fresh("timm"), "convnext_atto")):
+        with pytest.raises(ModelError, match="sides that are multiples of 32, not 64 x 48"):
+            tower_maps(encoder)(pixels(48, 64))
+
+
 def test_towers_without_maps_are_refused_with_those_that_have_some(fresh):
     base = fresh("timm")
     for name, why in (

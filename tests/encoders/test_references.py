@@ -77,10 +77,14 @@ def test_what_names_nothing(tmp_path):
     fails_in_one_line("ViT-B-32@nowhere.pt", "no checkpoint file")
     fails_in_one_line(tmp_path, "not a model")
     fails_in_one_line(f"local-dir:{tmp_path / 'nowhere'}", "not a model")
-    (tmp_path / "open_clip_config.json").write_text("{}")
-    fails_in_one_line(tmp_path, "not an open_clip configuration")
-    (tmp_path / "open_clip_config.json").write_text('{"model_cfg": {}}')
+    for text in ("{}", "[]", '{"model_cfg": 3}', '{"model_cfg": {}}'):
+        (tmp_path / "open_clip_config.json").write_text(text)
+        fails_in_one_line(tmp_path, "not an open_clip configuration")
+    (tmp_path / "open_clip_config.json").write_text('{"model_cfg": {"vision_cfg": {}, "text_cfg": {}}}')
     fails_in_one_line(tmp_path, "no weight files")
+    for text, said in (("[]", "not a JSON object"), ('{"kind": "reference-encoder"}', "no whole model")):
+        (tmp_path / "retroclip.json").write_text(text)
+        fails_in_one_line(tmp_path, said)
 
 
 @pytest.mark.parametrize("reference", ["hf-hub:org/name", "ViT-B-32/laion2b_s34b_b79k"])

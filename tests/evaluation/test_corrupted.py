@@ -1,5 +1,6 @@
 """Random neighbours in place of found ones."""
 
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
@@ -66,6 +67,9 @@ def test_harmonic_mean_of_seen_and_unseen(encoder, dataset):
     assert result.interval[0] <= result.value <= result.interval[1]
     with pytest.raises(RetroclipError, match="names no unseen"):
         run_protocol("entities", encoder, Task("shapes", classes=task.classes), dataset)
+    several = replace(dataset, labels=[], label_sets=[(label,) for label in dataset.labels])
+    with pytest.raises(RetroclipError, match="several labels an image: seen and unseen"):
+        run_protocol("entities", encoder, task.model_copy(update={"metric": "map"}), several)
 
 
 def test_entities_are_scored_in_parts_to_the_same_figures(encoder, dataset, monkeypatch):

@@ -15,6 +15,7 @@ from retroclip.evaluation.protocols import run_protocol
 from retroclip.fusion import ReferenceAugmentation, ReferenceEncoder
 from retroclip.pairs import Pair, thumbnail
 from retroclip.prediction import withhold
+from retroclip.report.tables import shared_notes
 from retroclip.tasks import Task
 
 TASK = Task("pets", classes=["cat", "dog"])
@@ -53,6 +54,8 @@ def test_evaluated_references_are_those_that_are_near_and_look_alike(encoder, sa
     monkeypatch.setattr(encoder, "thumbnails", None)
     near = (encoder.augmentation.reference[0] @ towers[1].encode_images(samples.images).T).amax(1) > 0.95
     assert near_references(encoder, samples.images).tolist() == near.nonzero().ravel().tolist()
+    by_cosine = retroclip.evaluate(encoder, TASK, samples, resamples=0)
+    assert any("(cosine over 0.95 alone: it keeps no thumbnails)" in note for note in shared_notes([by_cosine]))
 
 
 def test_hidden_pairs_are_never_found_and_all_of_them_leave_the_base(encoder, samples):

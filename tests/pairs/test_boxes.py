@@ -64,11 +64,29 @@ def test_coco_boxes_that_are_none_are_rejected(coco, wrong):
     assert second.key == "002"
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "{", '{"images": []}', '{"images": [], "annotations": []}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1, 2]", "{", '{"images": []}', '{"images": [], "annotations": []}', '{"images": ["x"], "annotations": []}',
+        '{"images": [{"id": [1]}], "annotations": []}', '{"images": [{"id": 1}], "annotations": [3]}',
+        '{"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1}]}',
+        '{"images": [{"filename": "a.jpg", "sentences": "a"}]}',
+    ],
+)  # fmt: skip
 def test_other_json_is_refused(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(SourceError):
         list(read_pairs(tmp_path / "a.json"))
+
+
+def test_annotations_that_can_not_be_read_reject_their_image(tmp_path, make_encoded):
+    (tmp_path / "a.jpg").write_bytes(make_encoded(1))
+    record = {"images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"id": 1, "name": "cat"}]}
+    for box in (None, [1, 2, 3, "x"], [1, 2, 3, None]):
+        annotations = [{"image_id": 1, "category_id": 1, "bbox": box}]
+        (tmp_path / "a.json").write_text(json.dumps(record | {"annotations": annotations}))
+        (item,) = read_pairs(tmp_path / "a.json")
+        assert isinstance(item, Rejected) and "annotation" in item.reason
 
 
 XML = """<annotation><object><name>dog</name><difficult>0</difficult>

@@ -160,6 +160,13 @@ def test_save_and_load(tmp_path, memory, task, encoder):
     assert torch.equal(loaded.text_embeddings, found.text_embeddings)
     with pytest.raises(MemoryStoreError, match="holds no retrieved pairs"):
         Retrieved.load(tmp_path / "nothing")
+    with pytest.raises(MemoryStoreError, match="holds no retrieved pairs"):
+        Retrieved.load(tmp_path / "found" / "pairs.parquet")
+    description = (tmp_path / "found" / "retrieved.json").read_text()
+    (tmp_path / "found" / "retrieved.json").write_text("{}")
+    with pytest.raises(MemoryStoreError, match=r"is damaged \(it has no 'task'\): retrieve again"):
+        Retrieved.load(tmp_path / "found")
+    (tmp_path / "found" / "retrieved.json").write_text(description)
     (tmp_path / "found" / "pairs.parquet").write_bytes(b"PAR1")
     with pytest.raises(MemoryStoreError, match="is damaged"):
         Retrieved.load(tmp_path / "found")

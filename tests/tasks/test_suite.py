@@ -29,6 +29,7 @@ def test_a_suite_of_ones_own(tmp_path):
         ("tasks: []", "lists no tasks"),
         ("tasks: [{task: a, split: b}]", "Extra inputs"),
         ("tasks: [{task: a, metric: top3}]", "metric"),
+        ("1: 2\ntasks: [a]", "'mine': 1"),
     ):
         file.write_text(text)
         with pytest.raises(TaskError, match=complaint):

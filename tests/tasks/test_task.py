@@ -106,6 +106,10 @@ def test_a_class_name_goes_before_another_classes_synonym():
         ({"classes": ["a"], "synonyms": {"b": ["c"]}}, "'b', which is not a class"),
         ({"classes": {"shared": "imagenet", "indices": [1000]}}, "between|within"),
         ({"classes": {"shared": "lvis"}}, "list of names"),
+        ({"classes": {"shared": "imagenet", "indices": "15"}}, "indices are a list of numbers, not '15'"),
+        ({"classes": {"shared": "imagenet", "indices": ["a"]}}, "indices are a list of numbers"),
+        ({"classes": {"shared": "imagenet"}, "display": ["a"]}, "display is a mapping from class names"),
+        ({"classes": [{"cat": "a feline"}, "dog"]}, "{'cat': 'a feline'} is not the name of a class"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(fields, message):

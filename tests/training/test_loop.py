@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from retroclip.errors import DivergedError
 from retroclip.training.loop import History, fit, parameter_groups, warmup_cosine
 
 
@@ -89,7 +90,7 @@ def test_a_diverged_loss_stops_the_run():
         def forward(self, batch):
             return {"loss": super().forward(batch)["loss"] * float("nan")}
 
-    with pytest.raises(FloatingPointError, match="step 10"):
+    with pytest.raises(DivergedError, match="step 10"):
         fit(Diverged(), batches, steps=20, lr=0.1)
 
 

@@ -64,6 +64,8 @@ def compare(
     others = [(Task.load(name), data) for name, data in pairs]
     encoder, loaded, opened = load(model), Task.load(task), Memory.open(memory)
     loaded = loaded.described() if describe else loaded
+    if loaded.protocol != "classification":
+        say(f"compare counts images one by one; {loaded.protocol}, the protocol of {loaded.name}, is evaluate's")
     chosen = split_words(methods) if methods else None
     options: dict[str, Any] = {"methods": chosen, "seeds": range(seeds), "also": others, "where": where}
     options |= {"train": train, "shots": count}

@@ -7,7 +7,7 @@ from cyclopts import Parameter, validators
 
 from retroclip.cli.checkpoints import resumable, save_once
 from retroclip.cli.failures import WrongUsageError
-from retroclip.cli.options import ModelReference
+from retroclip.cli.options import OwnModel, Seed, load_own
 from retroclip.cli.terminal import training_shown
 
 Tuning = Literal["gated-image", "locked-text", "locked-image", "full", "gated-text", "gated-both"]
@@ -17,7 +17,7 @@ def customize(
     retrieved: Path,
     /,
     *,
-    model: ModelReference = "builtin",
+    model: OwnModel = None,
     tuning: Tuning = "gated-image",
     out: Path,
     epochs: Annotated[int | None, Parameter(help="Default: 5.", validator=validators.Number(gte=1))] = None,
@@ -47,7 +47,7 @@ def customize(
     loss: Annotated[
         Literal["softmax", "sigmoid"] | None, Parameter(help="REACT's, or SigLIP's. Default: softmax.")
     ] = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> None:
     """Tune a model on retrieved pairs (REACT).
 
@@ -70,7 +70,6 @@ def customize(
     """
     if gates is not None and "gated" not in tuning:
         raise WrongUsageError(f"customize: --gates is for a gated tuning, not for {tuning}")
-    from retroclip.encoders import load
     from retroclip.encoders.saving import check_target
     from retroclip.retrieval import Retrieved
     from retroclip.training import customize as tune
@@ -83,7 +82,9 @@ def customize(
     given |= {"views": views, "augmentation": augmentation, "positives": positives, "loss": loss}
     # what isn't given has the default of `training.customize`, and no other
     options = {name: value for name, value in given.items() if value is not None}
-    base, found = load(model), Retrieved.load(retrieved)
+    found = Retrieved.load(retrieved)
+    made_by = found.provenance.get("model_reference", found.provenance.get("model"))
+    base = load_own(model, str(retrieved), made_by, found.provenance.get("fingerprint"))
     settings = {**options, "tuning": tuning, "seed": seed, "model": base.fingerprint, "pairs": found.provenance}
     with resumable(out, **settings) as checkpoint:
         with training_shown(f"{tuning}: {len(found)} pairs") as on_log:

@@ -14,6 +14,7 @@ from retroclip.cli.options import (
     MetricName,
     ModelReference,
     Precision,
+    Seed,
     Shots,
     Train,
     Where,
@@ -26,8 +27,10 @@ from retroclip.cli.train import parse_settings
 if TYPE_CHECKING:
     from retroclip.evaluation import Result
     from retroclip.memory import Memory
+    from retroclip.tasks import Task
 
 SEEDS_OF_TRAINED = 3
+AS_IMAGES = " (labelled images one by one: --protocol classification)"
 
 
 def evaluate(
@@ -42,7 +45,7 @@ def evaluate(
     train: Train = None,
     shots: Shots = None,
     where: Where = None,
-    seed: int | None = None,
+    seed: Seed | None = None,
     seeds: Annotated[
         int | None,
         Parameter(help="Runs; default: 3 with --train or --suite, else 1.", validator=validators.Number(gte=1)),
@@ -102,7 +105,7 @@ def evaluate(
     from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL, compare
     from retroclip.evaluation.protocol_runs import evaluate_captions, evaluate_protocol
     from retroclip.memory import Memory
-    from retroclip.methods import DEFAULT
+    from retroclip.methods import DEFAULT, get_method
     from retroclip.tasks import task_for
 
     loaded = None if task == IMAGE_TEXT_RETRIEVAL else task_for(task, dataset)
@@ -111,7 +114,9 @@ def evaluate(
     check_unused(kind, {"--protocol": protocol, "--train": train, "--metric": metric}, asked)
     opened = Memory.open(memory) if memory else None
     chosen = method or ("linear-probe" if train else DEFAULT)
-    runs = seeds_of(kind, chosen, opened, asked, seed, seeds, default=SEEDS_OF_TRAINED if train else 1)
+    if train and not get_method(chosen).needs_train:
+        raise WrongUsageError(f"evaluate: leave out --train: {chosen} doesn't learn from labelled images")
+    runs = seeds_of(kind, chosen, opened, loaded, asked, seed, seeds, default=SEEDS_OF_TRAINED if train else 1)
     if loaded is None:
         encoder = load(model, precision=precision)
         result = evaluate_captions(encoder, dataset, opened, method=chosen, where=where, seeds=runs)
@@ -144,7 +149,7 @@ def check_unused(kind: str, options: dict[str, Any], asked: dict[str, Any]) -> N
     unused += [f"--set.{name}" for name in asked] if retrieval else []
     if unused:
         learns = unused[0] == "--train" and not retrieval and takes(kind, "train")
-        hint = ", it learns from --set.train" if learns else ""
+        hint = (", it learns from --set.train" if learns else "") + ("" if retrieval else AS_IMAGES)
         raise WrongUsageError(f"evaluate: leave out {unused[0]}: {kind} has no use for it{hint}")
 
 
@@ -152,6 +157,7 @@ def seeds_of(
     kind: str,
     method: str,
     memory: "Memory | None",
+    task: "Task | None",
     asked: dict[str, Any],
     seed: int | None,
     seeds: int | None,
@@ -161,15 +167,14 @@ def seeds_of(
     """The seeds of the runs; WrongUsageError where they were named and nothing depends on them, or named twice."""
     from retroclip.evaluation import IMAGE_TEXT_RETRIEVAL
     from retroclip.evaluation.protocols import draws
-    from retroclip.methods import may_train, pick_method
+    from retroclip.methods import pick_method
 
     named = [name for name, value in (("--seed", seed), ("--seeds", seeds)) if value is not None]
     drawn = kind not in (IMAGE_TEXT_RETRIEVAL, "classification") and draws(kind, asked)
     if named and "seed" in asked:
         raise WrongUsageError(f"evaluate: the seed is named twice: leave out {named[0]} or --set.seed")
-    if named and not drawn and not may_train(method, memory, kind):
-        used = pick_method(method, memory, protocol=kind).name
-        raise WrongUsageError(f"evaluate: {kind} by {used} trains and draws nothing: leave out {named[0]}")
+    if named and not drawn and not (used := pick_method(method, memory, task, kind)).trained:
+        raise WrongUsageError(f"evaluate: {kind} by {used.name} trains and draws nothing: leave out {named[0]}")
     first = seed or 0
     return range(first, first + (seeds or default))
 

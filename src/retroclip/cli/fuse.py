@@ -7,7 +7,7 @@ from cyclopts import Parameter, validators
 
 from retroclip.cli.checkpoints import resumable, save_once
 from retroclip.cli.failures import WrongUsageError
-from retroclip.cli.options import MemoryName, ModelReference
+from retroclip.cli.options import MemoryName, OwnModel, Seed, load_own
 from retroclip.cli.terminal import training_shown
 
 
@@ -15,7 +15,7 @@ def fuse(
     memory: MemoryName,
     /,
     *,
-    model: ModelReference = "builtin",
+    model: OwnModel = None,
     kind: Literal["reco", "ra-clip", "mean", "centred-mean"] = "reco",
     train: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)] = None,
     k: Annotated[
@@ -43,7 +43,7 @@ def fuse(
             validator=validators.Number(gte=0),
         ),
     ] = None,
-    seed: int = 0,
+    seed: Seed = 0,
     out: Path,
 ) -> None:
     """Train an encoder to consult a memory at inference (RECO, RA-CLIP), or average its neighbours.
@@ -60,7 +60,6 @@ def fuse(
     check_kind(kind, {"init": init, "blocks": blocks})
     if values == "query" and relevance:
         raise WrongUsageError("fuse: leave out --relevance: with --values query there are no neighbours")
-    from retroclip.encoders import load
     from retroclip.encoders.saving import check_target
     from retroclip.memory import Memory, absolute
     from retroclip.training import fuse as train_fusion
@@ -68,7 +67,8 @@ def fuse(
 
     start()
     check_target(out)
-    base, consulted = load(model), Memory.open(memory)
+    consulted = Memory.open(memory)
+    base = load_own(model, memory, consulted.model_reference, consulted.fingerprint)
     options: dict[str, Any] = {"kind": kind, "k": k, "seed": seed, "train": train or None}
     given = {"init": init, "blocks": blocks, "search": search, "values": values, "relevance": relevance}
     # what isn't given has the default of `training.fuse` or of the fusion, and no other

@@ -1,15 +1,22 @@
 """Options that several verbs share, described once."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from retroclip.cli.failures import WrongUsageError
+
+if TYPE_CHECKING:
+    from retroclip.encoders import Encoder
 
 ModelReference = Annotated[
     str,
     Parameter(help="`builtin`, `ViT-B-32/laion2b_s34b_b79k`, `hf-hub:org/name`, a directory, or `ViT-B-32@file.pt`."),
 ]
+OwnModel = Annotated[
+    str | None, Parameter(help="A model as `retroclip evaluate` takes it. Default: the one that made the memory.")
+]
+Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**32))]
 MemoryName = Annotated[str, Parameter(help="A folder, or a URL on object storage such as s3://bucket/mem.")]
 Precision = Annotated[
     Literal["auto", "fp32", "bf16"], Parameter(help="auto: bf16 where the processor is faster with it, else fp32.")
@@ -44,6 +51,29 @@ Describe = Annotated[
     bool,
     Parameter(negative=(), help='Name classes with the task\'s descriptions, for a model trained so: "crane, a bird".'),
 ]
+
+
+def load_own(model: str | None, made: str, reference: str | None, fingerprint: str | None) -> "Encoder":
+    """The model that `--model` names, or without it the one at `reference` that made what `made` says.
+
+    ModelError, which asks for --model, where that isn't known, can't be loaded here, or is another model now.
+    """
+    from retroclip.encoders import load
+    from retroclip.errors import ModelError
+
+    if model is not None:
+        return load(model)
+    if reference is None:
+        raise ModelError(f"{made} doesn't say which model made it: name one with --model")
+    try:
+        own = load(reference)
+    except ModelError as error:
+        raise ModelError(
+            f"name with --model where {reference}, which made {made}, is on this machine: {error}"
+        ) from None
+    if own.fingerprint != fingerprint:
+        raise ModelError(f"{reference} is another model than when it made {made}: name that one with --model")
+    return own
 
 
 def read_shots(text: str | None, train: str | None) -> int | None:

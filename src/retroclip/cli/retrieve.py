@@ -1,5 +1,6 @@
 """`retroclip retrieve`"""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -87,6 +88,9 @@ def clip_score(text: str | None) -> float | Literal["quantile"] | None:
     if text == "quantile":
         return "quantile"
     try:
-        return float(text)
+        score = float(text)
     except ValueError:
-        raise WrongUsageError(f"--min-clip-score is a cosine or `quantile`, not {text!r}") from None
+        score = math.nan
+    if not -1 <= score <= 1:
+        raise WrongUsageError(f"--min-clip-score is a cosine, from -1 to 1, or `quantile`, not {text!r}")
+    return score

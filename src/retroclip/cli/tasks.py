@@ -11,10 +11,9 @@ def tasks(*, json: Json = False) -> None:
     rows = []
     for name in catalogue():
         task = Task.load(name)
-        rows.append(
-            {"task": name, "classes": len(task.classes), "templates": len(task.templates), "metric": task.metric}
-        )
+        counts = {"classes": len(task.classes), "templates": len(task.templates)}
+        rows.append({"task": name, "protocol": task.protocol, **counts, "metric": task.metric})
     if json:
         print_json(rows)
     else:
-        print_table("Tasks", ["task", "classes", "templates", "metric"], [row.values() for row in rows])
+        print_table("Tasks", ["task", "protocol", "classes", "templates", "metric"], [row.values() for row in rows])

@@ -48,7 +48,10 @@ def parse_settings(tokens: tuple[str, ...], verb: str = "train") -> dict[str, An
             value = next(waiting, "")
             if not value or value.startswith("--set."):
                 raise WrongUsageError(f"{verb}: {name} has no value")
-        overrides[name.removeprefix("--set.")] = (
-            float(value) if POWER_OF_TEN.fullmatch(value) else yaml.safe_load(value)
-        )
+        try:
+            overrides[name.removeprefix("--set.")] = (
+                float(value) if POWER_OF_TEN.fullmatch(value) else yaml.safe_load(value)
+            )
+        except yaml.YAMLError:
+            raise WrongUsageError(f"{verb}: the value of {name} is not YAML: {value!r}") from None
     return overrides

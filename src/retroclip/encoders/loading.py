@@ -18,6 +18,7 @@ import torch
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -57,7 +58,11 @@ def load(reference: str | Path, *, precision: str = "auto", device: str | torch.
         if kind not in _LOADERS:
             raise ModelError(f"{reference} holds a {kind!r}, which this version can't load: upgrade retroclip")
         directory = _directory(reference)
-        made = _LOADERS[kind](directory, precision=precision, device=device)
+        try:
+            made = _LOADERS[kind](directory, precision=precision, device=device)
+        except (FileNotFoundError, KeyError, SafetensorError) as error:
+            told = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            raise ModelError(f"{directory} is no whole model ({told}): make it again") from error
         made.name, made.loaded_from = called(directory), str(directory.resolve())
         return made
     resolved = resolve(reference)
@@ -182,6 +187,8 @@ def _record(reference: str | Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"{path} is not JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise ModelError(f"{path} is not a JSON object: make the model again")
     if record.get("format", 1) > FORMAT_VERSION:
         raise ModelError(f"{path.parent} was written by a later retroclip (format {record['format']}): upgrade")
     return record

@@ -31,7 +31,7 @@ class ConvPyramid(nn.Module):
     """Images (B, 3, H, W), preprocessed → {"8": (B, c, H/8, W/8), "16": …, "32": …}, frozen and without gradients.
 
     For the builtin's convolutional part and open_clip's ResNets. Raises ModelError for other towers.
-    `channels` has c of each level; images whose sides are multiples of `step` have whole positions on all of them.
+    `channels` has c of each level; sides must be multiples of `step`, as `whole_image` makes them: else ModelError.
     """
 
     step = STRIDES[-1]
@@ -144,7 +144,10 @@ def tower_maps(encoder: Encoder) -> ConvPyramid | StagePyramid | PatchMap:
 
 
 def _by_stride(images: Tensor, maps: list[Tensor]) -> dict[str, Tensor]:
-    """The last map of each of `STRIDES`, float32 on the CPU."""
+    """The last map of each of `STRIDES`, float32 on the CPU; ModelError where they have no whole positions."""
+    height, width = images.shape[-2:]
+    if height % STRIDES[-1] or width % STRIDES[-1]:
+        raise ModelError(f"a feature pyramid takes sides that are multiples of {STRIDES[-1]}, not {width} x {height}")
     found = {round(images.shape[-1] / x.shape[-1]): x for x in maps}
     return {str(stride): found[stride].float().cpu() for stride in STRIDES}
 

@@ -107,7 +107,8 @@ def resolve_directory(given: Path, *, name: str | None = None) -> Resolved:
     try:
         described = json.loads(config.read_text(encoding="utf-8"))
         model_cfg = described["model_cfg"]
-    except (ValueError, KeyError) as error:
+        _ = model_cfg["vision_cfg"], model_cfg["text_cfg"]
+    except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{config} is not an open_clip configuration ({error})") from error
     check_directory(directory / RETROCLIP_FILE, model_cfg)
     gates = directory / GATES_FILE

@@ -70,7 +70,7 @@ def evaluate_corrupted(
         n=len(samples),
         protocol="corrupted-neighbours",
         method=method or str(getattr(encoder, "kind", "zero-shot")),
-        model=encoder.name,
+        model="",
         metric=f"top1 at {share:g}",
         value=value,
         interval=intervals.pop(f"top1 at {share:g}", None),
@@ -81,15 +81,11 @@ def evaluate_corrupted(
         templates=list(task.templates),
         missing_classes=samples.missing_classes,
         rejected=list(samples.rejected),
-        seconds=seconds,
-        predict_seconds=seconds,
         seed=seed,
-        fingerprint=encoder.fingerprint,
-        precision=getattr(encoder, "precision", None),
         data_hash=samples.hash,
         outcomes=[outcomes[share]],
         **memory_record(encoder, excluded, NEAR),
-    )
+    ).made_by(encoder, seconds=seconds)
 
 
 def looked_up(

@@ -41,12 +41,14 @@ def evaluate_entities(
 
     `value` is the harmonic mean. The list of candidates may be long: scores of a part of the images, and prompts of a
     part of the classes, are held at a time. Baseline: chance over all classes.
-    Raises TaskError where one of the two halves has no image, else as `evaluate`.
+    Raises TaskError where one of the two halves has no image or an image several labels, else as `evaluate`.
     """
     if not task.novel:
         raise TaskError(f"task {task.name!r} names no unseen classes: list them under `novel`")
     start = time.perf_counter()
     samples = load_samples(task, dataset, where=where)
+    if samples.several:
+        raise TaskError(f"{samples.dataset} has several labels an image: seen and unseen classes need one")
     outcome = answer(model, task, samples).outcome
     unseen = np.isin(np.array(task.classes)[samples.labels], task.novel)
     if unseen.all() or not unseen.any():
@@ -72,7 +74,7 @@ def evaluate_entities(
         n=len(samples),
         protocol="entities",
         method=method or "zero-shot",
-        model=str(getattr(encoder, "name", "")),
+        model="",
         metric="harmonic-mean",
         value=metrics["harmonic-mean"],
         interval=intervals.pop("harmonic-mean", None),
@@ -83,11 +85,7 @@ def evaluate_entities(
         templates=list(task.templates),
         missing_classes=samples.missing_classes,
         rejected=list(samples.rejected),
-        seconds=seconds,
-        predict_seconds=seconds,
-        fingerprint=getattr(encoder, "fingerprint", None),
-        precision=getattr(encoder, "precision", None),
         data_hash=samples.hash,
         **mistakes(count_answers([outcome]), task.classes),
         outcomes=[outcome],
-    )
+    ).made_by(encoder, seconds=seconds)

@@ -229,22 +229,18 @@ def evaluate_retrieval(
         split=data.split,
         n=len(data.captions),
         method=method or (WITH_MEMORY if memory is not None else "zero-shot"),
-        model=encoder.name,
+        model="",
         metric="i2t-recall@1",
         value=float(first.mean()),
         interval=bootstrap_interval([outcome], "i2t-recall@1", resamples=resamples) if resamples else None,
         metrics=recalls(image_ranks, text_ranks, sorted({1, *ks})),
-        seconds=end - start,
-        predict_seconds=end - start,
         rejected=data.rejected,
-        fingerprint=getattr(encoder, "fingerprint", None),
-        precision=getattr(encoder, "precision", None),
         data_hash=data.hash,
         options={"captions": len(texts), "left_out": data.left_out},
         outcomes=[outcome],
         seed=seed if memory is not None else None,
         **memory_record(encoder, excluded, near_threshold, memory=consulted),
-    )
+    ).made_by(encoder, seconds=end - start)
 
 
 class NoTask:

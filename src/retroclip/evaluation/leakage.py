@@ -208,13 +208,15 @@ def memory_record(
     That is `memory`, or else what the encoder itself has: a memory or a reference set.
     """
     memory = memory if memory is not None else getattr(encoder, "memory", None)
+    pictured: dict[str, Any] = {}
     if memory is not None:
         name, pairs = memory.path.name, len(memory)
     elif has_references(encoder):
         name, pairs = REFERENCES, encoder.pairs
+        pictured = {"near_thumbnails": encoder.thumbnails is not None}
     else:
         return {}
-    return {
+    return pictured | {
         "memory": name,
         "memory_pairs": pairs + len(excluded),
         "excluded_near_duplicates": len(excluded),

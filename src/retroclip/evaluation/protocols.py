@@ -7,6 +7,7 @@ To add one, write it in a module of its own under `@register_protocol("name")` a
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ OF_TRAINING = (
     "weights",
     "work",
 )  # mean nothing where no `train` is named
-LEAST = {"epochs": 0, "seed": 0, "size": 1, "resamples": 0}  # whole numbers that mean nothing below these
+RANGES = {"seed": (0, 2**32 - 1), "resamples": (0, inf), "epochs": (0, inf), "size": (1, inf)}  # both ends included
 OF_PATCHES = ("smoothing", "denoising", "residual")  # of segmentation by the untrained tower
 
 _REGISTRY: dict[str, Run] = {}
@@ -131,9 +132,10 @@ def checked_options(name: str, run: Run, options: Mapping[str, Any]) -> dict[str
         problem = error.errors()[0]
         raise RetroclipError(f"option {problem['loc'][0]} of protocol {name}: {problem['msg']}") from None
     values = {key: getattr(checked, key) for key in options}
-    for key, least in LEAST.items():
-        if values.get(key) is not None and values[key] < least:
-            raise RetroclipError(f"option {key} of protocol {name} is {least} or more, not {values[key]}")
+    for option, (least, most) in RANGES.items():
+        if (value := values.get(option)) is not None and not least <= value <= most:
+            where = f"at least {least}" if value < least else f"at most {most}"
+            raise RetroclipError(f"option {option} of protocol {name} is {where}, not {value}")
     return values
 
 

@@ -88,7 +88,7 @@ def evaluate_regions(
         n=len(data),
         protocol="regions",
         method=method or "zero-shot",
-        model=str(getattr(encoder, "name", "")),
+        model="",
         metric="ap",
         value=ap.mean(),
         interval=ap_interval(truth, detections, **shape, resamples=resamples) if resamples else None,
@@ -104,20 +104,16 @@ def evaluate_regions(
         baselines={"ap": chance.mean(), "ap50": chance.mean("ap50"), "top1": majority(outcome.labels)},
         per_class={n: float(v) for n, v in zip(task.classes, ap.ap, strict=True)},
         **mistakes(count_answers([outcome]), task.classes),
-        seconds=seconds,
-        predict_seconds=seconds,
         templates=list(task.templates),
         missing_classes=data.missing_classes,
         rejected=data.rejected,
-        fingerprint=getattr(encoder, "fingerprint", None),
-        precision=getattr(encoder, "precision", None),
         data_hash=data.hash,
         options={
             "boxes": int(own.sum()), "clipped": data.clipped, "ignored": data.ignored, "context": context,
             "features": features, "size": size,
         },
         outcomes=[outcome],
-    )  # fmt: skip
+    ).made_by(encoder, seconds=seconds)  # fmt: skip
 
 
 def embed_regions(

@@ -74,7 +74,8 @@ class Result(BaseModel):
     that used the same memory without training: what training must beat, by `control_gain` points. `intervals` are
     those of other `metrics`; `baselines` are the same metrics for what `baseline` names, chance or a majority. A method
     that failed has `error` and no value. `class_counts` are the samples of each class, `confusions` the most frequent
-    mistakes (means over the seeds). `outcomes` (the answers themselves, one a seed) are not part of the JSON.
+    mistakes (means over the seeds). `near_thumbnails` says whether a reference set keeps thumbnails to tell
+    near-duplicates by, beside the cosine. `outcomes` (the answers themselves, one a seed) are not part of the JSON.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
@@ -119,6 +120,7 @@ class Result(BaseModel):
     memory_pairs: int | None = None
     excluded_near_duplicates: int | None = None
     near_threshold: float | None = None
+    near_thumbnails: bool | None = None
     forgetting: list[Forgetting] = []
     history: list[dict[str, float]] = []
     options: dict[str, Any] = {}
@@ -141,7 +143,7 @@ class Result(BaseModel):
         # JSON has no NaN; a class without samples, and a figure or an interval over such classes, has no entry.
         return {name: without_nan(value) for name, value in serialise(self).items()}
 
-    def made_by(self, encoder: Any, *, seconds: float, fit_seconds: float, **known: Any) -> "Result":
+    def made_by(self, encoder: Any, *, seconds: float, fit_seconds: float = 0.0, **known: Any) -> "Result":
         """A copy that says which model gave it in how many seconds, of them `fit_seconds` to train; `known`: fields."""
         model: dict[str, Any] = {"model": str(getattr(encoder, "name", ""))}
         model |= {name: getattr(encoder, name, None) for name in ("fingerprint", "precision")}

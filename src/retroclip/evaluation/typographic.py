@@ -113,7 +113,7 @@ def evaluate_attack(
         n=n,
         protocol="typographic-attack",
         method=method or "zero-shot",
-        model=str(getattr(encoder, "name", "")),
+        model="",
         metric="attacked-top1",
         value=metrics["attacked-top1"],
         interval=intervals.pop("attacked-top1", None),
@@ -124,11 +124,7 @@ def evaluate_attack(
         templates=list(task.templates),
         missing_classes=samples.missing_classes,
         rejected=list(samples.rejected),
-        seconds=seconds,
-        predict_seconds=seconds,
         seed=seed,
-        fingerprint=getattr(encoder, "fingerprint", None),
-        precision=getattr(encoder, "precision", None),
         data_hash=samples.hash,
         options={"height": height},
-    )
+    ).made_by(encoder, seconds=seconds)

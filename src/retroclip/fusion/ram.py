@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retroclip.errors import ModelError
 from retroclip.fusion.attention import attend_once
 from retroclip.fusion.base import Fusion
 
@@ -43,12 +44,15 @@ class RetrievalAugmentation(Fusion):
 
     Images only; the text tower isn't augmented [P]. Neighbours must have both modalities. The input, of unit norm, is
     brought to `length` before anything is added: at 1 what is added soon outweighs it (docs/decisions.md) [D].
+    Raises ModelError for heads that don't divide the dimension.
     """
 
     sides = ("image",)
 
     def __init__(self, dim: int, heads: int = 8, blocks: int = 1, length: float = 1.0) -> None:
         super().__init__()
+        if dim % heads:
+            raise ModelError(f"{heads} attention heads can't share {dim} dimensions: take a number that divides them")
         self.options = {"dim": dim, "heads": heads, "blocks": blocks, "length": length}
         self.length = length
         self.texts = nn.ModuleList(RamBlock(dim, heads) for _ in range(blocks))

@@ -31,7 +31,8 @@ class Added:
     """What an ingest did: pairs read, rows added by this run, pairs skipped as duplicates, pairs rejected.
 
     `replaced` counts the added rows that took the place of one with their key, `captions` the captions that were
-    rejected while their image was kept.
+    rejected while their image was kept. Neither rejected pairs nor captions count that were in the `rejected` table
+    before: these are `known`.
     """
 
     read: int = 0
@@ -40,6 +41,7 @@ class Added:
     rejected: int = 0
     replaced: int = 0
     captions: int = 0
+    known: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ class _Writer:
         fresh = [item for item in dict.fromkeys(chunk.rejected) if item not in self._written]
         self.store.reject(fresh)
         self._written.update(fresh)
+        captions = sum(map(is_kept, fresh))
         old = np.zeros(0, np.int64)
         if self.keeping.known == "replace" and len(chunk.table):
             old = self.store.ids_of(chunk.table["key"])
@@ -139,9 +142,10 @@ class _Writer:
             self.added.read + chunk.read,
             self.added.rows + len(chunk.table),
             self.added.duplicates + chunk.duplicates,
-            self.added.rejected + chunk.bad,
+            self.added.rejected + len(fresh) - captions,
             self.added.replaced + len(old),
-            self.added.captions + sum(map(is_kept, chunk.rejected)),
+            self.added.captions + captions,
+            self.added.known + len(chunk.rejected) - len(fresh),
         )
 
 

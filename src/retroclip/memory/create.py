@@ -35,7 +35,7 @@ def create_memory(
     partial = path if isinstance(path, Url) else path.with_name(path.name + ".partial")
     items = source_items(sources, where, encoder)
     if not isinstance(items, EmbeddingImport):
-        items = _first_pulled(iter(items), sources)
+        items = _first_pulled(iter(items), sources, where)
     advice = f"free some space and run the same command again; what is done is kept in {partial}"
     with full_disk_told(partial, advice):
         if isinstance(partial, Path):
@@ -85,11 +85,13 @@ def _check_free(path: Location) -> None:
     raise MemoryStoreError(f"{path} exists already: {hint}, or choose another name")
 
 
-def _first_pulled(items: Iterator[Pair | Rejected], sources: Any) -> Iterator[Pair | Rejected]:
+def _first_pulled(items: Iterator[Pair | Rejected], sources: Any, where: str | None) -> Iterator[Pair | Rejected]:
     """The same stream, once it has shown that it holds something: a wrong path leaves no trace on the disk."""
     first = next(items, None)
     if first is None:
-        raise SourceError(f"no images found in {', '.join(describe_sources(sources)) or 'an empty list of sources'}")
+        chosen = f" for where {where!r}" if where else ""
+        named = ", ".join(describe_sources(sources)) or "an empty list of sources"
+        raise SourceError(f"no images found in {named}{chosen}")
 
     def chained() -> Iterator[Pair | Rejected]:
         yield first

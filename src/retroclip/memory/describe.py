@@ -36,6 +36,7 @@ def described(path: Location, manifest: Manifest, store: Store, entries: dict[st
         "duplicates": manifest.counts.get("duplicates", 0),
         "size_bytes": store.size(),
         "model": manifest.model,
+        "model_reference": manifest.model_reference,
         "fingerprint": manifest.fingerprint,
         "dim": manifest.dim,
         "embedding_type": manifest.embedding_type,

@@ -43,6 +43,6 @@ def default_method(memory: "Memory | None", task: "Task | None" = None, protocol
     return "stacked-linear" if enough_matched(each_caption(memory), task, LEAST_NAMING) else "primed"
 
 
-def may_train(name: str, memory: "Memory | None", protocol: str = "classification") -> bool:
+def may_train(name: str, memory: "Memory | None") -> bool:
     """Whether the method of that name is trained; of `DEFAULT`, whether it may be, whatever captions will name."""
-    return memory is not None and protocol == "classification" if name == DEFAULT else get_method(name).trained
+    return memory is not None if name == DEFAULT else get_method(name).trained

@@ -13,6 +13,8 @@ from PIL import Image, ImageOps
 from timm.data.auto_augment import rand_augment_transform
 from torchvision.transforms import InterpolationMode, v2
 
+from retroclip.errors import RetroclipError
+
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 """timm's name for RandAugment of magnitude 9 with noise .5, as REACT and iCAR train."""
 
@@ -38,7 +40,10 @@ def rand_augment(policy: str, size: int, mean: Sequence[float]) -> Callable[[Ima
     A posterisation to no bits at all, which noise around the magnitude can ask for and Pillow refuses, keeps one bit.
     """
     fill = tuple(round(255 * channel) for channel in mean)
-    augment = rand_augment_transform(policy, {"translate_const": int(size * 0.45), "img_mean": fill})
+    try:
+        augment = rand_augment_transform(policy, {"translate_const": int(size * 0.45), "img_mean": fill})
+    except (AssertionError, KeyError, ValueError):
+        raise RetroclipError(f"no RandAugment is called {policy!r}: write it as timm does, {RAND_AUGMENT}") from None
     for op in augment.ops:
         if op.name.startswith("Posterize"):
             op.aug_fn = _posterize

@@ -16,6 +16,8 @@ from retroclip.pairs.reference import SourceRef
 from retroclip.pairs.where import Predicate
 
 PARTS = ("images", "annotations")
+NEEDED = {"images": (), "annotations": (), "categories": ("id", "name")}
+REFERRING = ("id", "image_id", "category_id")
 
 
 @register_reader
@@ -46,7 +48,10 @@ def _load(ref: SourceRef) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{path} can't be read as JSON: {' '.join(str(error).split())[:160]}") from None
     if isinstance(record, dict) and _is_karpathy(record.get("images")):
-        record = _from_karpathy(ref, record["images"])
+        try:
+            record = _from_karpathy(ref, record["images"])
+        except (AttributeError, KeyError, TypeError):
+            raise SourceError(f"{path}: an image lacks its `filename`, or `sentences` with a `raw` text each") from None
     elif ref.split is not None:
         raise SourceError(f"{path} is one split by itself: leave out '#{ref.split}'")
     missing = [name for name in PARTS if not isinstance(record, dict) or not isinstance(record.get(name), list)]
@@ -54,7 +59,17 @@ def _load(ref: SourceRef) -> dict[str, Any]:
         raise SourceError(f"{path} has no list {missing[0]!r}: COCO and LVIS files have {', '.join(PARTS)}, categories")
     if not record["images"]:
         raise SourceError(f"{path} names no image")
+    for name, needed in NEEDED.items():
+        odd = next((row for row in record.get(name) or [] if not _is_row(row, needed)), None)
+        if odd is not None:
+            raise SourceError(f"{path} has {name} that are not of COCO's form, such as {json.dumps(odd)[:80]}")
     return record
+
+
+def _is_row(row: Any, needed: tuple[str, ...]) -> bool:
+    """Whether it is an object with these fields, whose references can be looked up."""
+    whole = isinstance(row, dict) and all(name in row for name in needed)
+    return whole and not any(isinstance(row.get(name), (list, dict)) for name in REFERRING)
 
 
 def _is_karpathy(images: Any) -> bool:
@@ -84,7 +99,7 @@ def panoptic_classes(ref: SourceRef) -> dict[int, str] | None:
 
 
 def _names(record: dict[str, Any]) -> dict[Any, str]:
-    return {each["id"]: str(each["name"]).replace("_", " ") for each in record.get("categories", [])}
+    return {each["id"]: str(each["name"]).replace("_", " ") for each in record.get("categories") or []}
 
 
 def _read(ref: SourceRef, record: dict[str, Any], where: Predicate | None) -> Iterator[Pair | Rejected]:
@@ -94,7 +109,10 @@ def _read(ref: SourceRef, record: dict[str, Any], where: Predicate | None) -> It
         own[annotation.get("image_id")].append(annotation)
     folders = _folders(ref.path)
     for image in record["images"]:
-        pair = _pair(ref, image, own.get(image.get("id"), []), names, folders)
+        try:
+            pair = _pair(ref, image, own.get(image.get("id"), []), names, folders)
+        except (TypeError, ValueError) as error:
+            pair = Rejected(str(image.get("file_name")), ref.name, f"it has annotations that can't be read: {error}")
         if isinstance(pair, Rejected) or where is None or where(row_of(pair)):
             yield pair
 

@@ -77,4 +77,5 @@ def _several(pair: Pair) -> tuple[str, ...] | None:
     """The labels of an image that may have any number of them, or None where nothing says that it may."""
     if pair.labels is not None:
         return pair.labels
-    return tuple(dict.fromkeys(str(box[0]) for box in pair.boxes)) if pair.boxes else None
+    whole = [box for box in pair.boxes if isinstance(box, tuple) and len(box) == 5]  # label, x, y, w, h
+    return tuple(dict.fromkeys(str(box[0]) for box in whole)) if whole else None

@@ -52,6 +52,8 @@ def resolve(source: str | Path) -> list[SourceRef]:
         SourceError: a path, or a part of a brace pattern, does not exist.
     """
     text = str(source)
+    if not text.strip():
+        raise SourceError("the name of a source is empty: name a file or folder, '.' for this one")
     if Path(text).exists():
         return [SourceRef(Path(text), None, text)]
     pattern, mark, split = text.rpartition("#")

@@ -8,7 +8,7 @@ from retroclip.evaluation import Result
 BASE = "zero-shot"
 # What two measurements of the very same thing may differ in; zero-shot doesn't read the memory it is measured beside.
 INCIDENTAL = {"seconds", "fit_seconds", "predict_seconds", "date", "versions", "history"}
-OF_MEMORY = {"memory", "memory_pairs", "excluded_near_duplicates", "near_threshold"}
+OF_MEMORY = {"memory", "memory_pairs", "excluded_near_duplicates", "near_threshold", "near_thumbnails"}
 
 
 class Key(NamedTuple):

@@ -163,9 +163,11 @@ def _told(results: Sequence[Result]) -> list[dict[int, str]]:
 
 def _excluded(result: Result) -> str:
     consulted = REFERENCES if result.memory == REFERENCES else "memory"
+    # A memory may keep images of some pairs only; of reference sets, older ones keep no thumbnails.
+    alone, both = " alone: it keeps no thumbnails", ", and alike as thumbnails where there are images"
     return (
         f"{result.excluded_near_duplicates:,} of the {consulted}'s pairs were left out as near-duplicates of "
-        f"evaluation images (cosine over {result.near_threshold}, and alike as thumbnails)."
+        f"evaluation images (cosine over {result.near_threshold}{alone if result.near_thumbnails is False else both})."
     )
 
 

@@ -95,6 +95,7 @@ def retrieve(
         "memory": str(memory.path),
         "memory_version": memory.version,
         "model": memory.model,
+        "model_reference": memory.model_reference,
         "fingerprint": memory.fingerprint,
         "search": list(modes),
         "k_per_template": k,

@@ -102,13 +102,20 @@ class Retrieved:
         try:
             description = read_json(folder / DESCRIPTION)
             table = pq.read_table(folder / PAIRS)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise MemoryStoreError(f"{folder} holds no retrieved pairs: make some with `retroclip retrieve`") from None
         except (OSError, pa.ArrowInvalid) as error:
             raise MemoryStoreError(f"{folder / PAIRS} is damaged ({error}): retrieve again") from error
         if description.get("format_version", 0) > FORMAT_VERSION:
             raise MemoryStoreError(f"{folder} was written by a newer retroclip: update retroclip")
         columns = {name: table[name] for name in table.column_names}
+        try:
+            return cls._of(description, columns)
+        except KeyError as error:
+            raise MemoryStoreError(f"{folder} is damaged (it has no {error}): retrieve again") from error
+
+    @classmethod
+    def _of(cls, description: dict[str, Any], columns: dict[str, pa.ChunkedArray]) -> Retrieved:
         return cls(
             task=Task.model_validate(description["task"]),
             ids=columns["id"].to_numpy(),

@@ -37,12 +37,14 @@ def task_from_annotations(path: Path, name: str | None = None) -> Task:
     rows = record.get("categories") if isinstance(record, dict) else None
     if not isinstance(rows, list) or not rows or not all(isinstance(r, dict) and "name" in r for r in rows):
         raise TaskError(f"{path} has no categories: name a COCO or LVIS json, whose class names are read from it")
-    rows = sorted(rows, key=lambda row: (not isinstance(row.get("id"), int), row.get("id", 0)))
+    rows = sorted(
+        rows, key=lambda row: (0, row["id"], "") if isinstance(row.get("id"), int) else (1, 0, str(row.get("id")))
+    )
     own = {label_key(str(row["name"])) for row in rows}
     fields: dict[str, Any] = {"classes": [_words(row["name"]) for row in rows], "synonyms": {}, "descriptions": {}}
     for row, text in zip(rows, fields["classes"], strict=True):
         given = row.get("synonyms") or []
-        synonyms = [given] if isinstance(given, str) else given
+        synonyms = given if isinstance(given, list) else [given]
         others = [word for each in synonyms if label_key(word := _words(each)) not in own]
         if others:
             fields["synonyms"][text] = others

@@ -26,7 +26,7 @@ def expand_classes(data: dict[str, Any]) -> dict[str, Any]:
     What the task says itself of a class goes before what the shared list says.
 
     Raises:
-        ValueError: no such list, an unknown key, or an index outside it.
+        ValueError: no such list, an unknown key, an index outside it, or a field of another kind.
     """
     wanted = data.get("classes")
     if not isinstance(wanted, dict):
@@ -35,13 +35,18 @@ def expand_classes(data: dict[str, Any]) -> dict[str, Any]:
     if wanted.get("shared") != "imagenet" or unknown:
         raise ValueError("classes must be a list of names, or {shared: imagenet, indices: [...], numbered: true}")
     shared = imagenet_classes()
-    indices = [int(index) for index in wanted.get("indices", range(len(shared.names)))]
-    if not all(0 <= index < len(shared.names) for index in indices):
+    given = wanted.get("indices", range(len(shared.names)))
+    if not isinstance(given, (list, range)) or not all(str(index).isdecimal() for index in given):
+        raise ValueError(f"indices are a list of numbers, not {given!r}")
+    indices = [int(index) for index in given]
+    if not all(index < len(shared.names) for index in indices):
         raise ValueError(f"indices must lie within 0 and {len(shared.names) - 1}")
     names = [shared.names[index] for index in indices]
     merged = {**data, "classes": names}
     for field in ("display", "descriptions", "synonyms"):
         known = getattr(shared, field)
+        if not isinstance(data.get(field) or {}, dict):
+            raise ValueError(f"{field} is a mapping from class names, not {data[field]!r}")
         merged[field] = {name: known[name] for name in names if name in known} | dict(data.get(field) or {})
     if str(wanted.get("numbered", "")).lower() == "true":
         for position, name in enumerate(names):

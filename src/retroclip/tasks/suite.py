@@ -86,7 +86,7 @@ def _parse(name: str, record: Any) -> Suite:
     if not isinstance(record, dict) or not record.get("tasks"):
         raise TaskError(f"suite {name!r} lists no tasks: write `tasks:` and a list of names, or of task and dataset")
     try:
-        return Suite(**{"name": name, **record})
+        return Suite.model_validate({"name": name, **record})
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])

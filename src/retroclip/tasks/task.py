@@ -83,6 +83,8 @@ class Task(BaseModel):
     @classmethod
     def _clean_classes(cls, value: Any) -> Any:
         if isinstance(value, (list, tuple)):
+            if odd := [name for name in value if isinstance(name, (dict, list, tuple))]:
+                raise ValueError(f"{odd[0]!r} is not the name of a class: write one text for each")
             return [unicodedata.normalize("NFC", str(name)).strip() for name in value]
         return value
 

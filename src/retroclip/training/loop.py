@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from retroclip.errors import RetroclipError
+from retroclip.errors import DivergedError, RetroclipError
 from retroclip.training.sharding import Sharded, Whole
 
 SHARES = "shares"
@@ -102,7 +102,7 @@ def fit(
     With `checkpoint` (a folder), the state is written there every `save_every` steps and at the end, under a temporary
     name first, and a killed run goes on from it with the result of an undisturbed one. Starts under `torchrun` or
     `accelerate launch` as it is; there, `shard` shares weights, gradients and optimiser state out over the processes
-    (`sharding`), for objectives whose forward reaches all of their parameters. Raises FloatingPointError when the loss
+    (`sharding`), for objectives whose forward reaches all of their parameters. Raises DivergedError when the loss
     is not finite, RetroclipError for a checkpoint that was shared out otherwise, ValueError without a batch.
     """
     set_seed(seed)
@@ -143,7 +143,7 @@ def fit(
                 row: dict[str, float] = {"step": step, "epoch": epoch, "lr": rate, "seconds": seconds}
                 row |= {name: float(value.detach()) for name, value in values.items()}
                 if not math.isfinite(row["loss"]):
-                    raise FloatingPointError(f"the loss is {row['loss']} at step {step}: lower the learning rate")
+                    raise DivergedError(f"the loss is {row['loss']} at step {step}: lower the learning rate")
                 history.rows.append(row)
                 state.write_back()
                 if on_log is not None and accelerator.is_main_process:

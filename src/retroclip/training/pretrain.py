@@ -30,15 +30,19 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None, out: 
     if not file.is_file():
         raise RetroclipError(f"{file}: no such recipe")
     try:
-        fields = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+        fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RetroclipError(f"{file}: not YAML ({str(error).splitlines()[0]})") from None
-    if not isinstance(fields, dict) or fields.get("kind") not in KINDS:
+    for name, value in (overrides or {}).items() if isinstance(fields, dict) else ():
+        try:
+            _replace(fields, name, value)
+        except (AttributeError, IndexError, TypeError, ValueError):
+            raise RetroclipError(f"{file}: there is no field {name!r} to set") from None
+    if not isinstance(fields, dict) or str(fields.get("kind")) not in KINDS:
         raise RetroclipError(f"{file}: a recipe has a field `kind`, one of {', '.join(KINDS)}")
-    for name, value in (overrides or {}).items():
-        _replace(fields, name, value)
     if out is not None:
         fields["out"] = out
+    fields = {str(name): value for name, value in fields.items()}
     try:
         return KINDS[fields["kind"]][0](**fields)  # type: ignore[no-any-return]
     except ValidationError as error:

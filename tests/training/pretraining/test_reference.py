@@ -13,7 +13,8 @@ from retroclip.training.pretraining.reference import References
 @pytest.fixture
 def opened(tiny_recipe, tiny_model, tmp_path):
     def make(**fields):
-        recipe = read_recipe(tiny_recipe(tmp_path, "ra-clip", retriever=str(tiny_model()), heads=2, **fields))
+        given = {"heads": 2} | fields
+        recipe = read_recipe(tiny_recipe(tmp_path, "ra-clip", retriever=str(tiny_model()), **given))
         corpora = [Corpus(s, recipe.data, recipe.work / "images", recipe.cache_size) for s in recipe.sources]
         return References(recipe, [corpus.build(lambda line: None) for corpus in corpora], 16), recipe
 
@@ -37,6 +38,15 @@ def test_reference_pairs_are_of_all_sources_and_never_train(opened):
         torch.testing.assert_close(found, wanted)
     shown = torch.from_numpy(np.stack([thumbnail(pair.image) for pair in held]))
     torch.testing.assert_close(references.thumbnails.float(), shown, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [({"heads": 3}, "3 attention heads can't share 16"), ({"reference": 0.99}, "leaves a source no pair to train on")],
+)
+def test_what_can_not_be_trained_is_said(opened, fields, said):
+    with pytest.raises(RetroclipError, match=said):
+        opened(**fields)
 
 
 def test_a_run_that_goes_on_looks_nothing_up_anew(opened, monkeypatch):

@@ -113,6 +113,16 @@ def test_another_recipe_over_the_same_work_is_refused(recipe_of, tmp_path):
         ({"wordnet": None, "ancestors": 1.0}, "need `wordnet`"),
         ({"sources": []}, "sources is empty"),
         ({"steps": 8, "speed": 3}, "speed"),
+        ({"steps": 0}, "steps: Input should be greater than 0"),
+        ({"lr": -1.0}, "lr: Input should be greater than 0"),
+        ({"lr": float("nan")}, "lr: Input should be a finite number"),
+        ({"betas": [2, 3]}, "betas.0: Input should be less than 1"),
+        ({"crop": [0.9, 0.1]}, "crop is the smallest and then the largest share"),
+        ({"log_every": 0}, "log_every: Input should be greater than 0"),
+        ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
+        ({"model": {"embed_dim": 16}}, "the recipe's model has no vision_cfg"),
+        ({"synsets": {"red": "x"}}, "has no noun 'x'"),
+        ({"rand_augment": "nonsense"}, "no RandAugment is called 'nonsense'"),
     ],
 )
 def test_a_bad_recipe_is_one_clear_line(recipe_of, tmp_path, fields, message):
@@ -120,6 +130,18 @@ def test_a_bad_recipe_is_one_clear_line(recipe_of, tmp_path, fields, message):
         run_recipe(recipe_of(tmp_path, "formal-clip", **fields), on_progress=lambda line: None)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "model").exists()
+
+
+def test_what_is_no_recipe_is_one_clear_line(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    for text, message in ((b"\xff\xfe", "not YAML"), (b"kind: [icar]", "a field `kind`"), (b"kind: icar\n1: 2", ": ")):
+        file.write_bytes(text)
+        with pytest.raises(RetroclipError, match=f"recipe.yaml: .*{message}"):
+            read_recipe(file)
+    with pytest.raises(RetroclipError, match=r"there is no field 'kind\.x' to set"):
+        read_recipe(file, {"kind.x": 1})
+    with pytest.raises(RetroclipError, match="a field `kind`"):
+        read_recipe(file, {"kind": "gan"})
 
 
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml")), ids=lambda f: f.stem)

@@ -25,7 +25,12 @@ def clean(
     memory: MemoryName,
     /,
     *,
-    near: Annotated[float | None, Parameter(help="Pairs whose image nearly is another's (cosine above this).")] = None,
+    near: Annotated[
+        float | None,
+        Parameter(
+            help="Pairs whose image nearly is another's (cosine above this).", validator=validators.Number(gt=0, lte=1)
+        ),
+    ] = None,
     near_to: Annotated[tuple[str, ...], Parameter(help="Pairs that nearly are an image of this data set.")] = (),
     min_clip_score: Annotated[str | None, Parameter(help="Cosine of image and text, or `quantile`.")] = None,
     blocklist: BlocklistFile = None,

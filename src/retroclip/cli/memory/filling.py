@@ -164,9 +164,10 @@ def add(
         print_json(asdict(added))
     count = added.rejected + added.captions
     replaced = f"{added.replaced} of them in place of old ones, " if known == "replace" else ""
+    again = f", {added.known} had been rejected before" if added.known else ""
     say(
         f"{memory}: {added.rows} pairs added, {replaced}{added.duplicates} were there, "
-        f"{told_rejected(count, added.captions)}"
+        f"{told_rejected(count, added.captions)}{again}"
     )
     name_rejected(memory, [item for item in opened.rejected() if item not in before], count)
 

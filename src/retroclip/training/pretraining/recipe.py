@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Below1 = Annotated[float, Field(ge=0, lt=1)]
+Area = Annotated[float, Field(gt=0, le=1)]
 
 
 class Source(BaseModel):
@@ -17,10 +23,10 @@ class Source(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: str
     file: str
-    share: int = Field(gt=0)
+    share: Count
     text: Literal["captions", "labels"] = "captions"
-    limit: int | None = None
-    holdout: int = 0
+    limit: Count | None = None
+    holdout: int = Field(default=0, ge=0)
 
 
 class Watched(BaseModel):
@@ -30,7 +36,7 @@ class Watched(BaseModel):
     task: str
     file: str
     template: str = "a photo of a {}."
-    every: int = Field(default=1, gt=0)
+    every: Count = 1
 
 
 class Figure(BaseModel):
@@ -65,40 +71,40 @@ class PretrainRecipe(BaseModel):
     sources: list[Source]
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
-    steps: int
-    lr: float = 5e-4
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.01
-    warmup: int = 0
-    grad_clip: float | None = None
-    max_scale: float = 100.0
-    init_scale: float | None = None
-    drop_path: float | None = None
-    micro_batch: int | None = Field(default=None, gt=0)
+    steps: Count
+    lr: Positive = 5e-4
+    betas: tuple[Below1, Below1] = (0.9, 0.99)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup: int = Field(default=0, ge=0)
+    grad_clip: Positive | None = None
+    max_scale: Positive = 100.0
+    init_scale: Positive | None = None
+    drop_path: Below1 | None = None
+    micro_batch: Count | None = None
     shard: bool = False
 
-    cache_size: int = 128
-    crop: tuple[float, float] = (0.5, 1.0)
-    jitter: float = 0.0
-    coarse: float = 0.0
+    cache_size: Count = 128
+    crop: tuple[Area, Area] = (0.5, 1.0)
+    jitter: Share = 0.0
+    coarse: Share = 0.0
     rand_augment: str | None = None
 
     symmetric: bool = True
     classifier: Literal["text", "cosine", "linear"] = "text"
-    negatives: int | None = None
-    gloss_share: float = 0.0
+    negatives: int | None = Field(default=None, ge=0)
+    gloss_share: Share = 0.0
     wordnet: Path | None = None
     synsets: dict[str, str] = {}
     descriptions: Path | None = None
-    ancestors: float = 0.0
+    ancestors: float = Field(default=0.0, ge=0)
 
     watch: list[Watched] = []
-    watch_every: int = 500
+    watch_every: Count = 500
     figure: Figure | None = None
     figures: Path | None = None
-    save_every: int = 200
-    log_every: int = 20
-    seed: int = 0
+    save_every: Count = 200
+    log_every: Count = 20
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @model_validator(mode="after")
     def _check(self) -> PretrainRecipe:
@@ -106,6 +112,8 @@ class PretrainRecipe(BaseModel):
             raise ValueError("sources is empty: name at least one data set")
         if len({source.name for source in self.sources}) < len(self.sources):
             raise ValueError("two sources share a name")
+        if self.crop[0] > self.crop[1]:
+            raise ValueError("crop is the smallest and then the largest share of an image's area")
         if (self.gloss_share or self.ancestors) and not (self.wordnet or self.descriptions):
             raise ValueError("gloss_share and ancestors need `wordnet` (a folder with data.noun) or `descriptions`")
         if self.ancestors and not self.wordnet:
@@ -123,13 +131,13 @@ class IcarRecipe(PretrainRecipe):
     """iCAR, section 4.1: image → text only, lr 2e-4, weight decay .01, RandAugment, drop-path .1, gradient norm 5."""
 
     kind: Literal["icar"]
-    lr: float = 2e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    grad_clip: float | None = 5.0
+    lr: Positive = 2e-4
+    betas: tuple[Below1, Below1] = (0.9, 0.999)
+    grad_clip: Positive | None = 5.0
     symmetric: bool = False
-    init_scale: float | None = 20.0
-    drop_path: float | None = 0.1
-    gloss_share: float = 1.0
+    init_scale: Positive | None = 20.0
+    drop_path: Below1 | None = 0.1
+    gloss_share: Share = 1.0
     rand_augment: str | None = "rand-m9-mstd0.5-inc1"
 
 
@@ -143,7 +151,7 @@ class RaClipRecipe(PretrainRecipe):
     kind: Literal["ra-clip"]
     retriever: str = "builtin"
     reference: float = Field(default=0.1, gt=0, lt=1)
-    k: int = Field(default=8, gt=0)
-    blocks: int = Field(default=1, gt=0)
-    heads: int = 8
-    length: float = Field(default=1.0, gt=0)
+    k: Count = 8
+    blocks: Count = 1
+    heads: Count = 8
+    length: Positive = 1.0

@@ -40,6 +40,10 @@ class References:
         self.kept = [np.sort(rows[share:]) for rows, share in zip(shuffled, shares, strict=True)]
         if not sum(shares):
             raise RetroclipError("ra-clip: the sources are too small to hold out a reference set")
+        if not all(map(len, self.kept)):
+            raise RetroclipError(
+                "ra-clip: the reference set leaves a source no pair to train on: take a lower `reference`"
+            )
         seen = [self._seen(corpus, recipe.work / "embedded") for corpus in corpora]
         images = [embeddings for embeddings, _ in seen]
         shown = [thumbnails[held] for (_, thumbnails), held in zip(seen, self.held, strict=True)]

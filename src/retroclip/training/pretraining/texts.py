@@ -54,6 +54,8 @@ class ClassTexts:
         self.synsets: dict[str, Synset] = {}
         if wordnet is not None:
             self.synsets, self._senses = read_nouns(wordnet), read_senses(wordnet)
+            if unknown := [id_ for id_ in self._given.values() if id_ not in self.synsets]:
+                raise RetroclipError(f"synsets: {wordnet} has no noun {unknown[0]!r}: write its id, such as 02084071")
             self._pictured = set(ImageNetInfo("imagenet-22k").label_names())
         self.names: list[str] = []
         self.synset: list[str | None] = []
@@ -131,7 +133,10 @@ def _read_descriptions(file: Path | None) -> dict[str, str]:
         return {}
     if not file.is_file():
         raise RetroclipError(f"{file}: no such file of descriptions")
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RetroclipError(f"{file}: not YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(content, dict):
         raise RetroclipError(f"{file}: descriptions are a mapping, class name: sentence")
     return {label_key(str(name)): str(sentence).rstrip(".") for name, sentence in content.items()}

@@ -102,6 +102,8 @@ def fresh_encoder(recipe: PretrainRecipe) -> Encoder:
     cfg: Any = get_model_config(recipe.model) if isinstance(recipe.model, str) else recipe.model
     if cfg is None:
         raise RetroclipError(f"no architecture is called {recipe.model!r}: `retroclip models` names them")
+    if lacking := [part for part in ("embed_dim", "vision_cfg", "text_cfg") if part not in cfg]:
+        raise RetroclipError(f"the recipe's model has no {lacking[0]}: name an architecture, or write out open_clip's")
     cfg = json.loads(json.dumps(cfg))
     name = recipe.model if isinstance(recipe.model, str) else recipe.out.name
     if recipe.text_tower is not None:
