@@ -177,7 +177,7 @@ def test_what_can_not_be_used_of_both_sets_is_reported(tmp_path, monkeypatch):
     learnt[3].append(("green", 1.0, 1.0, 0.0, 4.0))
     train = write(tmp_path / "train.parquet", images, learnt)
     result = run_protocol("detection", ColourEncoder(), TASK, val, options={"train": train, "resamples": 0})
-    assert (result.options["train"], result.options["proposals"], result.seed) == (str(train), "network", 0)
+    assert (result.options["train"], result.options["proposals"], result.seed) == (Path(train).stem, "network", 0)
     assert result.trained_parameters == 10 and result.fit_seconds + result.predict_seconds == result.seconds
     assert result.rejected == ["training set: train/00000003: a box of no area (0 x 4)"]
     assert result.options["clipped"] == 1 and result.per_class == {"red": 1.0, "green": 0.0, "blue": 0.0}

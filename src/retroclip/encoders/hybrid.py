@@ -52,10 +52,9 @@ class HalvingConv(Conv2dSame):
     @classmethod
     def of(cls, given: Conv2dSame) -> HalvingConv:
         """`given` itself, its parameters included, as such a layer."""
-        made = cls(
-            given.in_channels, given.out_channels, given.kernel_size, given.stride, groups=given.groups,
-            bias=given.bias is not None, device="meta",
-        )  # fmt: skip
+        options: dict[str, Any] = {"groups": given.groups, "bias": given.bias is not None, "device": "meta"}
+        size, stride = given.kernel_size[0], given.stride[0]
+        made = cls(given.in_channels, given.out_channels, size, stride, **options)
         made.weight, made.bias = given.weight, given.bias
         return made
 

@@ -29,7 +29,7 @@ from retroclip.evaluation.proposal_network import load_network
 from retroclip.evaluation.proposals import choose_proposals
 from retroclip.evaluation.protocols import register_protocol
 from retroclip.evaluation.result import Result
-from retroclip.evaluation.training_set import check_training, training_state
+from retroclip.evaluation.training_set import check_training, set_name, training_state
 
 if TYPE_CHECKING:
     from retroclip.classifiers import Classifier
@@ -96,7 +96,7 @@ def evaluate_detection(
     fit_seconds, trained = 0.0, 0
     if train is not None:
         method, proposals = "open-vocabulary", "network"
-        options |= {"train": train, "epochs": epochs, "seed": seed}
+        options |= {"train": set_name(train), "epochs": epochs, "seed": seed}
         fitting = time.perf_counter()
         detector = trained_detector(classifier, task, train, data, size=size, epochs=epochs, seed=seed, work=work)
         fit_seconds, trained = time.perf_counter() - fitting, sum(each.numel() for each in detector.parameters())

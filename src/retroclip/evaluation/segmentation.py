@@ -25,7 +25,7 @@ from retroclip.evaluation.masks import MaskedImages, load_masks, load_unmasked
 from retroclip.evaluation.mistakes import count_matrix, mistakes
 from retroclip.evaluation.protocols import register_protocol
 from retroclip.evaluation.result import Result
-from retroclip.evaluation.training_set import check_training, training_state
+from retroclip.evaluation.training_set import check_training, set_name, training_state
 
 if TYPE_CHECKING:
     from retroclip.classifiers import Classifier
@@ -90,10 +90,10 @@ def evaluate_segmentation(
         result = summarise_masks(matrices, task, data, method=name, resamples=resamples)
     else:
         name, size = student, size or TRAIN_SIZE
-        options = {"train": train, "epochs": epochs, "seed": seed, "size": size}
+        options = {"train": set_name(train), "epochs": epochs, "seed": seed, "size": size}
         options |= {"targets": targets} if (student, targets) != ("maskclip+", "pseudo") else {}
         fitting = time.perf_counter()
-        learner = trained_student(classifier, task, data, student=student, work=work, **options)
+        learner = trained_student(classifier, task, data, student=student, work=work, **options | {"train": train})
         fit_seconds, trained = time.perf_counter() - fitting, sum(each.numel() for each in learner.parameters())
         untrained = confusions(lambda image: segment(classifier, image, size=size), task, data)
         matrices = confusions(learner.segment, task, data)

@@ -32,6 +32,12 @@ def check_training(train: str, learnt: Images, evaluated: Images) -> None:
     evaluated.rejected += of_training(learnt.rejected)
 
 
+def set_name(train: str) -> str:
+    """How results name a training set: as the evaluated one, without the folder it lies in."""
+    path, mark, split = train.partition("#")
+    return Path(path).stem + mark + split
+
+
 def training_state(
     work: str | None, kind: str, encoder: "Encoder", task: "Task", settings: Mapping[str, Any]
 ) -> Path | None:

@@ -22,7 +22,7 @@ from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.protocols import register_protocol
 from retroclip.evaluation.result import Result, SampleHash
 from retroclip.evaluation.samples import class_indices
-from retroclip.evaluation.training_set import of_training, picture, training_state
+from retroclip.evaluation.training_set import of_training, picture, set_name, training_state
 from retroclip.pairs import mirrored, thumbnail
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def evaluate_video(
         own = outcomes(classifier, seen.embeddings, labels)
         result = summarise_clips(clips, task, own, method=method or "zero-shot", resamples=resamples)
     else:
-        options |= {"train": train, "epochs": epochs, "seed": seed, "architecture": architecture}
+        options |= {"train": set_name(train), "epochs": epochs, "seed": seed, "architecture": architecture}
         if weights is not None:
             options |= {"weights": Path(weights).name, "weights_fingerprint": tower.fingerprint}
         learnt, known, near, shown = training_clips(train, task, clips, seen)

@@ -28,7 +28,7 @@ from retroclip.classifiers.zero_shot import class_texts
 from retroclip.encoders.dense import LastDense, whole_image
 from retroclip.encoders.pyramid import LEVELS, STRIDES, tower_maps
 from retroclip.errors import ModelError, SourceError
-from retroclip.training.epochs import epochs_left
+from retroclip.training.epochs import Stateful, epochs_left
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -214,7 +214,7 @@ def train_detector(
     steps = epochs * -(-len(examples) // batch) + 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
     generator = torch.Generator().manual_seed(seed)
-    parts = {"detector": detector, "optimizer": optimizer, "schedule": schedule}
+    parts: dict[str, Stateful] = {"detector": detector, "optimizer": optimizer, "schedule": schedule}
     for epoch in epochs_left(epochs, state, generator, **parts):
         detector.train()
         losses = []

@@ -25,7 +25,7 @@ from retroclip.classifiers.zero_shot import class_texts, zero_shot
 from retroclip.encoders.dense import whole_image
 from retroclip.encoders.pyramid import staged_maps
 from retroclip.errors import SourceError
-from retroclip.training.epochs import epochs_left
+from retroclip.training.epochs import Stateful, epochs_left
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -221,7 +221,7 @@ def fit(
     steps = epochs * (len(cached) // batch or 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.1)
     generator = torch.Generator().manual_seed(seed)
-    parts = {"student": student, "optimizer": optimizer, "schedule": schedule}
+    parts: dict[str, Stateful] = {"student": student, "optimizer": optimizer, "schedule": schedule}
     for epoch in epochs_left(epochs, state, generator, **parts):
         student.train()
         losses = []
