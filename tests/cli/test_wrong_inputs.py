@@ -54,20 +54,6 @@ def test_wrong_boxes_are_counted_and_too_many_stop(run, model, write, protocol, 
     assert shown.status == 1 and "4 boxes or images can't be used" in shown.line and said in shown.line
 
 
-def test_boxes_that_are_none_are_no_labels(run, model, write):
-    for number, boxes in enumerate((["x", "y"], [[1.0, 2.0]] * 2)):
-        file = write(f"{number}.parquet", boxes=boxes)
-        shown = run(f"evaluate {model} bccd {file} --protocol classification")
-        assert shown.status == 1 and "no labelled image, but 2 images without a label" in shown.line
-        shown = run(f"evaluate {model} bccd {file}")
-        assert shown.status == 1 and "a box isn't (label, x, y, w, h)" in shown.line
-
-
-def test_an_empty_name_is_not_this_folder(run, model):
-    shown = run(f"evaluate {model} bccd ''")
-    assert shown.status == 1 and "the name of a source is empty" in shown.line
-
-
 def test_masks_of_another_size_are_counted_and_too_many_stop(run, model, write):
     good, turned = png(np.tile([0, 1, 2, 3], (32, 12))), png(np.zeros((48, 32)))
     task = "'sky, road, tree, car'"
@@ -183,3 +169,17 @@ def test_unreadable_frames_are_counted(run, model, tmp_path, make_encoded):
     assert shown.status == 0, shown.err
     result = json.loads(shown.out)
     assert result["n"] == 10 and result["rejected"][0].startswith("c03: ")
+
+
+def test_boxes_that_are_none_are_no_labels(run, model, write):
+    for number, boxes in enumerate((["x", "y"], [[1.0, 2.0]] * 2)):
+        file = write(f"{number}.parquet", boxes=boxes)
+        shown = run(f"evaluate {model} bccd {file} --protocol classification")
+        assert shown.status == 1 and "no labelled image, but 2 images without a label" in shown.line
+        shown = run(f"evaluate {model} bccd {file}")
+        assert shown.status == 1 and "a box isn't (label, x, y, w, h)" in shown.line
+
+
+def test_an_empty_name_is_not_this_folder(run, model):
+    shown = run(f"evaluate {model} bccd ''")
+    assert shown.status == 1 and "the name of a source is empty" in shown.line

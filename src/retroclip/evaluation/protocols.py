@@ -7,7 +7,6 @@ To add one, write it in a module of its own under `@register_protocol("name")` a
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +39,6 @@ OF_TRAINING = (
     "architecture",
     "weights",
 )  # mean nothing where no `train` is named
-RANGES = {"seed": (0, 2**32 - 1), "resamples": (0, inf), "epochs": (1, inf), "size": (1, inf)}  # both ends included
 OF_PATCHES = ("smoothing", "denoising", "residual")  # of segmentation by the untrained tower
 
 _REGISTRY: dict[str, Run] = {}
@@ -130,12 +128,7 @@ def checked_options(name: str, run: Run, options: Mapping[str, Any]) -> dict[str
     except ValidationError as error:
         problem = error.errors()[0]
         raise RetroclipError(f"option {problem['loc'][0]} of protocol {name}: {problem['msg']}") from None
-    values = {key: getattr(checked, key) for key in options}
-    for option, (least, most) in RANGES.items():
-        if (value := values.get(option)) is not None and not least <= value <= most:
-            where = f"at least {least}" if value < least else f"at most {most}"
-            raise RetroclipError(f"option {option} of protocol {name} is {where}, not {value}")
-    return values
+    return {key: getattr(checked, key) for key in options}
 
 
 def idle(name: str, options: Mapping[str, Any], trainable: bool) -> str | None:

@@ -59,9 +59,10 @@ def _load(ref: SourceRef) -> dict[str, Any]:
     if not record["images"]:
         raise SourceError(f"{path} names no image")
     for name, needed in NEEDED.items():
-        odd = next((row for row in record.get(name) or [] if not _is_row(row, needed)), None)
-        if odd is not None:
-            raise SourceError(f"{path} has {name} that are not of COCO's form, such as {json.dumps(odd)[:80]}")
+        rows = record.get(name, [])
+        odd = [row for row in rows if not _is_row(row, needed)] if isinstance(rows, list) else [rows]
+        if odd:
+            raise SourceError(f"{path} has {name} that are not of COCO's form, such as {json.dumps(odd[0])[:80]}")
     return record
 
 
@@ -92,7 +93,7 @@ def _from_karpathy(ref: SourceRef, images: list[dict[str, Any]]) -> dict[str, An
 
 
 def _read(ref: SourceRef, record: dict[str, Any], where: Predicate | None) -> Iterator[Pair | Rejected]:
-    names = {each["id"]: str(each["name"]).replace("_", " ") for each in record.get("categories") or []}
+    names = {each["id"]: str(each["name"]).replace("_", " ") for each in record.get("categories", [])}
     own: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for annotation in record["annotations"]:
         own[annotation.get("image_id")].append(annotation)
