@@ -91,12 +91,6 @@ def test_clips_of_a_video_task_count_once(run, model, memory, tmp_path, make_enc
         ("bccd {} --protocol classification --seed 3", 2, "leave out --seed"),
         ("bccd {} --protocol classification --method zero-shot --train {}", 2, "leave out --train: zero-shot doesn't"),
         ("bccd {} --method reco --seed -1", 2, ">= 0"),
-        (
-            "bccd {} --protocol typographic-attack --set.seed -1",
-            1,
-            "option seed of protocol typographic-attack is at least 0",
-        ),
-        ("bccd {} --set.resamples -5", 1, "option resamples of protocol regions is at least 0, not -5"),
         ("bccd {} --seeds 0", 2, ">= 1"),
         ("bccd {} --protocol typographic-attack --seed 3 --set.seed 3", 2, "named twice"),
         ("image-text-retrieval {} --protocol nonsense", 2, "leave out --protocol: image-text-retrieval has no use"),

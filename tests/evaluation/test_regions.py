@@ -90,7 +90,7 @@ def test_wrong_boxes_are_counted_or_refused(tmp_path, boxed):
     ]  # fmt: skip
     assert data.clipped == 1 and data.boxes[-10].tolist() == [30, 5, 10, 5]
     bad = write(tmp_path / "bad.parquet", images[:3], [[("red", 1.0, 1.0, -1.0, 2.0)]] * 3)
-    with pytest.raises(SourceError, match=r"3 boxes or images can't be used, such as .* a box of no area"):
+    with pytest.raises(SourceError, match="3 boxes or images can't be used"):
         load_boxes(TASK, bad)
     with pytest.raises(SourceError, match="no box"):
         load_boxes(TASK, write(tmp_path / "none.parquet", images[:3], [[]] * 3))

@@ -52,6 +52,13 @@ def test_coco_boxes_crowds_captions_and_lvis_lists(coco):
     assert [pair.key for pair in read_pairs(coco, where="image_id = 2") if not isinstance(pair, Rejected)] == ["002"]
 
 
+@pytest.mark.parametrize("text", ["[1, 2]", "{", '{"images": []}', '{"images": [], "annotations": []}'])
+def test_other_json_is_refused(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(SourceError):
+        list(read_pairs(tmp_path / "a.json"))
+
+
 @pytest.mark.parametrize(
     "wrong", [{"bbox": ["a", 2, 3, 4]}, {"bbox": None}, {"bbox": [1, 2, 3]}, {"category_id": None}]
 )
@@ -67,13 +74,13 @@ def test_coco_boxes_that_are_none_are_rejected(coco, wrong):
 @pytest.mark.parametrize(
     "text",
     [
-        "[1, 2]", "{", '{"images": []}', '{"images": [], "annotations": []}', '{"images": ["x"], "annotations": []}',
-        '{"images": [{"id": [1]}], "annotations": []}', '{"images": [{"id": 1}], "annotations": [3]}',
+        '{"images": ["x"], "annotations": []}', '{"images": [{"id": [1]}], "annotations": []}',
+        '{"images": [{"id": 1}], "annotations": [3]}', '{"images": [{"filename": "a.jpg", "sentences": "a"}]}',
         '{"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1}]}',
-        '{"images": [{"filename": "a.jpg", "sentences": "a"}]}',
+        '{"images": [{"id": 1}], "annotations": [], "categories": null}',
     ],
 )  # fmt: skip
-def test_other_json_is_refused(tmp_path, text):
+def test_rows_that_are_none_are_refused(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(SourceError):
         list(read_pairs(tmp_path / "a.json"))
