@@ -1,0 +1,98 @@
+"""The tables of `why_general.py` on the results page."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from page_cells import RESULTS, gained, table
+from why_general import METHODS, WHOLE
+
+from retroclip.report.tables import percent, points
+
+MOVED = {
+    "won": "won",
+    "lost": "lost",
+    "lost of unnamed": "of these: of a class that no pair names",
+    "lost to named": "taken for a class that pairs name",
+}
+
+
+def records() -> dict[str, dict[str, Any]]:
+    """What is stored, by task and split."""
+    file = RESULTS / "why-general.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def cell(gain: list[float] | None) -> str:
+    return "–" if gain is None else gained(gain[0], (gain[1], gain[2]))
+
+
+def known(one: dict[str, Any], key: str = "methods") -> list[str]:
+    """The methods that are stored, in their order."""
+    return [name for name in METHODS if name in one[key]]
+
+
+def why_circumstances() -> str:
+    """What was asked, and how much the memory says of the task."""
+    lines = [
+        f"- {key}: {one['n']:,} photos, {one['metric']}, zero-shot {percent(one['zero_shot'])}, model {one['model']}; "
+        f"{one['naming']:,} of {one['memory_pairs']:,} pairs name one of {one['named_classes']} of the "
+        f"{one['classes']} classes, {one['showing']:,} show it, of {one['shown_classes']} classes"
+        for key, one in records().items()
+    ]
+    return "\n".join(lines) or table([], [])
+
+
+def why_parts() -> str:
+    """What each part of the images adds to a method's gain: two tables a split, a method a row."""
+    tables = []
+    for key, one in records().items():
+        for of, parts in one["parts"].items():
+            about = [f"{part} ({row['photos']:,}, {row['right']:.1f})" for part, row in parts.items()]
+            rows = [
+                [name, cell(own["gain"]), *(cell(own["parts"][of][part]) for part in parts)]
+                for name in known(one)
+                if (own := one["methods"][name])
+            ]
+            tables.append(table([f"{key}, {of}", "all", *about], rows))
+    return "\n\n".join(tables) or table([], [])
+
+
+def why_moved() -> str:
+    """How many images a method wins and loses, how many of these from classes without pairs and to one with pairs."""
+    rows = []
+    for key, one in records().items():
+        for name in known(one):
+            moved = one["methods"][name]["moved"]
+            rows.append([key, name, *(f"{moved[what]:.0f}" for what in MOVED)])
+    return table(["images", "method", *MOVED.values()], rows, words=2)
+
+
+def why_what_if() -> str:
+    """The gain over zero-shot with parts of the memory: a table a split, a method a row."""
+    tables = []
+    for key, one in records().items():
+        asked = [name for name in METHODS if any(name in own for own in one["what_if"].values())]
+        sizes = {what: next(iter(own.values()))["pairs"] for what, own in one["what_if"].items()}
+        head = [key, f"{WHOLE} ({one['memory_pairs']:,})", *(f"{what} ({size:,})" for what, size in sizes.items())]
+        rows = []
+        for name in asked:
+            changed = [own.get(name, {}).get("gain") for own in one["what_if"].values()]
+            rows.append([name, *(cell(gain) for gain in (one["methods"].get(name, {}).get("gain"), *changed))])
+        tables.append(table(head, rows))
+    return "\n\n".join(tables) or table([], [])
+
+
+def why_classes(*names: str) -> str:
+    """The classes that lose most by a method, and what their neighbours' captions say."""
+    rows = []
+    for key, one in records().items():
+        for name in names or known(one):
+            for row in one["methods"].get(name, {}).get("worst", []):
+                said = "; ".join(f"“{text}”" for text in row["captions"])
+                taken = ", ".join(row["taken for"]) or "–"
+                pairs = f"{row['pairs']} ({row['shown']})"
+                rows.append([key, name, f"{row['class']} ({row['photos']})", points(row["change"]), pairs, taken, said])
+    head = ["images", "method", "class (photos)", "change", "pairs (show it)", "lost ones taken for", "captions near"]
+    return table(head, rows, words=7)
