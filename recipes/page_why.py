@@ -13,8 +13,8 @@ from retroclip.report.tables import percent, points
 MOVED = {
     "won": "won",
     "lost": "lost",
-    "lost of unnamed": "of these: of a class that no pair names",
-    "lost to named": "taken for a class that pairs name",
+    "lost of unnamed": "by classes that no pair names",
+    "lost to named": "to classes that pairs name",
 }
 
 
@@ -60,13 +60,14 @@ def why_parts() -> str:
 
 
 def why_moved() -> str:
-    """How many images a method wins and loses, how many of these from classes without pairs and to one with pairs."""
+    """Points won and lost, how many of these by classes without pairs and to ones with pairs, and who takes most."""
     rows = []
     for key, one in records().items():
         for name in known(one):
             moved = one["methods"][name]["moved"]
-            rows.append([key, name, *(f"{moved[what]:.0f}" for what in MOVED)])
-    return table(["images", "method", *MOVED.values()], rows, words=2)
+            takers = (f"{own['class']} {own['points']:.1f} ({own['pairs']}, {own['shown']})" for own in moved["takers"])
+            rows.append([key, name, ", ".join(takers), *(f"{moved[what]:.1f}" for what in MOVED)])
+    return table(["images", "method", "to (pairs, of which show it)", *MOVED.values()], rows, words=3)
 
 
 def why_what_if() -> str:

@@ -20,9 +20,10 @@ from retroclip.memory import Memory
 from retroclip.methods import MethodContext
 from retroclip.retrieval import named_classes
 from retroclip.retrieval.select import members
+from retroclip.tasks import Task
 
 NEIGHBOURS = 10
-WORST = 8
+WORST, TAKERS = 6, 4
 Parts = dict[str, dict[str, NDArray[np.bool_]]]
 
 
@@ -85,17 +86,29 @@ def memories(context: MethodContext, known: Evidence) -> Iterator[tuple[str, Mem
     yield "all but those that don't show the class they name", without(memory, ids[naming & ~known.shows])
 
 
-def moved(outcomes: Sequence[Outcome], base: Outcome, pairs: NDArray[np.int64]) -> dict[str, float]:
-    """Images lost and won (means over seeds), and how many of each are answered with a class that pairs name."""
-    lost, won = ([base.correct & ~one.correct for one in outcomes], [~base.correct & one.correct for one in outcomes])
-    known = [pairs[one.predicted] > 0 for one in outcomes]
-    every = {"lost": lost, "won": won}
-    found = {name: np.mean([rows.sum() for rows in own]) for name, own in every.items()}
-    drawn = [rows & own for rows, own in zip(lost, known, strict=True)]
-    unnamed = [rows & (pairs[base.labels] == 0) for rows in lost]
-    found |= {"lost to named": np.mean([rows.sum() for rows in drawn])}
-    found |= {"lost of unnamed": np.mean([rows.sum() for rows in unnamed])}
-    return {name: float(value) for name, value in found.items()}
+def moved(outcomes: Sequence[Outcome], base: Outcome, task: Task, known: Evidence) -> dict[str, Any]:
+    """Points won and lost against zero-shot (means over seeds), and which classes the lost images are taken for."""
+    labels, classes = base.labels, len(task.classes)
+    pairs, shown = known.counts(classes), known.counts(classes, shown=True)
+    counts = np.bincount(labels, minlength=classes)
+    each = (counts > 0).sum() * counts[labels] if task.metric == "mean-per-class" else np.full(len(labels), len(labels))
+    weights = 100 / each  # points that an image counts
+    won, lost, unnamed, to = 0.0, 0.0, 0.0, np.zeros(classes)
+    for one in outcomes:
+        wrong = base.correct & ~one.correct
+        won += weights[one.correct & ~base.correct].sum() / len(outcomes)
+        lost += weights[wrong].sum() / len(outcomes)
+        unnamed += weights[wrong & (pairs[labels] == 0)].sum() / len(outcomes)
+        to += np.bincount(one.predicted[wrong], weights[wrong], minlength=classes) / len(outcomes)
+    takers = [
+        {"class": task.classes[row], "points": float(to[row]), "pairs": int(pairs[row]), "shown": int(shown[row])}
+        for row in np.argsort(-to, kind="stable")[:TAKERS]
+        if to[row]
+    ]
+    return {
+        "won": float(won), "lost": float(lost), "lost of unnamed": float(unnamed),
+        "lost to named": float(to[pairs > 0].sum()), "takers": takers,
+    }  # fmt: skip
 
 
 def worst(outcomes: Sequence[Outcome], base: Outcome, context: MethodContext, known: Evidence) -> list[dict[str, Any]]:

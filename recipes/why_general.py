@@ -15,6 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from memories import TASKS, Sources
@@ -72,6 +73,11 @@ def right(base: Outcome, metric: str, part: NDArray[np.bool_]) -> float:
     return 100 * float(replace(base, correct=base.correct & part).value(metric))
 
 
+def stored() -> dict[str, Any]:
+    """What was measured before, by task and split."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
 def measure(sources: Sources, task: Task, split: str, methods: Sequence[str], ask: Sequence[str], seeds: int) -> None:
     """One task and split: the methods, each stored when it is known, then those of `ask` on parts of the memory."""
     samples = load_samples(task, f"{sources.data / TASKS[task.name]}.parquet#{split}")
@@ -91,15 +97,14 @@ def measure(sources: Sources, task: Task, split: str, methods: Sequence[str], as
         "methods": {}, "what_if": {},
     }  # fmt: skip
     key = f"{task.name} {split}"
-    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    old = stored.get(key, {})
+    old = stored().get(key, {})
     if (old.get("fingerprint"), old.get("memory_pairs"), old.get("n")) == tuple(
         record[name] for name in ("fingerprint", "memory_pairs", "n")
     ):
         record |= {"methods": old["methods"], "what_if": old["what_if"]}
 
     def keep() -> None:
-        write_whole(RESULTS, json.dumps(stored | {key: record}, indent=1, ensure_ascii=False) + "\n")
+        write_whole(RESULTS, json.dumps(stored() | {key: record}, indent=1, ensure_ascii=False) + "\n")
 
     for name in methods:
         own = outcomes_of(name, context, samples, sources.work, seeds)
@@ -107,7 +112,7 @@ def measure(sources: Sources, task: Task, split: str, methods: Sequence[str], as
             "seeds": len(own), "gain": gained(own, base, task.metric),
             "parts": {of: {part: gained(own, base, task.metric, rows) for part, rows in those.items()}
                       for of, those in parts.items()},
-            "moved": moved(own, base, pairs), "worst": worst(own, base, context, known),
+            "moved": moved(own, base, task, known), "worst": worst(own, base, context, known),
         }  # fmt: skip
         print(key, name, " ".join(f"{edge:+.1f}" for edge in record["methods"][name]["gain"]), sep=" | ", flush=True)
         keep()
