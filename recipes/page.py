@@ -15,7 +15,7 @@ from page_pretraining import icar, icar_findings, small_clip
 from page_protocols import by_class, by_seed, protocols
 from page_ra_clip import ra_clip, ra_clip_findings, ra_clip_random
 from page_systems import ablation_circumstances, ablation_findings, ablations, controls, elsewhere, systems
-from page_why import why_circumstances, why_classes, why_moved, why_parts, why_what_if
+from page_why import why_circumstances, why_classes, why_moved, why_parts
 
 from retroclip.files import write_whole
 
@@ -40,7 +40,6 @@ TABLES: dict[str, Callable[..., str]] = {
     "why-circumstances": why_circumstances,
     "why-parts": why_parts,
     "why-moved": why_moved,
-    "why-what-if": why_what_if,
     "why-classes": why_classes,
     "ablations": ablations,
     "ablation-circumstances": ablation_circumstances,

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from page_cells import RESULTS, gained, table
-from why_general import METHODS, WHOLE
+from why_general import METHODS
 
 from retroclip.report.tables import percent, points
 
@@ -28,9 +28,9 @@ def cell(gain: list[float] | None) -> str:
     return "–" if gain is None else gained(gain[0], (gain[1], gain[2]))
 
 
-def known(one: dict[str, Any], key: str = "methods") -> list[str]:
+def known(one: dict[str, Any]) -> list[str]:
     """The methods that are stored, in their order."""
-    return [name for name in METHODS if name in one[key]]
+    return [name for name in METHODS if name in one["methods"]]
 
 
 def why_circumstances() -> str:
@@ -68,21 +68,6 @@ def why_moved() -> str:
             takers = (f"{own['class']} {own['points']:.1f} ({own['pairs']}, {own['shown']})" for own in moved["takers"])
             rows.append([key, name, ", ".join(takers), *(f"{moved[what]:.1f}" for what in MOVED)])
     return table(["images", "method", "to (pairs, of which show it)", *MOVED.values()], rows, words=3)
-
-
-def why_what_if() -> str:
-    """The gain over zero-shot with parts of the memory: a table a split, a method a row."""
-    tables = []
-    for key, one in records().items():
-        asked = [name for name in METHODS if any(name in own for own in one["what_if"].values())]
-        sizes = {what: next(iter(own.values()))["pairs"] for what, own in one["what_if"].items()}
-        head = [key, f"{WHOLE} ({one['memory_pairs']:,})", *(f"{what} ({size:,})" for what, size in sizes.items())]
-        rows = []
-        for name in asked:
-            changed = [own.get(name, {}).get("gain") for own in one["what_if"].values()]
-            rows.append([name, *(cell(gain) for gain in (one["methods"].get(name, {}).get("gain"), *changed))])
-        tables.append(table(head, rows))
-    return "\n\n".join(tables) or table([], [])
 
 
 def why_classes(*names: str) -> str:

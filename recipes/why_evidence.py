@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,9 @@ from memories import TASKS, Sources
 from numpy.typing import NDArray
 
 from retroclip.evaluation import Samples
-from retroclip.evaluation.leakage import without
 from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.samples import class_indices
 from retroclip.fusion.neighbours import find_neighbours
-from retroclip.memory import Memory
 from retroclip.methods import MethodContext
 from retroclip.retrieval import named_classes
 from retroclip.retrieval.select import members
@@ -75,15 +73,6 @@ def evidence(context: MethodContext, samples: Samples, sources: Sources) -> Evid
     shows = np.array([labels[row] in own for row, own in zip(nearest, named, strict=True)])
     found = find_neighbours(memory, samples.embed_base(context.encoder), side="image", k=NEIGHBOURS)
     return Evidence(named, shows, np.searchsorted(ids, found.ids))
-
-
-def memories(context: MethodContext, known: Evidence) -> Iterator[tuple[str, Memory]]:
-    """Parts of the memory, each with what is left in it."""
-    memory = context.known_memory
-    ids, naming = memory.ids(), np.array([bool(own) for own in known.named])
-    yield "pairs that name a class", without(memory, ids[~naming])
-    yield "pairs that name none", without(memory, ids[naming])
-    yield "all but those that don't show the class they name", without(memory, ids[naming & ~known.shows])
 
 
 def moved(outcomes: Sequence[Outcome], base: Outcome, task: Task, known: Evidence) -> dict[str, Any]:

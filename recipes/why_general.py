@@ -3,9 +3,8 @@
 The methods of `systems.py` on a task's *general* memory, image by image against zero-shot. A gain is a sum over images,
 and so is shared out among parts of them: by how many pairs of the memory name the image's class (and show it), and by
 what the captions of the ten nearest pairs name. A pair shows the class it names if the task's photo in `train` that is
-nearest to its picture is of that class. Beside that the same methods on parts of the memory. `--split train` asks the
-training photos, none of which is in the memory. It goes to docs/results/why-general.json; killed and run again it goes
-on after the last run. Nothing is chosen by it.
+nearest to its picture is of that class. `--split train` asks the training photos, none of which is in the memory. It
+goes to docs/results/why-general.json; killed and run again it goes on after the last run. Nothing is chosen by it.
 """
 
 from __future__ import annotations
@@ -20,10 +19,9 @@ from typing import Any
 import numpy as np
 from memories import TASKS, Sources
 from numpy.typing import NDArray
-from why_evidence import evidence, memories, moved, worst
+from why_evidence import evidence, moved, worst
 
 import retroclip
-from retroclip.errors import RetroclipError
 from retroclip.evaluation import Samples, load_samples
 from retroclip.evaluation.bootstrap import paired_gain
 from retroclip.evaluation.circumstances import circumstances
@@ -39,10 +37,7 @@ METHODS = (
     "primed", "mean-neighbours", "mean-neighbours-centred", "tip-x", "stacked-linear", "stacked-linear-features",
     "reco", "ra-clip", "locked-text", "gated-image",
 )  # fmt: skip
-WHAT_IF = METHODS[:6]
-"""The methods that are also asked on parts of the memory unless `--what-if` says otherwise."""
 RESAMPLES = 1000
-WHOLE = "all pairs"
 Gain = tuple[float, float, float]
 
 
@@ -78,8 +73,8 @@ def stored() -> dict[str, Any]:
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
-def measure(sources: Sources, task: Task, split: str, methods: Sequence[str], ask: Sequence[str], seeds: int) -> None:
-    """One task and split: the methods, each stored when it is known, then those of `ask` on parts of the memory."""
+def measure(sources: Sources, task: Task, split: str, methods: Sequence[str], seeds: int) -> None:
+    """One task and split: each method is stored when it is known."""
     samples = load_samples(task, f"{sources.data / TASKS[task.name]}.parquet#{split}")
     context = prepare_context(sources.encoder, task, samples, sources.memory(task, "general"))
     known = evidence(context, samples, sources)
@@ -94,14 +89,14 @@ def measure(sources: Sources, task: Task, split: str, methods: Sequence[str], as
         "shown_classes": int((known.counts(classes, shown=True) > 0).sum()), "classes": classes,
         "parts": {of: {name: {"photos": int(rows.sum()), "right": right(base, task.metric, rows)}
                        for name, rows in own.items()} for of, own in parts.items()},
-        "methods": {}, "what_if": {},
+        "methods": {},
     }  # fmt: skip
     key = f"{task.name} {split}"
     old = stored().get(key, {})
     if (old.get("fingerprint"), old.get("memory_pairs"), old.get("n")) == tuple(
         record[name] for name in ("fingerprint", "memory_pairs", "n")
     ):
-        record |= {"methods": old["methods"], "what_if": old["what_if"]}
+        record |= {"methods": old["methods"]}
 
     def keep() -> None:
         write_whole(RESULTS, json.dumps(stored() | {key: record}, indent=1, ensure_ascii=False) + "\n")
@@ -116,19 +111,6 @@ def measure(sources: Sources, task: Task, split: str, methods: Sequence[str], as
         }  # fmt: skip
         print(key, name, " ".join(f"{edge:+.1f}" for edge in record["methods"][name]["gain"]), sep=" | ", flush=True)
         keep()
-    for what, memory in memories(context, known):
-        hidden = np.setdiff1d(context.known_memory.ids(), memory.ids())
-        changed = MethodContext(context.encoder, memory, task, excluded_ids=hidden)
-        for name in ask:
-            try:
-                own = outcomes_of(name, changed, samples, sources.work, min(seeds, 1))
-            except RetroclipError as error:  # nothing in this part that the method could use
-                print(key, what, name, error, sep=" | ", flush=True)
-                continue
-            one = {"pairs": len(memory), "gain": gained(own, base, task.metric)}
-            record["what_if"].setdefault(what, {})[name] = one
-            print(key, what, name, " ".join(f"{edge:+.1f}" for edge in one["gain"]), sep=" | ", flush=True)
-            keep()
 
 
 def main() -> None:
@@ -136,8 +118,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--task", choices=TASKS, default="caltech101")
     parser.add_argument("--split", choices=("val", "train"), default="val")
-    parser.add_argument("--methods", nargs="*", default=METHODS)
-    parser.add_argument("--what-if", nargs="*", default=WHAT_IF, help="methods that are asked on parts of the memory")
+    parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--work", type=Path, default=Path("runs/systems"), help="the sets embedded by systems.py serve")
@@ -145,10 +126,10 @@ def main() -> None:
     given = parser.parse_args()
     if not given.show:
         sources = Sources(given.data, retroclip.load(given.model), given.work)
-        measure(sources, Task.load(given.task), given.split, given.methods, given.what_if, given.seeds)
-    from page_why import why_classes, why_parts, why_what_if
+        measure(sources, Task.load(given.task), given.split, given.methods, given.seeds)
+    from page_why import why_classes, why_moved, why_parts
 
-    print(why_parts(), why_what_if(), why_classes(), sep="\n\n")
+    print(why_parts(), why_moved(), why_classes(), sep="\n\n")
 
 
 if __name__ == "__main__":
