@@ -57,12 +57,10 @@ def test_what_is_measured_is_stored_and_shown(recipe, memories, data, tiny_model
     monkeypatch.setattr(page, "RESULTS", tmp_path)
     encoder = retroclip.load(str(tiny_model(0)), precision="fp32")
     sources = memories.Sources(data, encoder, tmp_path / "work")
-    why.measure(sources, Task.load("flower-photos"), "val", ["mean-neighbours"], ["mean-neighbours"], 1)
+    why.measure(sources, Task.load("flower-photos"), "val", ["mean-neighbours"], 1)
     record = json.loads(why.RESULTS.read_text())["flower-photos val"]
     assert record["naming"] == record["named_classes"] == 0 and record["n"] == 11
-    assert (
-        record["what_if"]["pairs that name none"]["mean-neighbours"]["gain"]
-        == record["methods"]["mean-neighbours"]["gain"]
-    )
-    for table in (page.why_circumstances, page.why_parts, page.why_moved, page.why_what_if, page.why_classes):
+    captions = record["methods"]["mean-neighbours"]["parts"]["captions of the ten nearest pairs"]
+    assert captions["name none"] == record["methods"]["mean-neighbours"]["gain"]
+    for table in (page.why_circumstances, page.why_parts, page.why_moved, page.why_classes):
         assert "flower-photos val" in table()
