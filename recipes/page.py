@@ -15,6 +15,7 @@ from page_pretraining import icar, icar_findings, small_clip
 from page_protocols import by_class, by_seed, protocols
 from page_ra_clip import ra_clip, ra_clip_findings, ra_clip_random
 from page_systems import ablation_circumstances, ablation_findings, ablations, controls, elsewhere, systems
+from page_why import why_circumstances, why_classes, why_moved, why_parts
 
 from retroclip.files import write_whole
 
@@ -36,6 +37,10 @@ TABLES: dict[str, Callable[..., str]] = {
     "systems": systems,
     "controls": controls,
     "elsewhere": elsewhere,
+    "why-circumstances": why_circumstances,
+    "why-parts": why_parts,
+    "why-moved": why_moved,
+    "why-classes": why_classes,
     "ablations": ablations,
     "ablation-circumstances": ablation_circumstances,
     "ablation-findings": ablation_findings,

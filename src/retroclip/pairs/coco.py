@@ -60,9 +60,10 @@ def _load(ref: SourceRef) -> dict[str, Any]:
     if not record["images"]:
         raise SourceError(f"{path} names no image")
     for name, needed in NEEDED.items():
-        odd = next((row for row in record.get(name) or [] if not _is_row(row, needed)), None)
-        if odd is not None:
-            raise SourceError(f"{path} has {name} that are not of COCO's form, such as {json.dumps(odd)[:80]}")
+        rows = record.get(name, [])
+        odd = [row for row in rows if not _is_row(row, needed)] if isinstance(rows, list) else [rows]
+        if odd:
+            raise SourceError(f"{path} has {name} that are not of COCO's form, such as {json.dumps(odd[0])[:80]}")
     return record
 
 
@@ -99,7 +100,7 @@ def panoptic_classes(ref: SourceRef) -> dict[int, str] | None:
 
 
 def _names(record: dict[str, Any]) -> dict[Any, str]:
-    return {each["id"]: str(each["name"]).replace("_", " ") for each in record.get("categories") or []}
+    return {each["id"]: str(each["name"]).replace("_", " ") for each in record.get("categories", [])}
 
 
 def _read(ref: SourceRef, record: dict[str, Any], where: Predicate | None) -> Iterator[Pair | Rejected]:
