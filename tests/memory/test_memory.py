@@ -35,6 +35,14 @@ def test_quoted_text_may_contain_anything():
         checked_predicate("caption = 'it''s'; DELETE")
 
 
+def test_double_quotes_are_neither_a_text_nor_a_name(memory):
+    for where in ("\"label\" != 'cat'", '"n" > 3', 'label = "odd"'):  # Lance: true of all rows; an error; a text
+        with pytest.raises(MemoryStoreError, match="has double quotes: write texts in single quotes"):
+            memory.delete(where)
+    assert checked_predicate('caption = \'a "b"\' AND `odd "name` = 1')
+    assert len(memory) == 60
+
+
 @pytest.mark.parametrize(
     ("where", "message"),
     [
