@@ -17,8 +17,8 @@ def checked_predicate(where: str) -> str:
     """Return `where` when it is one predicate. Raises MemoryStoreError otherwise.
 
     Lance reads the first expression and silently ignores what follows a `;` or a comment, so that
-    `n = 50; DROP TABLE x` would delete rows: both are refused, except inside a quoted string. So are double quotes,
-    which mean a name in SQL and to the readers of sources, but a text to Lance, that `"label" != 'cat'` always holds of.
+    `n = 50; DROP TABLE x` would delete rows: both are refused, except inside a quoted string. So are double quotes:
+    in SQL, and to the readers of sources, they hold a name; to Lance a text, and `"label" != 'cat'` holds of all rows.
     """
     if not where.strip():
         raise MemoryStoreError("the predicate is empty: write one such as \"label = 'cat'\"")
