@@ -73,6 +73,7 @@ def test_a_wrong_predicate_is_one_clear_line(memory, where, message):
         ("tags = 'b''c'", lambda pair, n: n == 8),
         ("`odd name` LIKE 'x%'", lambda pair, n: n == 8),
         ("_rowid < 5 AND n > 2", lambda pair, n: 2 < n < 5),
+        ("image IS NOT NULL AND text_embedding IS NULL AND n < 30", lambda pair, n: n < 30 and not pair.captions),
         ("unique = TRUE OR missing IS NULL AND n > 57", lambda pair, n: n in (7, 58)),  # NaN: pandas' missing number
     ],
 )
