@@ -167,6 +167,8 @@ def test_pairs_of_two_folders_do_not_hide_each_other(tmp_path, encoder, stub, pa
 class DataSet:
     """As much of `datasets.Dataset` as is read."""
 
+    description = ""  # theirs, where nobody wrote one
+
     def __init__(self, images):
         self.table = pa.table({"image": images})
         self.features = SimpleNamespace(arrow_schema=self.table.schema)
@@ -187,6 +189,13 @@ def test_splits_of_a_data_set_do_not_hide_each_other(tmp_path, encoder, stub):
         assert rows["image"] == [stub.photo(seed) for seed in (0, 1, 2, 10, 11, 12)]
         assert rows["key"][2:4] == ["dataset/00000002", "dataset/00000000~2"]
         assert memory.add(sources, encoder).duplicates == 6
+
+
+def test_the_description_of_a_data_set_is_no_name(tmp_path, encoder, stub, monkeypatch):
+    """Progress had looked for a folder of that name, and ended the run after a minute."""
+    monkeypatch.setattr("retroclip.memory.progress.LOG_SECONDS", 0.0)
+    memory = Memory.create(tmp_path / "m", encoder, DataSet([stub.photo(0)]), progress=True)
+    assert len(memory) == 1 and memory.info()["creation"]["sources"] == ["<DataSet>"]
 
 
 def test_a_memory_is_read_by_its_table(tmp_path, encoder, pairs):

@@ -185,6 +185,14 @@ def test_lists_and_images_of_other_writers_are_read(stub):
     assert rows["image"].to_pylist() == [stub.photo(i) for i in range(3)]
 
 
+def test_a_column_of_json_becomes_json_as_it_is_stored(stub):
+    texts = ['{"gr\\u00f6\\u00dfe": 3}', "{broken", '{"a": 1}', None, "[1]"]
+    table = pa.table({"metadata": texts})
+    rows = embedded_rows(EmbeddingSlice(0, np.arange(5), np.eye(5, 16), None, table), "here").table
+    stored = ['{"größe": 3}', '{"metadata": "{broken"}', '{"a": 1}', "{}", '{"metadata": [1]}']
+    assert rows["metadata"].to_pylist() == stored  # predicates look for names as they are written here
+
+
 def test_metadata_is_the_json_that_python_writes():
     columns = {
         "a": pa.array(["plain", 'with "quotes"', None, "line\nend", "ünï"]),

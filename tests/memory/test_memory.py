@@ -35,6 +35,14 @@ def test_quoted_text_may_contain_anything():
         checked_predicate("caption = 'it''s'; DELETE")
 
 
+def test_double_quotes_are_neither_a_text_nor_a_name(memory):
+    for where in ("\"label\" != 'cat'", '"n" > 3', 'label = "odd"'):  # Lance: true of all rows; an error; a text
+        with pytest.raises(MemoryStoreError, match="has double quotes: write texts in single quotes"):
+            memory.delete(where)
+    assert checked_predicate('caption = \'a "b"\' AND `odd "name` = 1')
+    assert len(memory) == 60
+
+
 @pytest.mark.parametrize(
     ("where", "message"),
     [
@@ -65,6 +73,7 @@ def test_a_wrong_predicate_is_one_clear_line(memory, where, message):
         ("tags = 'b''c'", lambda pair, n: n == 8),
         ("`odd name` LIKE 'x%'", lambda pair, n: n == 8),
         ("_rowid < 5 AND n > 2", lambda pair, n: 2 < n < 5),
+        ("image IS NOT NULL AND text_embedding IS NULL AND n < 30", lambda pair, n: n < 30 and not pair.captions),
         ("unique = TRUE OR missing IS NULL AND n > 57", lambda pair, n: n in (7, 58)),  # NaN: pandas' missing number
     ],
 )

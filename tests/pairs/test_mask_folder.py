@@ -57,6 +57,12 @@ def test_ade20k_as_it_is_published(put):
         load_masks(Task.load("ade20k"), f"{ade}#validation")
 
 
+def test_suffixes_of_masks_may_be_capitals(put):
+    put("images/a.JPG")
+    (pair,) = read_pairs(put("masks/a.PNG", value=3))  # not two images
+    assert (pair.key, values(pair)) == ("a", [3])
+
+
 def test_cityscapes_by_either_kind_of_ids(put):
     image = put("leftImg8bit/val/ulm/ulm_1_leftImg8bit.png", "leftImg8bit/val/bonn/bonn_2_leftImg8bit.png")
     for city in ("ulm/ulm_1", "bonn/bonn_2"):

@@ -1,5 +1,7 @@
 """The predicate language, against SQLite as the independent form, and what it refuses."""
 
+import itertools
+import re
 import sqlite3
 
 import pytest
@@ -77,3 +79,15 @@ def test_anything_else_is_refused_in_one_line(predicate):
     with pytest.raises(SourceError, match="where") as error:
         parse_where(predicate)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("pattern", ["%a%b", "a%", "%", "a_%a", "%%ab%%a_%", "ab", "", "%ab%ab", "_%_", "a%a"])
+def test_like_is_the_pattern_letter_by_letter(pattern):
+    plain = re.compile("".join({"%": ".*", "_": "."}.get(char, char) for char in pattern), re.DOTALL)
+    words = ["".join(word) for length in range(6) for word in itertools.product("ab", repeat=length)]
+    where = parse_where(f"c LIKE '{pattern}'")
+    assert [where({"c": word}) for word in words] == [plain.fullmatch(word) is not None for word in words]
+
+
+def test_many_wildcards_take_no_longer():
+    assert not parse_where(f"c LIKE '{'%a' * 30}%b'")({"c": "a" * 200})  # had taken longer than anybody waits

@@ -196,9 +196,7 @@ def _metadata(columns: dict[str, pa.ChunkedArray], keys: pa.Array, count: int) -
         if others:
             named = [json.loads(text) for text in _json_objects(others, count).to_pylist()]
             texts = [_encoded({**_object(text), **own}) for text, own in zip(texts, named, strict=True)]
-        return pa.array(
-            [text if isinstance(text, str) and text[:1] == "{" else _encoded(_object(text)) for text in texts]
-        )
+        return pa.array([_encoded(_object(text)) for text in texts])
     return _json_objects(others, count)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.index import IndexFolder
-from retroclip.memory.predicate import names_no_column
+from retroclip.memory.predicate import names_no_column, rows_with
 from retroclip.memory.store import Store
 
 KEPT_FOR_READERS = timedelta(days=1)
@@ -41,6 +41,6 @@ def purge_rows(path: Path, store: Store, indexes: IndexFolder, where: str) -> in
     keys = store.take(ids, ["key"])["key"].to_pylist() if len(ids) else []
     indexes.replace({})
     store.forget_rejected(keys, where)  # before the rows: their keys couldn't be told afterwards
-    count = store.delete(where)
+    count = store.delete(rows_with(ids)) if len(ids) else 0
     store.compact(timedelta(0))
     return count

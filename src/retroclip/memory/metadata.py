@@ -31,7 +31,7 @@ def rows_by_metadata(dataset: Any, where: str) -> IdArray | None:
     found, met = [np.zeros(0, np.int64)], set()
     for batch in dataset.scanner(columns=columns, with_row_id=True).to_batches():
         records = _records(batch["metadata"], named)
-        rows = batch.select(sorted({*own, "_rowid"})).to_pylist()
+        rows = pa.table({name: _comparable(batch[name]) for name in {*own, "_rowid"}}).to_pylist()
         keep = np.array([predicate({**record, **row}) for record, row in zip(records, rows, strict=True)], bool)
         found.append(batch["_rowid"].to_numpy().astype(np.int64)[keep])
         met |= {name for record in records for name in named if name in record}
@@ -48,6 +48,13 @@ def record_of(text: str | None) -> dict[str, Any]:
     """The metadata of a row as it is stored; a number that is none, as pandas writes a missing one, is None."""
     found: dict[str, Any] = json.loads(text or "{}", parse_constant=lambda name: None)
     return found
+
+
+def _comparable(column: pa.Array) -> pa.Array:
+    """The values of a column; TRUE for embeddings and images: of these a predicate asks no more than are they there."""
+    if pa.types.is_fixed_size_list(column.type) or pa.types.is_large_binary(column.type):
+        return pc.if_else(column.is_valid(), True, pa.scalar(None, pa.bool_()))
+    return column
 
 
 def _records(texts: pa.Array, named: frozenset[str]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from retroclip.errors import MemoryStoreError
 from retroclip.memory.schema import IdArray
 
 _LITERAL = re.compile(r"'(?:[^']|'')*'")
+_NAME = re.compile(r"`[^`]*`")
 _FIELDS = re.compile(r"\.? Valid fields are .*$", re.DOTALL)  # with the store's own; ours follow
 _NO_FIELD = "No field named"
 _STORE_NOISE = re.compile(r"^(?:Invalid user input: )+|,? ?/[^\s,]+\.rs:\d+:\d+.*$", re.DOTALL)
@@ -16,7 +17,8 @@ def checked_predicate(where: str) -> str:
     """Return `where` when it is one predicate. Raises MemoryStoreError otherwise.
 
     Lance reads the first expression and silently ignores what follows a `;` or a comment, so that
-    `n = 50; DROP TABLE x` would delete rows: both are refused, except inside a quoted string.
+    `n = 50; DROP TABLE x` would delete rows: both are refused, except inside a quoted string. So are double quotes:
+    in SQL, and to the readers of sources, they hold a name; to Lance a text, and `"label" != 'cat'` holds of all rows.
     """
     if not where.strip():
         raise MemoryStoreError("the predicate is empty: write one such as \"label = 'cat'\"")
@@ -24,6 +26,10 @@ def checked_predicate(where: str) -> str:
     for token in (";", "--", "/*", "*/"):
         if token in code:
             raise MemoryStoreError(f"the predicate {where!r} contains {token!r}: write one expression, no comments")
+    if '"' in _NAME.sub("", code):
+        raise MemoryStoreError(
+            f"the predicate {where!r} has double quotes: write texts in single quotes, names as they are or in `…`"
+        )
     return where
 
 

@@ -52,7 +52,8 @@ def describe_sources(sources: Any) -> list[str]:
         pairs = sum(isinstance(source, (Pair, Rejected)) for source in sources)
         named = [name for s in sources if not isinstance(s, (Pair, Rejected)) for name in describe_sources(s)]
         return named + ([f"<{pairs} pairs>"] if pairs else [])
-    return [getattr(sources, "description", f"<{type(sources).__name__}>")]
+    unnamed = f"<{type(sources).__name__}>"  # a data set's description is prose, or empty: no name of a source
+    return [unnamed if _kind(sources) == "data sets" else getattr(sources, "description", unnamed)]
 
 
 def numbered_on(

@@ -16,7 +16,7 @@ from retroclip.pairs.reference import SourceRef
 from retroclip.pairs.walk import walk
 from retroclip.pairs.where import Predicate
 
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
+MASK_SUFFIXES = tuple(case for suffix in (".png", ".bmp", ".tif", ".tiff") for case in (suffix, suffix.upper()))
 COCO_SPLITS = ("train2017", "val2017")
 TRAIN_IDS = "_labelTrainIds"
 
