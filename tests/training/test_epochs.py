@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
+from retroclip.errors import RetroclipError
 from retroclip.tasks import Task
 from retroclip.training.detector import train_detector
-from retroclip.training.epochs import state_file
+from retroclip.training.epochs import epochs_left, state_file
 from retroclip.training.maskformer import train_maskformer
 from retroclip.training.segmenter import train_segmenter
 from retroclip.training.video import VideoTower, train_video
@@ -59,6 +60,14 @@ def test_stopped_and_called_again_it_ends_with_the_same_weights(kind, encoder, t
     assert all(torch.equal(found.state_dict()[name], value) for name, value in expected.items())
     again = train(kind, encoder, epochs=3, seed=3, state=state, on_epoch=lambda epoch, loss: told.append(epoch))
     assert told == [1, 2] and all(torch.equal(again.state_dict()[name], value) for name, value in expected.items())
+
+
+def test_a_damaged_state_is_told(tmp_path):
+    state = state_file(tmp_path, "a", {})
+    for content in (b"", b"not one"):
+        state.write_bytes(content)
+        with pytest.raises(RetroclipError, match="delete it to start anew"):
+            list(epochs_left(2, state, torch.Generator()))
 
 
 def test_another_training_has_another_file(tmp_path):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from retroclip.errors import RetroclipError
 from retroclip.files import whole_file
 
 
@@ -37,10 +39,16 @@ def epochs_left(count: int, state: Path | None, generator: torch.Generator, **pa
 
     After each, the `parts`, `generator` and the global random state are kept in the file `state`; where it is there,
     they are taken from it first, and the end is that of an undisturbed run. Without a file nothing is kept.
+    Raises RetroclipError where the file can't be read.
     """
     done = 0
     if state is not None and state.exists():
-        kept = torch.load(state, map_location="cpu", weights_only=True)
+        try:
+            kept = torch.load(state, map_location="cpu", weights_only=True)
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
+            raise RetroclipError(
+                f"{state} is no state of a training that can be read: delete it to start anew"
+            ) from None
         for name, part in parts.items():
             part.load_state_dict(kept[name])
         generator.set_state(kept["generator"])
