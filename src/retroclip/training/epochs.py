@@ -46,9 +46,7 @@ def epochs_left(count: int, state: Path | None, generator: torch.Generator, **pa
         try:
             kept = torch.load(state, map_location="cpu", weights_only=True)
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError):
-            raise RetroclipError(
-                f"{state} is no state of a training that can be read: delete it to start anew"
-            ) from None
+            raise RetroclipError(f"{state} is no readable state of a training: delete it to start anew") from None
         for name, part in parts.items():
             part.load_state_dict(kept[name])
         generator.set_state(kept["generator"])
