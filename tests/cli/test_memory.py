@@ -6,9 +6,6 @@ import sys
 import zlib
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import pytest
 
 from retroclip.memory import Memory
 
@@ -145,43 +142,6 @@ def test_too_many_bad_images_stop_at_once_and_leave_nothing(run, model, photos):
     assert stopped.status == 1
     assert "10 of the first 30 pairs are bad" in stopped.line
     assert sorted(path.name for path in photos.parent.iterdir()) == ["photos"]
-
-
-def test_an_empty_folder(run, model, tmp_path):
-    (tmp_path / "empty").mkdir()
-    failed = run(f"memory create mem empty --model {model}")
-    assert failed.status == 1
-    assert "no image found in empty" in failed.line
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
-
-
-def test_parquet_without_image_column(run, model, tmp_path):
-    pq.write_table(pa.table({"caption": ["a cat"]}), tmp_path / "texts.parquet")
-    failed = run(f"memory create mem texts.parquet --model {model}")
-    assert failed.status == 1
-    assert "no column 'image'" in failed.line
-    assert not (tmp_path / "mem").exists()
-
-
-@pytest.mark.parametrize("reference", ["nosuch", "ViT-B-32/nosuch", "ViT-B-32@nosuch.pt"])
-def test_unknown_models(run, photos, reference):
-    failed = run(f"memory create mem photos --model {reference}")
-    assert failed.status == 1
-    assert "nosuch" in failed.line
-    assert not (photos.parent / "mem").exists()
-
-
-def test_no_memory_there(run):
-    failed = run("memory info nosuch")
-    assert failed.status == 1
-    assert "nosuch" in failed.line
-
-
-def test_predicates_that_are_none(run, memory):
-    failed = run("""memory delete mem --where "key = 'a'; drop table pairs" """)
-    assert failed.status == 1
-    assert ";" in failed.line
-    assert json.loads(run("memory info mem --json").out)["rows"] == 20
 
 
 def test_interrupted_creation_goes_on(run, model, photos, monkeypatch):

@@ -17,6 +17,7 @@ from retroclip.evaluation.result import Forgetting, Result
 from retroclip.evaluation.runs import OnModel, Run, RunCache, run_method
 from retroclip.evaluation.samples import Samples, load_samples
 from retroclip.evaluation.shots import left_out, without_evaluated
+from retroclip.evaluation.training_set import data_name
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -223,7 +224,7 @@ def _learnt_from(method: "Method", context: "MethodContext", runs: Sequence[Run]
         return {}
     chosen = [run.chosen for run in runs if run.chosen]
     shots = "full" if context.shots is None else context.shots
-    found: dict[str, Any] = {"train": data_name(train), "train_hash": train.hash, "shots": shots}
+    found: dict[str, Any] = {"train": data_name(train.dataset, train.split), "train_hash": train.hash, "shots": shots}
     found |= left_out(train)
     return found | ({"chosen": chosen} if chosen else {})
 
@@ -260,7 +261,7 @@ def _forgetting(
         rows.append(
             Forgetting(
                 task=task.name,
-                dataset=data_name(data),
+                dataset=data_name(data.dataset, data.split),
                 metric=task.metric,
                 n=len(data),
                 base=base[position].value(task.metric),
@@ -270,8 +271,3 @@ def _forgetting(
             )
         )
     return rows
-
-
-def data_name(samples: Samples) -> str:
-    """`dataset#split`."""
-    return f"{samples.dataset}#{samples.split}" if samples.split else samples.dataset

@@ -32,10 +32,15 @@ def check_training(train: str, learnt: Images, evaluated: Images) -> None:
     evaluated.rejected += of_training(learnt.rejected)
 
 
+def data_name(dataset: str, split: str | None) -> str:
+    """`dataset#split`."""
+    return f"{dataset}#{split}" if split else dataset
+
+
 def set_name(train: str) -> str:
-    """How results name a training set: as the evaluated one, without the folder it lies in."""
-    path, mark, split = train.partition("#")
-    return Path(path).stem + mark + split
+    """The `data_name` of a source: how results name a training set, without the folder it lies in."""
+    path, _, split = train.partition("#")
+    return data_name(Path(path).stem, split)
 
 
 def training_state(

@@ -53,13 +53,15 @@ class MaskFolderReader:
         return find_layout(path) is not None
 
     def open(self, ref: SourceRef, where: Predicate | None) -> Iterator[Pair | Rejected]:
-        layout, root = _layout(ref), _root(ref)
+        layout = _layout(ref)
+        root = _root(ref, layout)
         if next(_images(root, layout), None) is None:
             raise SourceError(f"no image found in {root}; images are {', '.join(sorted(IMAGE_SUFFIXES))} files")
-        return _read(ref, where)
+        return _read(ref, layout, root, where)
 
     def count(self, ref: SourceRef) -> int | None:
-        return sum(1 for _ in _images(_root(ref), _layout(ref)))
+        layout = _layout(ref)
+        return sum(1 for _ in _images(_root(ref, layout), layout))
 
 
 def find_layout(path: Path) -> Layout | None:
@@ -101,9 +103,9 @@ def _layout(ref: SourceRef) -> Layout:
     return layout
 
 
-def _root(ref: SourceRef) -> Path:
+def _root(ref: SourceRef, layout: Layout) -> Path:
     """The folder of the images of a split, or of all."""
-    images = ref.path / _layout(ref).images
+    images = ref.path / layout.images
     if ref.split is None:
         return images
     if not (images / ref.split).is_dir():
@@ -111,8 +113,7 @@ def _root(ref: SourceRef) -> Path:
     return images / ref.split
 
 
-def _read(ref: SourceRef, where: Predicate | None) -> Iterator[Pair | Rejected]:
-    layout, root = _layout(ref), _root(ref)
+def _read(ref: SourceRef, layout: Layout, root: Path, where: Predicate | None) -> Iterator[Pair | Rejected]:
     for image in _images(root, layout):
         pair = _pair(ref, layout, root, image)
         if isinstance(pair, Rejected) or where is None or where(row_of(pair)):
