@@ -156,8 +156,10 @@ def trained_detector(
     rows = [np.flatnonzero((learnt.image_of == i) & ~learnt.crowd) for i in range(len(learnt))]
     boxes, labels = [learnt.boxes[own] for own in rows], [learnt.labels[own] for own in rows]
     options: dict[str, Any] = {"size": size or TRAIN_SIZE, "epochs": epochs, "seed": seed}
-    state = training_state(work, "detector", classifier.encoder, task, options | {"data": learnt.hash})
-    return train_detector(classifier.encoder, task, learnt.images, boxes, labels, **options, state=state)
+    encoder, state = classifier.encoder, None
+    if work is not None:
+        state = training_state(work, "detector", encoder, task, options | {"data": learnt.hash})
+    return train_detector(encoder, task, learnt.images, boxes, labels, **options, state=state)
 
 
 class ProposalLogits:

@@ -145,8 +145,9 @@ def trained_student(
     check_training(train, learnt, data)
     if free:
         task = task.model_copy(update={"novel": task.classes})
-    settings = options | {"targets": targets, "data": learnt.hash}
-    options["state"] = training_state(work, student, classifier.encoder, task, settings)
+    if work is not None:
+        settings = options | {"targets": targets, "data": learnt.hash}
+        options["state"] = training_state(work, student, classifier.encoder, task, settings)
     if student == "maskformer":
         options["targets"] = "base" if targets == "base" else "pseudo"
         return train_maskformer(classifier.encoder, task, learnt.images, learnt.masks, **options)

@@ -43,18 +43,14 @@ def set_name(train: str) -> str:
     return data_name(Path(path).stem, split)
 
 
-def training_state(
-    work: str | None, kind: str, encoder: "Encoder", task: "Task", settings: Mapping[str, Any]
-) -> Path | None:
-    """The file in the folder `work` where a training keeps its state; None where no folder is named.
+def training_state(work: str, kind: str, encoder: "Encoder", task: "Task", settings: Mapping[str, Any]) -> Path:
+    """The file in the folder `work` where a training keeps its state.
 
     Another model, task or setting (those of the training, what it learns from included) means another file.
     """
     from retroclip.training.epochs import state_file
     from retroclip.version import __version__
 
-    if work is None:
-        return None
     about = {"retroclip": __version__, "model": encoder.fingerprint, "precision": encoder.precision}
     return state_file(work, kind, about | {"task": task.model_dump(mode="json"), "settings": dict(settings)})
 

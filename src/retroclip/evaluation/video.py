@@ -86,8 +86,10 @@ def evaluate_video(
             options |= {"weights": Path(weights).name, "weights_fingerprint": tower.fingerprint}
         learnt, known, near, shown = training_clips(train, task, clips, seen)
         fitting = time.perf_counter()
-        settings = options | {"clips": shown, "labels": known, "initial": tower.fingerprint}
-        state = training_state(work, "video", classifier.encoder, task, settings)
+        state = None
+        if work is not None:
+            settings = options | {"clips": shown, "labels": known, "initial": tower.fingerprint}
+            state = training_state(work, "video", classifier.encoder, task, settings)
         train_video(tower, classifier.encoder, task, learnt, known, epochs=epochs, seed=seed, state=state)
         fit_seconds = time.perf_counter() - fitting
         own = outcomes(classifier, tower.embed(clips), labels, known)
