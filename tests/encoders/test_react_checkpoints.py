@@ -6,6 +6,8 @@ import open_clip
 import pytest
 import torch
 from open_clip.factory import get_model_config
+from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import conv2d, gelu, layer_norm, linear, multi_head_attention_forward, normalize
 
@@ -135,6 +137,36 @@ def test_a_published_name_warns_of_the_other_activation(plain_state, architectur
         with caplog.at_level(logging.WARNING, logger="retroclip"):
             load(f"{architecture}{variant}@{tmp_path / name}")
         assert bool(caplog.records) == warned, name
+
+
+@pytest.mark.parametrize("suffix", ["", "-laion2b"])
+def test_the_l14_of_laion_2b_takes_its_pixels_as_the_authors_give_them(suffix, plain_state, architecture, tmp_path):
+    """`react_openclip_laion2b_ret_…` of react_ViT-L-14 has a mean and a deviation of 0.5 in the authors' pretrained.py;
+    of their other files none is recorded, which means OpenAI's."""
+    made = {}
+    for name in ("openclip-vit-large-14-gated-image", "clip-vit-large-14-gated-image"):
+        torch.save(published(plain_state), tmp_path / f"{name}{suffix}.pt")
+        made[name] = load(f"{architecture}@{tmp_path / f'{name}{suffix}.pt'}", precision="fp32")
+    other, plain = made.values()
+    assert other.preprocess_cfg["mean"] == other.preprocess_cfg["std"] == (0.5,) * 3
+    assert plain.preprocess_cfg["mean"] == open_clip.OPENAI_DATASET_MEAN
+    grey = Image.new("RGB", (40, 40), (255, 255, 255))
+    assert torch.equal(other.preprocess(grey), torch.ones(3, 32, 32))
+    other.save(tmp_path / "saved")
+    assert load(tmp_path / "saved").preprocess_cfg["mean"] == [0.5] * 3
+
+
+@pytest.mark.parametrize("file", ["clip-vit-base-32-gated-image.pt", "clip-vit-base-32-gated-image.safetensors"])
+def test_a_file_in_the_hubs_cache_is_known_by_its_name(file, plain_state, architecture, tmp_path, caplog):
+    """hf_hub_download gives snapshots/…/NAME, a link to blobs/HASH without a suffix."""
+    blob = tmp_path / "blobs" / "0123abcd"
+    blob.parent.mkdir()
+    save_file(published(plain_state), blob) if file.endswith("s") else torch.save(published(plain_state), blob)
+    (tmp_path / file).symlink_to(blob)
+    with caplog.at_level(logging.WARNING, logger="retroclip"):
+        encoder = load(f"{architecture}@{tmp_path / file}", precision="fp32")
+    assert caplog.records and encoder.loaded_from.endswith(file)
+    assert count_gates(encoder.model) == {"image": 2}
 
 
 @pytest.mark.slow

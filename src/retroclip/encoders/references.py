@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import json
+import logging
 import os
 from dataclasses import dataclass, field
 from importlib import resources
@@ -24,6 +25,8 @@ from open_clip.pretrained import download_pretrained, download_pretrained_from_h
 
 from retroclip.encoders.activations import check_directory, check_file, check_hub, check_tag
 from retroclip.errors import ModelError
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "open_clip_config.json"
 RETROCLIP_FILE = "retroclip.json"
@@ -38,6 +41,8 @@ WEIGHT_FILES = (
     "pytorch_model.pth",
     "model.pth",
 )
+OF_L14_LAION2B = ("openclip-vit-large-14-gated-image", "openclip-vit-large-14-gated-image-laion2b")
+"""REACT's published files (without suffix) whose base isn't normalised as OpenAI's models are."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,8 @@ def _resolve_tag(text: str) -> Resolved:
 
 def _resolve_file(name: str, given: Path) -> Resolved:
     model_cfg = _named_config(name, name)
-    file = given.expanduser().resolve()
+    # Not resolved: the hub's cache links names to blobs, which have neither the suffix nor the name that tell of a file.
+    file = Path(os.path.abspath(given.expanduser()))
     if not file.is_file():
         raise ModelError(f"no checkpoint file {file}")
     known = check_file(file, name, model_cfg)
@@ -197,10 +203,20 @@ def _resolve_file(name: str, given: Path) -> Resolved:
         name=f"{name}@{called(given)}",
         reference=f"{name}@{file}",
         model_cfg=model_cfg,
+        preprocess_cfg=_published_preprocessing(file),
         weights=file,
         tokenizer=name,
         activation_known=known,
     )
+
+
+def _published_preprocessing(file: Path) -> dict[str, Any]:
+    """What open_clip records of the base of a published file, known by its name; {}: as OpenAI's models have it."""
+    if file.stem not in OF_L14_LAION2B:
+        return {}
+    described = get_pretrained_cfg("ViT-L-14", "laion2b_s32b_b82k")
+    logger.info("%s: pixels in [-1, 1], as REACT's authors normalise for the base of this file", file)
+    return {name: described[name] for name in ("mean", "std")}
 
 
 def _named_config(name: str, reference: str) -> dict[str, Any]:
