@@ -176,7 +176,7 @@ def customize(
     `tuning` is one of `TUNINGS`, with its own `lr`; `gates` blocks are gated (default: half of them, at most 6).
     `views` augmented views of each image are made beforehand, besides the plain one, and one is drawn at each step: so
     whatever is frozen is computed once a view. `augmentation`: "mild", or "react" for REACT's own (small crops,
-    RandAugment, colours, erasing). `warmup` is a share of all steps. `recipe` names the set of `RECIPES` that holds
+    RandAugment, erasing). `warmup` is a share of all steps. `recipe` names the set of `RECIPES` that holds
     where nothing else is given: `positives`, `class_texts` and `distillation` are `Terms`, as `loss` is; `others` keeps
     at most so many pairs that name no class for each that names one; `borrow` gives a pair that names no class a
     caption of its neighbours where that share of them names one (`borrow_captions`) [D];
