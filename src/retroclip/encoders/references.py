@@ -194,7 +194,7 @@ def _resolve_tag(text: str) -> Resolved:
 
 def _resolve_file(name: str, given: Path) -> Resolved:
     model_cfg = _named_config(name, name)
-    # Not resolved: the hub's cache links names to blobs, which have neither the suffix nor the name that tell of a file.
+    # Not resolved: the hub's cache links names to blobs, without the suffix and the name that tell what a file holds.
     file = Path(os.path.abspath(given.expanduser()))
     if not file.is_file():
         raise ModelError(f"no checkpoint file {file}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,13 +65,15 @@ def fine_tune(
     views: int = 2,
     init: str = "text",
     seed: int = 0,
+    checkpoint: Path | None = None,
+    on_log: Callable[[dict[str, float]], None] | None = None,
 ) -> LinearClassifier:
     """A copy of `encoder` tuned on labelled images, with class weights that start from the class texts (ELEVATER).
 
     With `init` "random" they start at random directions instead, ELEVATER's other initialisation. `tuning` is one of
     `TUNINGS` whose texts are locked; `lr` its own by default; `views` augmented views of each image are drawn from
-    beside the plain one. Raises RetroclipError for another tuning, ModelError for a model that consults a memory or a
-    reference set.
+    beside the plain one. With `checkpoint` (a folder for one run alone) a killed run goes on. Raises RetroclipError for
+    another tuning, ModelError for a model that consults a memory or a reference set.
     """
     if tuning not in TUNINGS or TUNINGS[tuning].text != "locked":
         allowed = ", ".join(name for name, each in TUNINGS.items() if each.text == "locked")
@@ -93,7 +96,10 @@ def fine_tune(
         betas=(0.9, 0.98),
         warmup=steps // 10,
         after_step=towers.clamp_scale,
+        checkpoint=checkpoint,
+        save_every=max(1, steps // 20),
         log_every=max(1, steps // 100),
+        on_log=on_log,
         seed=seed,
     )
     trained = sum(parameter.numel() for parameter in objective.parameters())
