@@ -136,6 +136,11 @@ def test_a_head_over_a_tuned_model_learns_from_what_that_model_sees(monkeypatch,
             (("encoder", "found"), {"tuning": "gated-image", "seed": 5, "recipe": "react"}),
         ),
         (
+            "locked-text-react-published",
+            "training.customize",
+            (("encoder", "found"), {"tuning": "locked-text", "seed": 5, "recipe": "react-published"}),
+        ),
+        (
             "gated-image-siglip",
             "training.customize",
             (("encoder", "found"), {"tuning": "gated-image", "seed": 5, "loss": "sigmoid"}),

@@ -76,6 +76,8 @@ def test_every_method_gives_a_row_and_the_report_shows_them(problem):
         "gated-image": short | {"gates": 2},
         "locked-text-react": short,
         "gated-image-react": short | {"gates": 2},
+        "locked-text-react-published": short,
+        "gated-image-react-published": short | {"gates": 2},
         "linear-probe-sgd": {"epochs": 5, "views": 1},
         "linear-probe-sgd-text": {"epochs": 5, "views": 1},
         "fine-tune": short | {"views": 1},
@@ -95,7 +97,8 @@ def test_every_method_gives_a_row_and_the_report_shows_them(problem):
     without_steps = {"mean-neighbours", "linear-probe", "linear-probe-features", "linear-probe-text"}
     assert all(by_name[name].history for name in trained - without_steps)
     forgetful = {name for name, row in by_name.items() if row.forgetting}
-    tuned = {f"{tuning}{kind}" for tuning in ("locked-text", "gated-image") for kind in ("", "-react", "-averaged")}
+    kinds = ("", "-react", "-react-published", "-averaged")
+    tuned = {f"{tuning}{kind}" for tuning in ("locked-text", "gated-image") for kind in kinds}
     fused = {"mean-neighbours", "mean-neighbours-centred", "reco", "reco-plain", "ra-clip"}
     assert forgetful == fused | tuned | {"gated-image-siglip", "self-training"}
     for name in forgetful:

@@ -5,7 +5,7 @@ from PIL import Image
 
 from retroclip.errors import BadImageError
 from retroclip.training import views
-from retroclip.training.views import View, augmented, cache_views
+from retroclip.training.views import NewViews, View, augmented, cache_views
 
 
 def test_view_nought_is_the_image_and_others_are_drawn_once_for_all(make_pairs):
@@ -57,6 +57,16 @@ def test_views_of_react_are_drawn_by_seed_number_and_image_alone(encoder, make_p
     mean, std = (torch.tensor(encoder.preprocess_cfg[name])[:, None, None] for name in ("mean", "std"))
     plain = (found[0].float() * std + mean).mean((2, 3))  # squares of one colour, red, green and blue in turn
     assert plain.argmax(dim=1).tolist() == [0, 1, 2] * 2
+
+
+@pytest.mark.parametrize("augmentation", ["mild", "react"])
+def test_new_views_are_those_that_a_cache_would_hold_for_that_epoch(augmentation, encoder, make_pairs):
+    images = [pair.image for pair in make_pairs(2)]
+    cached = cache_views(encoder, images, stage="tokens", start=1, views=2, augmentation=augmentation, seed=5)
+    made, rows = NewViews(encoder, images, "tokens", 1, 5, augmentation), torch.tensor([4, 0, 5])
+    for epoch in range(2):
+        torch.testing.assert_close(made.at(epoch, rows), cached[epoch + 1, rows].float(), atol=3e-3, rtol=1e-3)
+    assert not torch.equal(made.at(0, rows), made.at(1, rows))
 
 
 def test_an_image_that_cannot_be_decoded_is_named(encoder, make_pairs):

@@ -20,16 +20,23 @@ def customize(
     model: OwnModel = None,
     tuning: Tuning = "gated-image",
     out: Path,
-    epochs: Annotated[int | None, Parameter(help="Default: 5.", validator=validators.Number(gte=1))] = None,
-    batch_size: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
+    epochs: Annotated[
+        int | None, Parameter(help="Default: by the recipe, 5 or 32.", validator=validators.Number(gte=1))
+    ] = None,
+    batch_size: Annotated[
+        int | None, Parameter(help="Default: by the recipe, 128 or 4096.", validator=validators.Number(gte=1))
+    ] = None,
     micro_batch: Annotated[
         int | None,
         Parameter(help="Pairs encoded at a time: large batches in small memory.", validator=validators.Number(gte=1)),
     ] = None,
-    lr: Annotated[float | None, Parameter(help="Default: by the tuning.", validator=validators.Number(gt=0))] = None,
+    lr: Annotated[
+        float | None, Parameter(help="Default: by tuning and recipe.", validator=validators.Number(gt=0))
+    ] = None,
     weight_decay: Annotated[float | None, Parameter(help="Default: 0.05.", validator=validators.Number(gte=0))] = None,
     warmup: Annotated[
-        float | None, Parameter(help="A share of all steps. Default: 0.1.", validator=validators.Number(gte=0, lte=1))
+        float | None,
+        Parameter(help="A share of all steps. Default: by the recipe.", validator=validators.Number(gte=0, lte=1)),
     ] = None,
     gates: Annotated[
         int | None,
@@ -38,11 +45,12 @@ def customize(
     views: Annotated[
         int | None,
         Parameter(
-            help="Augmented views of each image beside the plain one. Default: 0.", validator=validators.Number(gte=0)
+            help="Augmented views of each image beside the plain one. Default: by the recipe, none or new ones.",
+            validator=validators.Number(gte=0),
         ),
     ] = None,
     augmentation: Literal["mild", "react"] | None = None,
-    recipe: Literal["anchored", "react"] = "anchored",
+    recipe: Literal["anchored", "react", "react-published"] = "anchored",
     positives: Literal["class", "named", "caption"] | None = None,
     loss: Annotated[
         Literal["softmax", "sigmoid"] | None, Parameter(help="REACT's, or SigLIP's. Default: softmax.")
@@ -61,7 +69,9 @@ def customize(
         What the views are: crops, flips and some colour, or REACT's own (small crops, RandAugment, erasing). Default:
         mild.
     recipe
-        REACT's own loss, or ours, which also uses the class names and stays near the untuned model.
+        Ours, which also uses the class names and stays near the untuned model; REACT's loss with our rates; or all that
+        its authors publish: loss, rates, batches of 4096, 32 epochs, and views made anew at every epoch. That is for
+        millions of pairs; on few it changes little.
     positives
         Positives of each other: pairs that one class found, whose captions name one class, or whose captions are alike.
         Default: by the recipe.

@@ -38,6 +38,7 @@ def circumstances(
 def method_defaults() -> dict[str, Any]:
     """What the methods do where `options` say nothing: defaults of the functions and classes beneath them."""
     from retroclip import classifiers, fusion, methods, retrieval, training
+    from retroclip.training.recipes import RECIPES
     from retroclip.training.tuning import TUNINGS
 
     beneath: list[Callable[..., Any]] = [classifiers.primed, classifiers.tip_adapter, classifiers.tip_x]
@@ -46,4 +47,4 @@ def method_defaults() -> dict[str, Any]:
     beneath += [retrieval.retrieve, training.customize, training.fuse, fusion.MemoryEncoder, *fusion.KINDS.values()]
     taken = {made.__name__: inspect.signature(made).parameters.values() for made in beneath}
     given = {name: {p.name: p.default for p in own if p.default is not p.empty} for name, own in taken.items()}
-    return {"functions": given, "retrieval": methods.RETRIEVAL, "tunings": TUNINGS}
+    return {"functions": given, "retrieval": methods.RETRIEVAL, "tunings": TUNINGS, "recipes": RECIPES}

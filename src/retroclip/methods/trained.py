@@ -111,6 +111,18 @@ def _gated_image_react(context: MethodContext) -> "Encoder":
     return _customized(context, "gated-image", "react", recipe="react")
 
 
+@register_method("locked-text-react-published", trained=True, default=False)
+def _locked_text_react_published(context: MethodContext) -> "Encoder":
+    """The image tower tuned as REACT's authors publish it altogether: rates, epochs, views; for millions of pairs."""
+    return _customized(context, "locked-text", "react-published", recipe="react-published")
+
+
+@register_method("gated-image-react-published", trained=True, default=False)
+def _gated_image_react_published(context: MethodContext) -> "Encoder":
+    """Gated blocks tuned as REACT's authors publish it altogether: rates, epochs, views; for millions of pairs."""
+    return _customized(context, "gated-image", "react-published", recipe="react-published")
+
+
 @register_method("gated-image-siglip", trained=True, default=False)
 def _gated_image_siglip(context: MethodContext) -> "Encoder":
     """Gated blocks in a frozen image tower, tuned with SigLIP's pairwise loss instead of the contrastive one."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +26,7 @@ from retroclip.training.losses import (
     sigmoid_loss,
     text_positives,
 )
+from retroclip.training.recipes import ANEW, chosen
 from retroclip.training.tuning import TUNINGS, Towers
 from retroclip.training.views import AUGMENTATIONS
 
@@ -36,26 +36,6 @@ if TYPE_CHECKING:
 
 POSITIVES = ("class", "named", "caption")
 LOSSES = ("softmax", "sigmoid")
-RECIPES: dict[str, dict[str, Any]] = {
-    "react": {
-        "positives": "class",
-        "class_texts": 0.0,
-        "distillation": 0.0,
-        "others": math.inf,
-        "borrow": math.inf,
-        "token_drop": 0.0,
-    },
-    "anchored": {
-        "positives": "named",
-        "class_texts": 1.0,
-        "distillation": 3.0,
-        "others": 1.0,
-        "borrow": 0.3,
-        "token_drop": 0.5,
-    },
-}
-"""What `customize` sets unless told otherwise: REACT's loss, or ours [D], which also reads the class names and
-stays near the untuned model (the ablation: docs/decisions.md)."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +102,10 @@ class Contrast(nn.Module):
     @torch.no_grad()
     def start_bias(self, batch: dict[str, Tensor]) -> None:
         """Set the sigmoid's bias by a first batch (`balanced_bias`)."""
-        if self.bias is not None:
-            (towers,) = self._towers
-            u, v = towers.image(batch["images"]), towers.text(batch["texts"])
-            self.bias.fill_(balanced_bias(towers.scale() * u @ v.T, self._positive(batch, v)))
+        assert self.bias is not None
+        (towers,) = self._towers
+        u, v = towers.image(batch["images"]), towers.text(batch["texts"])
+        self.bias.fill_(balanced_bias(towers.scale() * u @ v.T, self._positive(batch, v)))
 
 
 def named_classification(
@@ -149,14 +129,14 @@ def customize(
     retrieved: Retrieved,
     *,
     tuning: str = "gated-image",
-    epochs: int = 5,
-    batch_size: int = 128,
+    epochs: int | None = None,
+    batch_size: int | None = None,
     lr: float | None = None,
-    weight_decay: float = 0.05,
-    warmup: float = 0.1,
+    weight_decay: float | None = None,
+    warmup: float | None = None,
     gates: int | None = None,
-    views: int = 0,
-    augmentation: str = "mild",
+    views: int | Literal["anew"] | None = None,
+    augmentation: str | None = None,
     recipe: str = "anchored",
     positives: str | None = None,
     loss: str = "softmax",
@@ -173,11 +153,13 @@ def customize(
 ) -> Encoder:
     """A copy of `encoder` tuned on the pairs retrieved for a task (REACT).
 
-    `tuning` is one of `TUNINGS`, with its own `lr`; `gates` blocks are gated (default: half of them, at most 6).
-    `views` augmented views of each image are made beforehand, besides the plain one, and one is drawn at each step: so
-    whatever is frozen is computed once a view. `augmentation`: "mild", or "react" for REACT's own (small crops,
-    RandAugment, erasing). `warmup` is a share of all steps. `recipe` names the set of `RECIPES` that holds
-    where nothing else is given: `positives`, `class_texts` and `distillation` are `Terms`, as `loss` is; `others` keeps
+    `recipe` names the set of `recipes.RECIPES` that holds where nothing else is given: "anchored" is ours, "react" has
+    REACT's loss, "react-published" all that its authors publish. `tuning` is one of `TUNINGS`, with its own `lr`;
+    `gates` blocks are gated (default: half of them, at most 6). `views` augmented views of each image are made
+    beforehand, besides the plain one, and one is drawn at each step: so whatever is frozen is computed once a view. Or
+    "anew": another view at every epoch and never the plain one, as REACT trains, for which the frozen part runs at
+    every step. `augmentation`: "mild", or "react" for REACT's own (small crops, RandAugment, erasing). `warmup` is a
+    share of all steps. `positives`, `class_texts` and `distillation` are `Terms`, as `loss` is; `others` keeps
     at most so many pairs that name no class for each that names one; `borrow` gives a pair that names no class a
     caption of its neighbours where that share of them names one (`borrow_captions`) [D];
     `token_drop` hides that share of an image's tokens from what is trained, for speed, where the layers below are
@@ -194,40 +176,46 @@ def customize(
     if tuning not in TUNINGS:
         raise RetroclipError(f"no tuning is called {tuning!r}: choose one of {', '.join(TUNINGS)}")
     refuse_consulting(encoder, "customize the model beneath it, then fuse that")
-    if recipe not in RECIPES:
-        raise RetroclipError(f"no recipe is called {recipe!r}: choose one of {', '.join(RECIPES)}")
     given = {"positives": positives, "class_texts": class_texts, "distillation": distillation}
     given |= {"others": others, "borrow": borrow, "token_drop": token_drop}
-    chosen = RECIPES[recipe] | {name: value for name, value in given.items() if value is not None}
-    if chosen["positives"] not in POSITIVES:
+    given |= {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "warmup": warmup}
+    given |= {"views": views, "augmentation": augmentation, "micro_batch": micro_batch}
+    own = chosen(recipe, tuning, given)
+    if own["positives"] not in POSITIVES:
         raise RetroclipError(f"positives can't be {positives!r}: choose one of {', '.join(POSITIVES)}")
-    if augmentation not in AUGMENTATIONS:
+    if own["augmentation"] not in AUGMENTATIONS:
         raise RetroclipError(f"augmentation can't be {augmentation!r}: choose one of {', '.join(AUGMENTATIONS)}")
-    if augmentation != "mild" and not views:
+    if own["augmentation"] != "mild" and not own["views"]:
         raise RetroclipError(f"augmentation {augmentation!r} is for augmented views: ask for some, such as views=4")
+    if isinstance(own["views"], str) and own["views"] != ANEW:
+        raise RetroclipError(f"views can't be {views!r}: give a number, or {ANEW!r}")
     if micro_batch is not None and micro_batch < 1:
         raise RetroclipError(f"micro_batch is {micro_batch}: it is a number of pairs, such as 32")
     if loss not in LOSSES:
         raise RetroclipError(f"a loss can't be {loss!r}: choose one of {', '.join(LOSSES)}")
     start()
     torch.manual_seed(seed)
-    towers = Towers(encoder, TUNINGS[tuning], gates=gates, token_drop=chosen["token_drop"], micro_batch=micro_batch)
-    refuse_batch_norms(towers.model, micro_batch)
-    shown: dict[str, Any] = {"views": views, "augmentation": augmentation, "seed": seed}
-    examples = prepare(towers, retrieved, cleaned=cleaned, others=chosen["others"], borrow=chosen["borrow"], **shown)
-    steps = epochs * -(-len(examples) // batch_size)
-    terms = Terms(chosen["positives"], loss, chosen["class_texts"], chosen["distillation"])
-    objective, batches = Contrast(towers, examples.prompts, terms, examples.counts), examples.batches(batch_size, seed)
-    objective.start_bias(next(iter(batches(0))))
+    parts = own["micro_batch"]
+    towers = Towers(encoder, TUNINGS[tuning], gates=gates, token_drop=own["token_drop"], micro_batch=parts)
+    refuse_batch_norms(towers.model, parts)
+    shown: dict[str, Any] = {"views": own["views"], "augmentation": own["augmentation"], "seed": seed}
+    examples = prepare(towers, retrieved, cleaned=cleaned, others=own["others"], borrow=own["borrow"], **shown)
+    steps = own["epochs"] * -(-len(examples) // own["batch_size"])
+    terms = Terms(own["positives"], loss, own["class_texts"], own["distillation"])
+    objective = Contrast(towers, examples.prompts, terms, examples.counts)
+    batches = examples.batches(own["batch_size"], seed)
+    if loss == "sigmoid":
+        objective.start_bias(next(iter(batches(0))))
     with flat_attention(towers.model):
         history = fit(
             objective,
             batches,
             steps=steps,
-            lr=TUNINGS[tuning].lr if lr is None else lr,
-            weight_decay=weight_decay,
+            lr=own["lr"],
+            weight_decay=own["weight_decay"],
             betas=(0.9, 0.98),
-            warmup=round(warmup * steps),
+            eps=own["eps"],
+            warmup=round(own["warmup"] * steps),
             after_step=towers.clamp_scale,
             checkpoint=checkpoint,
             save_every=max(1, steps // 20),

@@ -14,7 +14,7 @@ from retroclip.classifiers import class_texts
 from retroclip.errors import RetroclipError
 from retroclip.training.evidence import Evidence, borrow_captions, evidence
 from retroclip.training.tuning import Towers, is_hybrid
-from retroclip.training.views import advance, cache_views
+from retroclip.training.views import NewViews, advance, cache_views
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 class Examples:
     """m pairs and what belongs to them.
 
-    `images` (views, m, …) and `texts` (c, …), one row a distinct caption, are what `Towers.image` and `Towers.text`
-    take, and so is `prompts`, one row a class; `captions`: for each pair its rows of `texts`; `labels` (m,): the class
-    that best found it; `named`, `trust` (m,): see `Evidence`; `base` (m, d): the untuned model's image embeddings.
+    `images` (views, m, …), or what makes them, and `texts` (c, …), one row a distinct caption, are what `Towers.image`
+    and `Towers.text` take, and so is `prompts`, one row a class; `captions`: for each pair its rows of `texts`;
+    `labels` (m,): the class that best found it; `named`, `trust` (m,): see `Evidence`; `base` (m, d): the untuned
+    model's image embeddings.
     """
 
-    images: Tensor
+    images: Tensor | NewViews
     texts: Tensor
     prompts: Tensor
     captions: list[Tensor]
@@ -55,12 +56,16 @@ class Examples:
             generator = torch.Generator().manual_seed(1_000_003 * seed + number)
             order = torch.randperm(len(self), generator=generator)
             for rows in order.tensor_split(count):
-                view = torch.randint(len(self.images), (len(rows),), generator=generator)
+                if isinstance(self.images, NewViews):
+                    images = self.images.at(number, rows)
+                else:
+                    view = torch.randint(len(self.images), (len(rows),), generator=generator)
+                    images = self.images[view, rows]
                 draw = torch.rand(len(rows), generator=generator)
                 own = [self.captions[row] for row in rows.tolist()]
                 caption = torch.stack([c[int(u * len(c))] for c, u in zip(own, draw.tolist(), strict=True)])
                 per_pair = {name: getattr(self, name)[rows] for name in ("labels", "named", "trust", "base")}
-                yield {"images": self.images[view, rows], "texts": self.texts[caption], **per_pair}
+                yield {"images": images, "texts": self.texts[caption], **per_pair}
 
         return epoch
 
@@ -69,7 +74,7 @@ def prepare(
     towers: Towers,
     retrieved: Retrieved,
     *,
-    views: int = 0,
+    views: int | str = 0,
     augmentation: str = "mild",
     cleaned: bool = False,
     others: float = math.inf,
@@ -78,9 +83,9 @@ def prepare(
 ) -> Examples:
     """Choose the usable pairs, weigh them, and cache what the tuning keeps frozen.
 
-    Pairs without caption are left out. For each pair that names a class at most `others` are kept that name
-    none, drawn by `seed`. `borrow`: see `borrow_captions`; above 1 nothing is borrowed. Raises RetroclipError if no
-    pair has both an image and a caption.
+    `views`: a number, or "anew" for `NewViews`. Pairs without caption are left out. For each pair that names a class at
+    most `others` are kept that name none, drawn by `seed`. `borrow`: see `borrow_captions`; above 1 nothing is
+    borrowed. Raises RetroclipError if no pair has both an image and a caption.
     """
     usable = [row for row, own in enumerate(retrieved.captions) if own and retrieved.images[row] is not None]
     if not usable:
@@ -109,15 +114,19 @@ def prepare(
     )
 
 
-def _views(towers: Towers, retrieved: Retrieved, rows: list[int], views: int, augmentation: str, seed: int) -> Tensor:
+def _views(
+    towers: Towers, retrieved: Retrieved, rows: list[int], views: int | str, augmentation: str, seed: int
+) -> Tensor | NewViews:
     """`cache_views` of the images in `rows`; kept for a further tuning of the same model on the same pairs.
 
     Over a convolutional net, which is most of the work, what is kept are the tokens before the first block.
     """
+    images = [image for row in rows if (image := retrieved.images[row]) is not None]
+    if isinstance(views, str):
+        return NewViews(towers.encoder, images, towers.stage, towers.start, seed, augmentation)
     stage, first = towers.stage, 0 if is_hybrid(towers.model.visual) else towers.start
     key = (towers.encoder.fingerprint, stage, first, views, (augmentation, seed) if views else None, tuple(rows))
     if key not in retrieved.cached:
-        images = [image for row in rows if (image := retrieved.images[row]) is not None]
         options: dict[str, Any] = {"views": views, "augmentation": augmentation, "seed": seed}
         retrieved.cached[key] = cache_views(towers.encoder, images, stage=stage, start=first, **options)
     tokens = retrieved.cached[key]

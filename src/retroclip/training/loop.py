@@ -64,12 +64,13 @@ def adamw(
     lr: float,
     weight_decay: float,
     betas: tuple[float, float],
+    eps: float,
     lr_scale: Callable[[str], float],
 ) -> torch.optim.AdamW:
     """AdamW over `parameter_groups`."""
     groups = parameter_groups(module, lr=lr, weight_decay=weight_decay, lr_scale=lr_scale)
     # fused: one pass over the parameters instead of a dozen (B/32's gates on a CPU, one thread: 0.09 for 0.78 s)
-    return torch.optim.AdamW(groups, betas=betas, fused=True)
+    return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True)
 
 
 def fit(
@@ -80,6 +81,7 @@ def fit(
     lr: float,
     weight_decay: float = 0.05,
     betas: tuple[float, float] = (0.9, 0.98),
+    eps: float = 1e-8,
     warmup: int = 0,
     grad_clip: float | None = None,
     lr_scale: Callable[[str], float] = lambda name: 1.0,
@@ -108,8 +110,8 @@ def fit(
     set_seed(seed)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     kind = Sharded if shard and accelerator.num_processes > 1 else Whole
-    settings: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "betas": betas, "lr_scale": lr_scale}
-    state = kind(objective, accelerator, partial(adamw, **settings))
+    settings: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
+    state = kind(objective, accelerator, partial(adamw, lr_scale=lr_scale, **settings))
     model, optimizer = state.model, state.optimizer
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         state.schedulable, lambda step: warmup_cosine(step, steps=steps, warmup=warmup)

@@ -27,13 +27,18 @@ MAX_LOGIT_SCALE = 4.6052  # ln 100
 class Tuning:
     """What happens to each tower ("locked", "gated" or "trained"), and the learning rate for it.
 
-    REACT's rates, 5e-4 for gates and 5e-5 otherwise, are for 10 M pairs in batches of 4096. On a few thousand they
-    hardly move the model in any bearable time; ours were chosen on slices of `train` (docs/decisions.md).
+    REACT's rates, 5e-4 for gates and 5e-5 otherwise, are for 10 M pairs in batches of 4096 (`published`). On a few
+    thousand they hardly move the model in any bearable time; ours were chosen on slices of `train` (docs/decisions.md).
     """
 
     image: str
     text: str
     lr: float
+
+    @property
+    def published(self) -> float:
+        """REACT's own rate."""
+        return 5e-4 if "gated" in (self.image, self.text) else 5e-5
 
 
 TUNINGS = {

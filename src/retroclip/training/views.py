@@ -50,21 +50,47 @@ def augmented(
 
 @dataclass(frozen=True)
 class View(Sequence):
-    """View `number` of encoded images, made when asked for and the same every time; number 0 is the plain one."""
+    """View `number` of encoded images, or of those at `rows`, made when asked for and the same every time.
+
+    Number 0 is the plain one.
+    """
 
     images: Sequence[bytes]
     number: int
     seed: int = 0
     colours: bool = True
+    rows: Sequence[int] | None = None
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.images if self.rows is None else self.rows)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+    def __getitem__(self, place):  # type: ignore[no-untyped-def]
+        index = place if self.rows is None else self.rows[place]
         if self.number == 0:
             return self.images[index]
         rng = np.random.default_rng((self.seed, self.number, index))
         return augmented(decode_image(self.images[index]), rng, colours=self.colours)
+
+
+@dataclass(frozen=True)
+class NewViews:
+    """Augmented views of encoded images, another one at every epoch, made when asked for: nothing is kept.
+
+    That of an epoch, counted from 0, is the one that `cache_views` numbers one higher.
+    """
+
+    encoder: Encoder
+    images: Sequence[bytes]
+    stage: str
+    start: int
+    seed: int
+    augmentation: str
+
+    def at(self, epoch: int, rows: Tensor) -> Tensor:
+        """The images at `rows` (m,), taken as far as `stage`, as in `cache_views`: (m, …) float32."""
+        view = View(self.images, epoch + 1, self.seed, rows=rows.tolist())
+        shown = pixels_of(self.encoder, view, self.augmentation)
+        return torch.cat([taken_to(self.encoder, pixels, self.stage, self.start) for pixels in shown])
 
 
 def cache_views(
@@ -86,10 +112,9 @@ def cache_views(
     """
     cache: Tensor | None = None
     row = 0
-    ahead = batches_ahead(encoder.device)
     for number in range(views + 1):
-        shown = image_batches(View(images, number, seed, colours), encoder.preprocess, BATCH, ahead=ahead)
-        for pixels in react_batches(encoder, images, number, seed) if number and augmentation == "react" else shown:
+        view = View(images, number, seed, colours)
+        for pixels in pixels_of(encoder, view, augmentation):
             values = taken_to(encoder, pixels, stage, start)
             if cache is None:
                 cache = _allocate(((views + 1) * len(images), *values.shape[1:]))
@@ -100,18 +125,26 @@ def cache_views(
     return cache.reshape(views + 1, len(images), *cache.shape[1:])
 
 
-def react_batches(encoder: Encoder, images: Sequence[bytes], number: int, seed: int) -> Iterator[Tensor]:
-    """View `number` of encoded images as REACT draws them: (b, 3, H, W), the same every time.
+def pixels_of(encoder: Encoder, view: View, augmentation: str) -> Iterator[Tensor]:
+    """A view in batches of preprocessed pixels (b, 3, H, W); the plain one is the same in every augmentation."""
+    if view.number and augmentation == "react":
+        return react_batches(encoder, view)
+    return image_batches(view, encoder.preprocess, BATCH, ahead=batches_ahead(encoder.device))
+
+
+def react_batches(encoder: Encoder, view: View) -> Iterator[Tensor]:
+    """A view as REACT draws it: (b, 3, H, W), the same every time.
 
     One image after the other, for its steps draw from the global generators.
     """
     config: dict[str, Any] = encoder.preprocess_cfg
     transform = training_transform(image_size(config), config["mean"], config["std"], config["interpolation"])
-    for start in range(0, len(images), BATCH):
+    rows = range(len(view)) if view.rows is None else view.rows
+    for start in range(0, len(rows), BATCH):
         pixels = []
-        for index in range(start, min(start + BATCH, len(images))):
-            with drawn_by(int(np.random.default_rng((seed, number, index)).integers(2**32))):
-                pixels.append(cast(Tensor, transform(decode_image(images[index]))))
+        for index in rows[start : start + BATCH]:
+            with drawn_by(int(np.random.default_rng((view.seed, view.number, index)).integers(2**32))):
+                pixels.append(cast(Tensor, transform(decode_image(view.images[index]))))
         yield torch.stack(pixels)
 
 
