@@ -155,8 +155,6 @@ def retrievals(context: MethodContext) -> Iterator[Variant]:
     }
     for name, use in users.items():
         for what, options in settings.items():
-            if name == "gated-image" and what not in ("t2t", "t2i", "both"):
-                continue
 
             def make(seed: int, what: str = what, options: Any = options, use: Any = use) -> Any:
                 return use(found_by(context, what, **options), seed)

@@ -64,6 +64,8 @@ def test_the_options_of_fusions_and_retrieval_are_known(memories):
     context.known_memory = None
     found = {one.name: one.build.options for one in variants.retrievals(context)}
     assert found["both, k = 10"] == {"k": 10} and found["t2i"] == {"search": ("t2i",)}
+    groups = [one.group for one in variants.retrievals(context)]
+    assert {groups.count(group) for group in groups} == {len(found)}, "a user of retrieval without some settings"
 
 
 def test_a_control_without_retrieval_is_the_same_module_trained_alike(memories):
