@@ -1,4 +1,4 @@
-"""Customization and fusion under torchrun: two processes learn what one learns, and one of them writes and speaks."""
+"""Customization, fusion, fine-tuning under torchrun: two processes learn what one learns, and one writes and speaks."""
 
 import contextlib
 import io
@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import retroclip
+from retroclip.classifiers import LinearClassifier
 from retroclip.cli import main
 from retroclip.encoders import Encoder, precision
 from retroclip.fusion import MemoryEncoder
 from retroclip.tasks import Task
-from retroclip.training import customize, distributed, fuse
+from retroclip.training import customize, distributed, fine_tune, fuse
 from retroclip.training.fuse import FusionObjective
 from retroclip.training.tuning import Towers
 
@@ -25,6 +26,9 @@ VERBS = {
     "full": {"tuning": "full", "loss": "sigmoid", "micro_batch": 2},
     "reco": {"kind": "reco", "k": 4},
     "ra-clip": {"kind": "ra-clip", "k": 4, "heads": 2},
+    "published": {"recipe": "react-published", "gates": 2, "micro_batch": 2, "lr": 5e-3},
+    "published locked-image": {"recipe": "react-published", "tuning": "locked-image", "lr": 1e-3},
+    "few-shot": {"views": 1},
 }
 LINES = {
     "customized": "customize found --model model --epochs 1 --batch-size 12",
@@ -43,6 +47,9 @@ def trained(verb: str, folder: Path, on_log=None):
     """What a verb makes of the model and the memory in `folder`."""
     encoder, memory = retroclip.load(str(folder / "model"), precision="fp32"), retroclip.Memory.open(folder / "memory")
     options = COMMON | VERBS[verb] | {"on_log": on_log}
+    if verb == "few-shot":
+        images = memory.take(memory.ids(), ["image"])["image"].to_pylist()
+        return fine_tune(encoder, TASK, images, torch.arange(len(images)) % len(TASK.classes), **options)
     if "kind" in options:
         return fuse(encoder, memory, **options)
     return customize(encoder, retroclip.retrieve(memory, TASK, encoder=encoder, k=8), **options)
@@ -51,6 +58,9 @@ def trained(verb: str, folder: Path, on_log=None):
 def results(verb: str, folder: Path, on_log=None):
     """The losses of a verb, and what it trained."""
     made = trained(verb, folder, on_log)
+    if isinstance(made, LinearClassifier):
+        state = made.encoder.model.state_dict() | {"class weights": made.weights}
+        return [row["loss"] for row in made.history], state
     module = made.fusion if isinstance(made, MemoryEncoder) else made.model
     return made.history["loss"], module.state_dict()
 

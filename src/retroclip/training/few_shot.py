@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from retroclip.classifiers import LinearClassifier, class_texts, sgd_probe
 from retroclip.encoders.consulting import refuse_consulting
 from retroclip.errors import RetroclipError
+from retroclip.training.distributed import start
 from retroclip.training.loop import fit
 from retroclip.training.tuning import TUNINGS, Towers
 from retroclip.training.views import cache_views
@@ -70,7 +71,8 @@ def fine_tune(
 ) -> LinearClassifier:
     """A copy of `encoder` tuned on labelled images, with class weights that start from the class texts (ELEVATER).
 
-    With `init` "random" they start at random directions instead, ELEVATER's other initialisation. `tuning` is one of
+    Logits are s·cos(W_c, f), with s trained as in REACT; ELEVATER's are s·(W_c·f + b) with s left as it is [D]. With
+    `init` "random" W starts at random directions instead, ELEVATER's other initialisation. `tuning` is one of
     `TUNINGS` whose texts are locked; `lr` its own by default; `views` augmented views of each image are drawn from
     beside the plain one. With `checkpoint` (a folder for one run alone) a killed run goes on. Raises RetroclipError for
     another tuning, ModelError for a model that consults a memory or a reference set.
@@ -81,6 +83,7 @@ def fine_tune(
     refuse_consulting(encoder, "fine-tune the model beneath it")
     if init not in ("text", "random"):
         raise RetroclipError(f"class weights start from 'text' or 'random', not from {init!r}")
+    start()
     torch.manual_seed(seed)
     towers = Towers(encoder, TUNINGS[tuning])
     cached = cache_views(encoder, images, stage=towers.stage, start=towers.start, views=views, seed=seed)

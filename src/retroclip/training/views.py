@@ -17,6 +17,7 @@ from retroclip.encoders.blocks import image_middle
 from retroclip.encoders.images import batches_ahead, image_batches, image_size
 from retroclip.pairs import decode_image
 from retroclip.pairs.augment import drawn_by, training_transform
+from retroclip.training.distributed import own_rows
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -87,10 +88,18 @@ class NewViews:
     augmentation: str
 
     def at(self, epoch: int, rows: Tensor) -> Tensor:
-        """The images at `rows` (m,), taken as far as `stage`, as in `cache_views`: (m, …) float32."""
-        view = View(self.images, epoch + 1, self.seed, rows=rows.tolist())
+        """The images at `rows` (m,), taken as far as `stage`, as in `cache_views`: (m, …) float32.
+
+        Rows that another process encodes from there (`distributed.shared_out`) are zeros.
+        """
+        own = slice(0, len(rows)) if self.stage == "embedding" else own_rows(len(rows))
+        own = own if own.stop > own.start else slice(0, 1)
+        view = View(self.images, epoch + 1, self.seed, rows=rows[own].tolist())
         shown = pixels_of(self.encoder, view, self.augmentation)
-        return torch.cat([taken_to(self.encoder, pixels, self.stage, self.start) for pixels in shown])
+        made = torch.cat([taken_to(self.encoder, pixels, self.stage, self.start) for pixels in shown])
+        whole = made.new_zeros(len(rows), *made.shape[1:])
+        whole[own] = made
+        return whole
 
 
 def cache_views(

@@ -122,7 +122,10 @@ class PretrainRecipe(BaseModel):
 
 
 class FormalClipRecipe(PretrainRecipe):
-    """Formal CLIP, section 4.2: batch 128, AdamW β (0.9, 0.99), lr 5e-4, 2,000 warm-up steps, τ learnt from 0.07."""
+    """Formal CLIP, section 4.2: AdamW β (0.9, 0.99), lr 5e-4, τ learnt from 0.07.
+
+    Its batch of 128 and its 2,000 warm-up steps are in recipes/formal-clip.yaml; without `warmup` there is none.
+    """
 
     kind: Literal["formal-clip"]
 
