@@ -71,7 +71,7 @@ def customize(
     recipe
         Ours, which also uses the class names and stays near the untuned model; REACT's loss with our rates; or all that
         its authors publish: loss, rates, batches of 4096, 32 epochs, and views made anew at every epoch. That is for
-        millions of pairs; on few it changes little.
+        millions of pairs; for fewer the paper raises the epochs until there are as many steps, about 78,000.
     positives
         Positives of each other: pairs that one class found, whose captions name one class, or whose captions are alike.
         Default: by the recipe.

@@ -54,8 +54,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """REACT's loss under our rates, for some thousand pairs; ours [D], which also reads the class names and stays near the
 untuned model (docs/decisions.md); and all that REACT's authors publish, for millions of pairs: loss, rates, batches,
-epochs, warm-up (5,000 steps of 10 M pairs, as a share), AdamW's ε and augmentation. Batches go through the model in
-parts there, which changes nothing but the room they take."""
+epochs, warm-up (5,000 of the 78,125 steps that 10 M pairs make, as a share), AdamW's ε and augmentation. For fewer
+pairs the paper raises the epochs until there are about as many steps. Batches go through the model in parts there,
+which changes nothing but the room they take."""
 
 
 def chosen(recipe: str, tuning: str, given: Mapping[str, Any]) -> dict[str, Any]:
