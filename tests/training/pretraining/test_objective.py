@@ -60,6 +60,22 @@ def test_split_heads_share_the_tower_only(made, classifier):
     torch.testing.assert_close(objective(batch)["loss"], (3 * classified + 4 * aligned) / 7, rtol=1e-4, atol=1e-5)
 
 
+def test_split_heads_tell_an_image_from_its_own_sources_classes(made):
+    """As the text encoder's classes are: the comparison is about the classifier alone."""
+    sources = [
+        {"name": "one", "file": "labelled.parquet", "share": 2, "text": "labels", "limit": 2},
+        {"name": "all", "file": "labelled.parquet", "share": 3, "text": "labels"},
+    ]
+    objective, batch, model = made(classifier="cosine", symmetric=False, sources=sources)
+    raw = F.normalize(model.encode_image(batch["pixels"]), dim=-1)
+    logits = raw @ F.normalize(objective.head, dim=-1).T / 0.07
+    few = sorted(set(batch["classes"][:2].tolist()))
+    losses = [-logits[row, few].log_softmax(0)[few.index(int(batch["classes"][row]))] for row in range(2)]
+    losses += [-logits[row].log_softmax(0)[batch["classes"][row]] for row in range(2, 5)]
+    assert len(few) < len(objective.head) == 3
+    torch.testing.assert_close(objective(batch)["loss"], torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
+
+
 def test_ancestors_add_a_term(made):
     objective, batch, _ = made(ancestors=0.5, symmetric=False)
     values = objective(batch)

@@ -20,7 +20,8 @@ class Batches:
     """`at(step)` gives a dict: `pixels`, `captions` and `names` (token ids), of each this process's share of `counts`.
 
     `labels` (B,) is each image's row among the class texts of the step, −1 for a captioned one; `allowed` (B', K) says
-    which classes a labelled image is told from: those of its own source. `cut` and `cut_labels` are the same over
+    which classes a labelled image is told from: those of its own source; `owned` (B', K) says it of all K classes, for
+    split heads. `cut` and `cut_labels` are the same over
     ancestors. Images come in the order of the sources; captions belong to the captioned ones in that order.
     """
 
@@ -92,7 +93,13 @@ class Batches:
             if s is not None
         ]
         flat = np.concatenate(labels)
+        owned = [
+            np.repeat(np.isin(np.arange(len(self.texts.names)), own)[None], len(rows), axis=0)
+            for own, rows in zip(self.classes, drawn, strict=True)
+            if own is not None and self.recipe.classifier != "text"
+        ]
         return {
+            "owned": torch.from_numpy(np.concatenate(owned)) if owned else None,
             "labels": torch.from_numpy(np.where(flat < 0, -1, np.searchsorted(chosen, flat.clip(0)))),
             "classes": torch.from_numpy(flat),
             "allowed": torch.from_numpy(np.concatenate(allowed)) if allowed else torch.zeros(0, 0, dtype=torch.bool),

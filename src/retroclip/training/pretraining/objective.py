@@ -70,8 +70,10 @@ class PretrainObjective(nn.Module):
         if self.head is not None:
             term = unified_loss(images[~classified], labels[~classified], images, captions, scale, **options)
             share = classified.float().mean()
-            own = self.split_head(raw[classified], batch["classes"][classified], scale) if classified.any() else 0.0
-            loss = (1 - share) * term + share * own
+            loss = (1 - share) * term
+            if classified.any():
+                own = batch["classes"][classified]
+                loss = loss + share * self.split_head(raw[classified], own, batch["owned"], scale)
         else:
             names = self.encode_texts(batch, "names") if counts["names"] else images.new_zeros(0, images.shape[1])
             loss = unified_loss(images, labels, names, captions, scale, allowed=batch["allowed"], **options)
@@ -83,12 +85,17 @@ class PretrainObjective(nn.Module):
             values["loss"] = loss + self.cut_weight * values["ancestors"]
         return values
 
-    def split_head(self, features: Tensor, classes: Tensor, scale: Tensor) -> Tensor:
-        """The classification term of a head of its own: linear (iCAR, Eq. 1) or cosine (Eq. 3) over all classes."""
+    def split_head(self, features: Tensor, classes: Tensor, owned: Tensor, scale: Tensor) -> Tensor:
+        """The classification term of a head of its own: linear (iCAR, Eq. 1) or cosine (Eq. 3), over `owned` classes.
+
+        features (B', d), classes (B',), owned boolean (B', K): of an image's own source, as with the text encoder.
+        """
         assert self.head is not None
         if self.classifier == "linear":
-            return F.cross_entropy(features @ self.head.T, classes)
-        return F.cross_entropy(scale * F.normalize(features, dim=-1) @ F.normalize(self.head, dim=-1).T, classes)
+            logits = features @ self.head.T
+        else:
+            logits = scale * F.normalize(features, dim=-1) @ F.normalize(self.head, dim=-1).T
+        return F.cross_entropy(logits.masked_fill(~owned, -torch.inf), classes)
 
     def _mixed(self, encode: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         with torch.autocast(rows.device.type, torch.bfloat16, enabled=self.bf16):
