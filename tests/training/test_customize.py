@@ -244,6 +244,8 @@ def test_an_unknown_tuning_names_the_known_ones(encoder, retrieved):
         customize(encoder, retrieved, views=1, augmentation="strong")
     with pytest.raises(RetroclipError, match="'react' is for augmented views: ask for some"):
         customize(encoder, retrieved, augmentation="react")
+    with pytest.raises(RetroclipError, match="'react' is for augmented views: ask for some"):
+        customize(encoder, retrieved, recipe="react-published", views=0)
     with pytest.raises(RetroclipError, match="views can't be 'new': give a number, or 'anew'"):
         customize(encoder, retrieved, views="new")
 

@@ -186,7 +186,8 @@ def customize(
     if own["augmentation"] not in AUGMENTATIONS:
         raise RetroclipError(f"augmentation can't be {augmentation!r}: choose one of {', '.join(AUGMENTATIONS)}")
     if own["augmentation"] != "mild" and not own["views"]:
-        raise RetroclipError(f"augmentation {augmentation!r} is for augmented views: ask for some, such as views=4")
+        drawn = own["augmentation"]
+        raise RetroclipError(f"augmentation {drawn!r} is for augmented views: ask for some, such as views=4")
     if isinstance(own["views"], str) and own["views"] != ANEW:
         raise RetroclipError(f"views can't be {views!r}: give a number, or {ANEW!r}")
     if micro_batch is not None and micro_batch < 1:
