@@ -93,8 +93,10 @@ def test_tip_adapter_is_zero_shot_plus_a_balanced_cache(encoder, task, retrieved
     torch.testing.assert_close(classifier.values.sum(0), torch.full((3,), 16.0))
     cache = cache_logits(images, retrieved.image_embeddings[:11], classifier.values, 3.0)
     torch.testing.assert_close(classifier(images), zero_shot(encoder, task)(images) + 2.0 * cache)
-    extra = tip_x(encoder, task, retrieved, alpha=2.0, beta=3.0)(images) - classifier(images)
-    assert extra.abs().max() > 0
+    for given, scale in (({}, encoder.logit_scale), ({"signature_scale": 2.0}, 2.0)):
+        extra = tip_x(encoder, task, retrieved, alpha=2.0, beta=3.0, gamma=0.5, **given)(images) - classifier(images)
+        expected = signature_logits(images, classifier.keys, classifier.values, classifier.texts, scale)
+        torch.testing.assert_close(extra, 0.5 * expected, atol=1e-4, rtol=1e-4)
 
 
 def test_balanced_values_leave_absent_classes_empty():

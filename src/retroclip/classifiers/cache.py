@@ -48,17 +48,20 @@ class CacheClassifier(Classifier):
         alpha: float,
         beta: float,
         gamma: float,
+        signature_scale: float,
     ) -> None:
         super().__init__(name, encoder, task.classes)
         self.texts, self.keys, self.values = texts, keys, values
-        self.alpha, self.beta, self.gamma = alpha, beta, gamma
+        self.alpha, self.beta, self.gamma, self.signature_scale = alpha, beta, gamma, signature_scale
 
     def __call__(self, embeddings: Tensor) -> Tensor:
         scale = self.encoder.logit_scale
         logits = scale * embeddings @ self.texts.T
         logits = logits + self.alpha * cache_logits(embeddings, self.keys, self.values, self.beta)
         if self.gamma:
-            logits = logits + self.gamma * signature_logits(embeddings, self.keys, self.values, self.texts, scale)
+            logits = logits + self.gamma * signature_logits(
+                embeddings, self.keys, self.values, self.texts, self.signature_scale
+            )
         return logits
 
 
@@ -76,14 +79,33 @@ def tip_adapter(
 
 
 def tip_x(
-    encoder: Encoder, task: Task, retrieved: Retrieved, *, alpha: float = 1.0, beta: float = 5.5, gamma: float = 0.1
+    encoder: Encoder,
+    task: Task,
+    retrieved: Retrieved,
+    *,
+    alpha: float = 1.0,
+    beta: float = 5.5,
+    gamma: float = 0.1,
+    signature_scale: float | None = None,
 ) -> CacheClassifier:
-    """Tip-Adapter with TIP-X's affinity of class distributions beside the one of features."""
-    return _cache("tip-x", encoder, task, retrieved, alpha=alpha, beta=beta, gamma=gamma)
+    """Tip-Adapter with TIP-X's affinity of class distributions beside the one of features.
+
+    `signature_scale` is 1/τ of these distributions: the encoder's logit scale [D]; the authors' code has 2.
+    """
+    given = {"alpha": alpha, "beta": beta, "gamma": gamma, "signature_scale": signature_scale}
+    return _cache("tip-x", encoder, task, retrieved, **given)
 
 
 def _cache(
-    name: str, encoder: Encoder, task: Task, retrieved: Retrieved, *, alpha: float, beta: float, gamma: float
+    name: str,
+    encoder: Encoder,
+    task: Task,
+    retrieved: Retrieved,
+    *,
+    alpha: float,
+    beta: float,
+    gamma: float,
+    signature_scale: float | None = None,
 ) -> CacheClassifier:
     members = membership(retrieved.captions, task)
     named = members.any(dim=1)
@@ -99,4 +121,5 @@ def _cache(
         alpha=alpha,
         beta=beta,
         gamma=gamma,
+        signature_scale=encoder.logit_scale if signature_scale is None else signature_scale,
     )
