@@ -92,8 +92,8 @@ def tip_x(
 
     `signature_scale` is 1/τ of these distributions: the encoder's logit scale [D]; the authors' code has 2.
     """
-    given = {"alpha": alpha, "beta": beta, "gamma": gamma, "signature_scale": signature_scale}
-    return _cache("tip-x", encoder, task, retrieved, **given)
+    scale = encoder.logit_scale if signature_scale is None else signature_scale
+    return _cache("tip-x", encoder, task, retrieved, alpha=alpha, beta=beta, gamma=gamma, signature_scale=scale)
 
 
 def _cache(
@@ -105,7 +105,7 @@ def _cache(
     alpha: float,
     beta: float,
     gamma: float,
-    signature_scale: float | None = None,
+    signature_scale: float = 0.0,
 ) -> CacheClassifier:
     members = membership(retrieved.captions, task)
     named = members.any(dim=1)
@@ -121,5 +121,5 @@ def _cache(
         alpha=alpha,
         beta=beta,
         gamma=gamma,
-        signature_scale=encoder.logit_scale if signature_scale is None else signature_scale,
+        signature_scale=signature_scale,
     )
