@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -83,9 +84,10 @@ class Runs:
         name = hashlib.sha256(known.encode()).hexdigest()[:12]
         file = self.folder / f"{name}-{seed}.npz"
         if not file.exists():
-            context = self.context
-            outcome = answer(variant.build(seed), context.task, self.samples, base=context.encoder).outcome
-            outcome.save(file)
+            context, state = self.context, file.with_suffix(".state")
+            model = variant.build(seed, state)
+            answer(model, context.task, self.samples, base=context.encoder).outcome.save(file)
+            shutil.rmtree(state, ignore_errors=True)
         return Outcome.load(file)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,17 @@ LOW_SHOT_TASKS = ("intel-scenes", "flower-photos")
 
 @dataclass(frozen=True)
 class Build:
-    """How to build a model for a seed: `make(seed)`. `options` are what `make` was given: other ones, another run."""
+    """How to build a model for a seed: `make(seed)`. `options` are what `make` was given: other ones, another run.
 
-    make: Callable[[int], Any]
+    One that `resumes` is made by `make(seed, state)`, with a folder from which a killed training goes on.
+    """
+
+    make: Callable[..., Any]
     options: Mapping[str, Any] = field(default_factory=dict)
+    resumes: bool = False
 
-    def __call__(self, seed: int) -> Any:
-        return self.make(seed)
+    def __call__(self, seed: int, state: Path | None = None) -> Any:
+        return self.make(seed, state) if self.resumes else self.make(seed)
 
 
 @dataclass(frozen=True)
@@ -220,12 +225,12 @@ def low_shot(context: MethodContext, how: str) -> Iterator[Variant]:
         # The whole image tower, as in ELEVATER; a customized one has gates already.
         options: dict[str, Any] = {"tuning": "locked-text", "init": start}
 
-        def make(seed: int) -> Any:
+        def make(seed: int, state: Path | None) -> Any:
             rows, labels = taken(shots, seed)
             images = [train.images[row] for row in rows.tolist()]
-            return fine_tune(model(which, seed), task, images, labels, seed=seed, **options)
+            return fine_tune(model(which, seed), task, images, labels, seed=seed, checkpoint=state, **options)
 
-        return Build(make, {**options, "shots": shots})
+        return Build(make, {**options, "shots": shots}, resumes=True)
 
     group, learnt = f"low-shot, {how}", {"linear probe": probe, "fine-tuning": tune}[how]
     for which in ("base", "customized"):

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import retroclip
@@ -38,6 +39,28 @@ def test_a_variant_of_other_options_is_another_run(memories, tmp_path, monkeypat
 
     assert (run(1), run(10), run(1)) == ("k = 1", "k = 10", "k = 1")
     assert len(list(tmp_path.rglob("*.npz"))) == 2
+
+
+def test_a_fine_tuning_gets_a_folder_to_go_on_from_until_it_is_measured(memories, tmp_path, monkeypatch):
+    ablations, variants = importlib.import_module("ablations"), importlib.import_module("variants")
+    monkeypatch.setattr(ablations, "circumstances", lambda *given: {})
+    monkeypatch.setattr(ablations, "answer", lambda model, *given, **more: SimpleNamespace(outcome=Stored(model)))
+    monkeypatch.setattr(ablations, "Outcome", Stored)
+    train = SimpleNamespace(labels=np.array([0, 1]), images=[b"", b""])
+    task = SimpleNamespace(name="flower-photos", classes=["a", "b"])
+    context = SimpleNamespace(task=task, encoder=None, train=train)
+    given = []
+
+    def fine_tune(*args, checkpoint, **options):
+        checkpoint.mkdir()
+        given.append(checkpoint)
+        return "tuned"
+
+    monkeypatch.setattr(variants, "fine_tune", fine_tune)
+    runs = ablations.Runs(tmp_path, context, None)
+    tuned = [one for one in variants.low_shot(context, "fine-tuning") if one.name.startswith("base, text")]
+    assert [runs.of(one, seed).text for one in tuned[:2] for seed in range(2)] == ["tuned"] * 4
+    assert len(set(given)) == 4 and not any(state.exists() for state in given)
 
 
 class Stored:
