@@ -11,6 +11,7 @@ from retroclip.cli.fuse import fuse
 from retroclip.cli.options import read_shots, split_pair, split_words
 from retroclip.cli.train import parse_settings
 from retroclip.fusion import RecoFusion, RetrievalAugmentation
+from retroclip.training.recipes import RECIPES
 
 
 def test_words():
@@ -58,6 +59,8 @@ def test_negative_numbers_are_values():
 )
 def test_defaults_that_help_names_are_those_of_the_functions(verb, beneath):
     own = {p.name: p.default for made in reversed(beneath) for p in inspect.signature(made).parameters.values()}
+    if verb is customize:
+        own |= RECIPES[own["recipe"]]
     checked = []
     for name, hint in get_type_hints(verb, include_extras=True).items():
         texts = [str(each.help) for each in getattr(hint, "__metadata__", ()) if each.help]

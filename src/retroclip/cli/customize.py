@@ -21,10 +21,10 @@ def customize(
     tuning: Tuning = "gated-image",
     out: Path,
     epochs: Annotated[
-        int | None, Parameter(help="Default: by the recipe, 5 or 32.", validator=validators.Number(gte=1))
+        int | None, Parameter(help="For react-published 32. Default: 5.", validator=validators.Number(gte=1))
     ] = None,
     batch_size: Annotated[
-        int | None, Parameter(help="Default: by the recipe, 128 or 4096.", validator=validators.Number(gte=1))
+        int | None, Parameter(help="For react-published 4096. Default: 128.", validator=validators.Number(gte=1))
     ] = None,
     micro_batch: Annotated[
         int | None,
@@ -36,7 +36,10 @@ def customize(
     weight_decay: Annotated[float | None, Parameter(help="Default: 0.05.", validator=validators.Number(gte=0))] = None,
     warmup: Annotated[
         float | None,
-        Parameter(help="A share of all steps. Default: by the recipe.", validator=validators.Number(gte=0, lte=1)),
+        Parameter(
+            help="A share of all steps; for react-published 0.064. Default: 0.1.",
+            validator=validators.Number(gte=0, lte=1),
+        ),
     ] = None,
     gates: Annotated[
         int | None,
@@ -45,7 +48,7 @@ def customize(
     views: Annotated[
         int | None,
         Parameter(
-            help="Augmented views of each image beside the plain one. Default: by the recipe, none or new ones.",
+            help="Augmented views of each image beside the plain one; for react-published new ones. Default: 0.",
             validator=validators.Number(gte=0),
         ),
     ] = None,
