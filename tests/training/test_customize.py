@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import json
 
 import pytest
@@ -14,12 +13,10 @@ from retroclip.errors import RetroclipError
 from retroclip.training import customize
 from retroclip.training.customize import Contrast, Terms, named_classification
 from retroclip.training.examples import prepare
-from retroclip.training.loop import History
 from retroclip.training.losses import class_aware_loss
 from retroclip.training.pseudo import pseudo_labelled
 from retroclip.training.tuning import TUNINGS, Towers
 
-tuned = importlib.import_module("retroclip.training.customize")  # the package's name for it is the function
 QUICK = {"epochs": 30, "batch_size": 12, "views": 1, "gates": 2, "recipe": "react"}
 
 
@@ -248,39 +245,6 @@ def test_an_unknown_tuning_names_the_known_ones(encoder, retrieved):
         customize(encoder, retrieved, recipe="react-published", views=0)
     with pytest.raises(RetroclipError, match="views can't be 'new': give a number, or 'anew'"):
         customize(encoder, retrieved, views="new")
-
-
-def test_one_name_gives_all_that_reacts_authors_publish(encoder, retrieved, monkeypatch):
-    """The paper's supplement, and the commands of the authors' code where it says more."""
-    told: dict = {}
-    monkeypatch.setattr(
-        tuned, "fit", lambda objective, batches, **given: told.update(given, batches=batches) or History()
-    )
-    monkeypatch.setattr(tuned, "prepare", lambda *args, **given: told.update(given) or prepare(*args, **given))
-    customize(encoder, retrieved, recipe="react-published")
-    assert (told["lr"], told["weight_decay"], told["betas"], told["eps"]) == (5e-4, 0.05, (0.9, 0.98), 1e-6)
-    assert (told["views"], told["augmentation"]) == ("anew", "react")
-    assert told["steps"] == 32 and told["warmup"] == 2  # 24 pairs are one batch of 4,096; 6.4 % of the steps
-    first, second = (next(iter(told["batches"](epoch)))["images"] for epoch in range(2))
-    assert first.shape == second.shape and not torch.equal(first, second)
-    customize(encoder, retrieved, recipe="react-published", tuning="locked-text", epochs=2, batch_size=12)
-    assert (told["lr"], told["steps"]) == (5e-5, 4)
-
-
-def test_the_published_recipe_learns_and_resumes(encoder, retrieved, tmp_path):
-    options = {"recipe": "react-published", "epochs": 4, "batch_size": 12, "lr": 2e-2, "micro_batch": 5}
-    whole = customize(encoder, retrieved, **options)
-    assert whole.history["loss"][-1] < whole.history["loss"][0]
-    assert set(whole.history.rows[0]) >= {"contrast"} and "classes" not in whole.history.rows[0]
-
-    def kill(row):
-        if row["step"] == 5:
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        customize(encoder, retrieved, **options, checkpoint=tmp_path / "state", on_log=kill)
-    resumed = customize(encoder, retrieved, **options, checkpoint=tmp_path / "state").model.state_dict()
-    assert all(torch.equal(value, resumed[name]) for name, value in whole.model.state_dict().items())
 
 
 def test_views_of_react_teach_something_else(encoder, retrieved):
