@@ -22,7 +22,6 @@ from retroclip.pairs import image_suffix
 
 ExportFormat = Literal["clip-retrieval", "webdataset", "parquet"]
 PART_ROWS = {"clip-retrieval": 65_536, "webdataset": 10_000, "parquet": 65_536}
-BATCH_ROWS = 512  # photos of some 100 kB: some 50 MB
 EMBEDDINGS = {"img_emb": "image_embedding", "text_emb": "text_embedding"}
 _PLAIN_KEY = re.compile(r"(?!row-\d)[\w~-]+(?:/[\w~-]+)*", re.ASCII)  # row-…: what other rows are called
 
@@ -71,8 +70,9 @@ def _write_part(
 
 
 def _batches(store: Store, ids: IdArray, columns: Any, *, needs_images: bool = False) -> Iterator[pa.Table]:
-    for start in range(0, len(ids), BATCH_ROWS):
-        table = store.take(ids[start : start + BATCH_ROWS], columns)
+    size = store.rows_at_a_time()
+    for start in range(0, len(ids), size):
+        table = store.take(ids[start : start + size], columns)
         if needs_images and table["image"].null_count:
             raise MemoryStoreError(
                 f"{store.directory} keeps no image of {table['image'].null_count} of the first rows: "
