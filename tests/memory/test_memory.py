@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 
 from retroclip.errors import MemoryStoreError
-from retroclip.memory import Memory
+from retroclip.memory import Blocklist, Memory
 from retroclip.memory.predicate import checked_predicate
+from retroclip.retrieval.hygiene import blocked
 
 
 @pytest.fixture
@@ -73,6 +74,7 @@ def test_a_wrong_predicate_is_one_clear_line(memory, where, message):
         ("tags = 'b''c'", lambda pair, n: n == 8),
         ("`odd name` LIKE 'x%'", lambda pair, n: n == 8),
         ("_rowid < 5 AND n > 2", lambda pair, n: 2 < n < 5),
+        ("LABEL = 'odd' AND n > 50", lambda pair, n: pair.label == "odd" and n > 50),  # as without the second
         ("image IS NOT NULL AND text_embedding IS NULL AND n < 30", lambda pair, n: n < 30 and not pair.captions),
         ("unique = TRUE OR missing IS NULL AND n > 57", lambda pair, n: n in (7, 58)),  # NaN: pandas' missing number
     ],
@@ -92,6 +94,23 @@ def test_a_predicate_reaches_the_values_of_the_metadata(tmp_path, encoder, pairs
     assert sorted(hits.ids[hits.ids >= 0].tolist()) == wanted
     assert memory.delete(where) == len(wanted)
     assert memory.ids().tolist() == [i for i in range(60) if i not in wanted]
+
+
+def test_metadata_that_is_no_json_object_is_a_value(tmp_path, encoder, memory):
+    """Older imports stored a column `metadata` as it was: searches, exports and migrations of it ended in an error."""
+    table = memory._store._dataset.to_table(limit=3)
+    texts = pa.array(["{not json n", '"n"', "[1, 2]"])
+    spoilt = table.set_column(0, "key", pa.array(["x", "y", "z"])).set_column(7, "metadata", texts)
+    memory._store.append(spoilt.cast(table.schema))
+    assert memory.matching("n >= 58 AND KEY > 'a'").tolist() == [58, 59]
+    memory.block(Blocklist({"url": frozenset(["https://x"])}))
+    assert blocked(memory, Blocklist.of(memory.path)).tolist() == []
+    memory.export(tmp_path / "out", "webdataset", where="key >= 'x'")
+    kept = Memory.create(tmp_path / "again", encoder, tmp_path / "out" / "00000.tar")
+    stored = ['{"metadata": "{not json n"}', '{"metadata": "n"}', '{"metadata": [1, 2]}']
+    assert kept.take(kept.ids(), ["metadata"])["metadata"].to_pylist() == stored
+    memory.migrate(type(encoder)(seed=5))
+    assert memory.take(memory.ids()[-3:], ["metadata"])["metadata"].to_pylist() == stored
 
 
 def test_names_that_no_metadata_has_are_told_with_those_it_has(memory):

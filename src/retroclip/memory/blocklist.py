@@ -1,6 +1,5 @@
 """What must not be in a memory: hashes of images, and opt-outs by key, source or URL."""
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import pyarrow as pa
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.disk import write_text
 from retroclip.memory.location import Location
+from retroclip.memory.metadata import record_of
 from retroclip.memory.pictures import hashes_of
 from retroclip.pairs import Pair, Rejected
 
@@ -90,7 +90,7 @@ class Blocklist:
         by_url = bool(self.entries.get("url"))
         return np.array(
             [
-                self.blocks(key, source, json.loads(metadata or "{}").get("url") if by_url else None, image)
+                self.blocks(key, source, record_of(metadata).get("url") if by_url else None, image)
                 for key, source, metadata, image in rows
             ],
             bool,

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.disk import full_disk_told
+from retroclip.memory.metadata import record_of
 from retroclip.memory.schema import DATA_COLUMNS, IdArray
 from retroclip.memory.store import Store
 from retroclip.pairs import image_suffix
@@ -130,7 +131,7 @@ def _members(pair: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     caption = pair["caption"]
     if caption and caption == " ".join(caption.split()):
         yield "txt", caption.encode()
-    record = {**json.loads(pair["metadata"] or "{}"), "key": pair["key"], "source": pair["source"]}
+    record = {**record_of(pair["metadata"], json.loads), "key": pair["key"], "source": pair["source"]}
     optional = {"captions": pair["captions"] or None, "label": pair["label"], "license": pair["license"]}
     record |= {name: value for name, value in optional.items() if value is not None}
     yield "json", json.dumps(record, ensure_ascii=False).encode()
