@@ -50,6 +50,7 @@ def test_double_quotes_are_neither_a_text_nor_a_name(memory):
         ("key ==", "not understood"),
         ("lable = 'odd'", "No field named lable"),
         ("key", "boolean"),
+        ("key IN ('a',", r"Error parsing statement \(sql parser error: .*EOF\) \(columns"),
         ("key = 'x", "string"),
     ],
 )
@@ -148,7 +149,7 @@ def test_another_model_is_named(memory, encoder, stub):
 def test_info(memory, pairs):
     info = memory.info()
     assert info["rows"] == 60
-    assert info["with_text"] == sum(bool(pair.captions) for pair in pairs)
+    assert info["with_text"] == info["with_caption"] == sum(bool(pair.captions) for pair in pairs)
     assert info["with_label"] == sum(pair.label is not None for pair in pairs)
     assert info["labels"] == 2
     assert info["sources"] == {"made": 60}
@@ -163,6 +164,26 @@ def test_a_value_of_another_kind_in_the_manifest_is_one_line(tmp_path, memory, w
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | wrong))
     with pytest.raises(MemoryStoreError, match=f"is damaged .{next(iter(wrong))}"):
         Memory.open(tmp_path / "m")
+
+
+@pytest.mark.parametrize("dim", [0, 8, 1000])
+def test_another_dimension_in_the_manifest_is_one_line(tmp_path, memory, dim):
+    manifest = tmp_path / "m" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"dim": dim}))
+    with pytest.raises(MemoryStoreError, match=rf"embeddings have {dim} numbers \(dim\), the rows have 16"):
+        Memory.open(tmp_path / "m")
+
+
+def test_info_lists_no_more_sources_than_one_reads(tmp_path, encoder, pairs):
+    many = [replace(pair, source=f"https://x/{max(i, 5)}") for i, pair in enumerate(pairs)]
+    again = [
+        replace(pair, key=f"{pair.key} {n}", source=f"https://x/{i}/{n}")
+        for n in range(2)
+        for i, pair in enumerate(pairs)
+    ]
+    sources = Memory.create(tmp_path / "m", encoder, many + again).info()["sources"]
+    assert len(sources) == 101 and next(iter(sources.items())) == ("https://x/5", 6)
+    assert sources["(75 others)"] == 75
 
 
 def test_every_creation_has_its_own_id(tmp_path, memory, encoder, pairs):

@@ -14,6 +14,7 @@ from lance.fragment import write_fragments
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.disk import size_on_disk
 from retroclip.memory.location import Location, Url
+from retroclip.memory.manifest import MANIFEST_NAME
 from retroclip.memory.metadata import names_in_metadata, rows_by_metadata
 from retroclip.memory.predicate import checked_predicate, names_no_column, predicate_error, rows_with, without_noise
 from retroclip.memory.schema import (
@@ -42,6 +43,13 @@ class Store:
         self.directory = directory
         self.dim = dim
         self._dataset = opened_table(directory / PAIRS_NAME)
+        kinds = {field.name: field.type for field in self._dataset.schema}
+        there = getattr(kinds.get("image_embedding"), "list_size", dim)
+        if there != dim:
+            raise MemoryStoreError(
+                f"{directory / MANIFEST_NAME} says that embeddings have {dim} numbers (dim), the rows have {there}: "
+                "put that number back"
+            )
 
     @classmethod
     def create(cls, directory: Location, dim: int) -> "Store":
