@@ -30,6 +30,8 @@ def test_a_log_gets_rate_rejected_and_remaining_time(tmp_path, encoder, stub, mo
         re.fullmatch(r"encoding: (\d+) of (\d+) pairs, [\d,]+ pairs/s, 0 rejected, [\d:]+ left", line) for line in lines
     ]
     assert told[0] and int(told[0][1]) == 16 and 100 <= int(told[0][2]) <= 600
+    memory.add(sources, encoder, where="key LIKE '%1'", batch_size=16, progress=True)
+    assert re.match(r"encoding: 16 pairs, ", capfd.readouterr().err)  # it had told the time that all 400 would take
     memory.migrate(type(encoder)(seed=1), batch_size=16, progress=True)
     assert re.match(r"encoding: \d+ of 400 pairs", capfd.readouterr().err)
 

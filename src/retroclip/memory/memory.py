@@ -65,7 +65,7 @@ class Memory(OpenMemory):
         `max_rejected` of the first shard is bad; MemoryStoreError when `path` is taken or in use, or the disk is full.
         """
         path = located(path)
-        with reporter(lambda: expected_pairs(sources), progress, on_batch) as report:
+        with reporter(lambda: expected_pairs(sources, where), progress, on_batch) as report:
             options = Ingest(batch_size, labels_as_captions, shard_pairs, images, report, ray, workers)
             keeping = Keeping(max_rejected, check=check, blocklist=blocklist or Blocklist())
             create_memory(path, encoder, sources, where, options=options, keeping=keeping)
@@ -108,7 +108,7 @@ class Memory(OpenMemory):
         with (
             full_disk_told(self.path, "free some space and run the same command again, it goes on where it stopped"),
             writer_lock(self.path),
-            reporter(lambda: expected_pairs(sources), progress, on_batch) as report,
+            reporter(lambda: expected_pairs(sources, where), progress, on_batch) as report,
         ):
             labels, shards = creation["labels_as_captions"], creation["shard_pairs"]
             options = Ingest(batch_size, labels, shards, images or creation["images"], report, ray, workers)

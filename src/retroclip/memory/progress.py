@@ -117,8 +117,13 @@ def total_pairs(sources: Any) -> int | None:
     return None if None in counts or not counts else sum(count for count in counts if count is not None)
 
 
-def expected_pairs(sources: Any) -> int | None:
-    """`total_pairs`, else about as many, by the first images and the bytes of all sources; None for unnamed ones."""
+def expected_pairs(sources: Any, where: str | None = None) -> int | None:
+    """`total_pairs`, else about as many, by the first images and the bytes of all sources.
+
+    None for unnamed ones, and where a predicate chooses: how many it lets through only reading them would tell.
+    """
+    if where is not None and where.strip():
+        return None
     total, names = total_pairs(sources), _named(sources)
     if total is not None or not names:
         return total
