@@ -84,14 +84,24 @@ class Blocklist:
             else:
                 yield item
 
+    @property
+    def columns(self) -> list[str]:
+        """What `blocked_rows` looks at: images only where hashes are listed, for those of a memory may be terabytes."""
+        hashes = any(self.entries.get(kind) for kind in _HASHES)
+        return ["key", "source", "metadata", *(["image"] if hashes else [])]
+
     def blocked_rows(self, table: pa.Table) -> np.ndarray:
-        """Which rows of a table with key, image, source and metadata are on the list, as a mask."""
-        rows = zip(*(table[name].to_pylist() for name in ("key", "source", "metadata", "image")), strict=True)
+        """Which rows of a table with `columns` are on the list, as a mask."""
         by_url = bool(self.entries.get("url"))
         return np.array(
             [
-                self.blocks(key, source, record_of(metadata).get("url") if by_url else None, image)
-                for key, source, metadata, image in rows
+                self.blocks(
+                    row["key"],
+                    row["source"],
+                    record_of(row["metadata"]).get("url") if by_url else None,
+                    row.get("image"),
+                )
+                for row in table.select(self.columns).to_pylist()
             ],
             bool,
         )

@@ -79,6 +79,6 @@ def blocked(memory: "Memory", blocklist: "Blocklist", progress: bool = False) ->
     with steps("blocklist", "pairs", len(ids), progress) as done:
         for start in range(0, len(ids), 256):
             part = ids[start : start + 256]
-            found.append(part[blocklist.blocked_rows(memory.take(part, ["key", "image", "source", "metadata"]))])
+            found.append(part[blocklist.blocked_rows(memory.take(part, blocklist.columns))])
             done(start + len(part))
     return np.concatenate(found)
