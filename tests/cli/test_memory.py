@@ -24,6 +24,32 @@ def test_create_info_verify_search(run, model, memory):
     assert by_text[0]["caption"] == "picture 7 of a dog" and by_text[0]["metadata"] == {}
 
 
+def test_many_questions_in_one_call(run, memory, tmp_path, monkeypatch):
+    monkeypatch.setattr("retroclip.cli.memory.searching.BATCH", 3)
+    words = [f"picture {number} of a {('cat', 'dog')[number % 2]}" for number in range(7)]
+    (tmp_path / "words.txt").write_text("\n\n".join(words), encoding="utf-8-sig")
+    answers = json.loads(run("memory search mem --texts words.txt --by text -k 2 --json").out)
+    assert [answer["query"] for answer in answers] == words
+    assert [answer["hits"][0]["caption"] for answer in answers] == words
+    single = json.loads(run(f"memory search mem --text '{words[4]}' --by text -k 2 --json").out)
+    assert [hit["key"] for hit in answers[4]["hits"]] == [hit["key"] for hit in single]
+    (tmp_path / "photos" / "05.jpg").write_bytes(b"broken")
+    told = run("memory search mem --images photos -k 1 --where \"key > '02'\" --json")
+    answers = {answer["query"]: answer["hits"] for answer in json.loads(told.out)}
+    assert told.status == 0 and "photos/05.jpg: " in told.err and "1 of 20 images could not be read" in told.err
+    assert answers.pop("photos/05.jpg") == [] and len(answers) == 19
+    assert all(hits[0]["key"] == query[7:9] for query, hits in answers.items() if query > "photos/02z")
+    (tmp_path / "some.txt").write_text("photos/07.jpg\nphotos/03.jpg\n")
+    rows = [line for line in run("memory search mem --images some.txt -k 1").out.splitlines() if "photos" in line]
+    assert "picture 7 of a dog" in rows[0] and "picture 3 of a dog" in rows[1]
+    (tmp_path / "some.txt").write_text("photos/05.jpg\n")
+    assert run("memory search mem --images some.txt --json").status == 1
+    (tmp_path / "none.txt").write_bytes(b"\xff\xfe")
+    assert "none.txt is not UTF-8" in run("memory search mem --texts none.txt").line
+    (tmp_path / "none.txt").write_text(" \n")
+    assert "none.txt has no line" in run("memory search mem --texts none.txt").line
+
+
 def test_what_filling_and_indexing_did_as_json(run, model, photos):
     made = json.loads(run(f"memory create mem photos --model {model} --json").out)
     assert made == {"rows": 20, "rejected": 0, "captions": 0}

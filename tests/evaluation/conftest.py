@@ -77,10 +77,11 @@ class BruteMemory:
     def check_encoder(self, encoder):
         pass
 
-    def search(self, queries, *, by="image", k=10, where=None, exclude=None):
+    def search(self, queries, *, by="image", k=10, where=None, exclude=None, hidden=()):
         scores = (unit(queries) @ self.embeddings(of=by).T).numpy()
-        for row, hidden in enumerate(exclude or []):
-            scores[row, np.asarray(hidden, dtype=int)] = -np.inf
+        scores[:, np.asarray(hidden, dtype=int)] = -np.inf
+        for row, own in enumerate(exclude or []):
+            scores[row, np.asarray(own, dtype=int)] = -np.inf
         ids = np.argsort(-scores, axis=1)[:, :k]
         best = np.take_along_axis(scores, ids, axis=1)
         return types.SimpleNamespace(ids=np.where(np.isinf(best), -1, ids), scores=best)

@@ -95,10 +95,12 @@ def test_search_in_pieces_equals_search_at_once(monkeypatch):
     true = HalfRows(rows).gather(kept)
     assert torch.equal(joined.gather(np.arange(350)), true)
     queries = unit(9, 5)
-    for exclude in (None, [kept[:40]] * 9, [kept[i : i + 3] for i in range(9)]):
-        found, scores = exact_search(queries, joined, kept, 7, exclude)
-        wanted, values = exact_search(queries, true, kept, 7, exclude)
+    own = [kept[i : i + 3] for i in range(9)]
+    for exclude, hidden in [(None, None), (None, kept[:40]), (own, None), (own, kept[::3])]:
+        found, scores = exact_search(queries, joined, kept, 7, exclude, hidden)
+        wanted, values = exact_search(queries, true, kept, 7, exclude, hidden)
         assert np.array_equal(found, wanted)
+        assert not np.isin(found, [] if hidden is None else hidden).any()
         np.testing.assert_allclose(scores, values, atol=1e-6)
 
 

@@ -82,6 +82,16 @@ def test_longer_vectors_are_normalised_and_single_files_may_lack(tmp_path, encod
     assert memory.verify() == []
 
 
+def test_captions_without_embeddings_are_counted_as_such(tmp_path, encoder, folder, monkeypatch):
+    for file in (folder / "text_emb").iterdir():
+        file.unlink()
+    memory = Memory.create(tmp_path / "m", encoder, folder, where="caption LIKE '%thing%'")
+    for counted in (1000, 10):
+        monkeypatch.setattr("retroclip.memory.describe.COUNTED", counted)
+        info = memory.info()
+        assert (info["with_text"], info["with_caption"], info["rows"]) == (0, len(memory), len(memory))
+
+
 def test_known_keys_are_skipped_or_replaced(tmp_path, encoder, folder):
     memory = Memory.create(tmp_path / "m", encoder, folder, where="similarity < 3")
     before = len(memory)

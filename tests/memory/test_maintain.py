@@ -4,9 +4,10 @@ import copy
 
 import numpy as np
 import pytest
+from pyarrow.parquet import ParquetFile
 
 from retroclip.errors import MemoryStoreError
-from retroclip.memory import Memory
+from retroclip.memory import Memory, tables
 from retroclip.pairs import Pair
 
 
@@ -35,6 +36,25 @@ def test_compact_keeps_rows_and_ids_and_frees_bytes(tmp_path, memory, pairs):
     assert np.array_equal(found.ids, again.ids)
     assert memory.verify() == []
     assert files_holding(tmp_path / "m", pairs[1].image) == []
+
+
+def test_large_images_are_handled_few_at_a_time(tmp_path, memory, monkeypatch):
+    """Of 3,000 rows with images of 600 kB a purge held 5.5 GB."""
+    sizes = []
+    optimizer = type(memory._store._dataset.optimize)
+    whole = optimizer.compact_files
+    monkeypatch.setattr(optimizer, "compact_files", lambda *a, **k: sizes.append(k["batch_size"]) or whole(*a, **k))
+    memory.compact()
+    assert sizes[0] == tables.MOST_ROWS
+    monkeypatch.setattr(tables, "READ_BYTES", memory.info()["size_bytes"] // 10)
+    assert 1 <= memory._store.rows_at_a_time() <= 15
+    rows = memory.take(memory.ids()).to_pylist()
+    memory.purge("key = 'p000'")
+    assert sizes[2] <= 15
+    assert memory.take(memory.ids()).to_pylist() == rows[1:]
+    assert memory.verify() == []
+    memory.export(tmp_path / "out", "parquet")
+    assert ParquetFile(tmp_path / "out" / "pairs-0.parquet").metadata.row_group(0).num_rows <= 15
 
 
 def test_compact_keeps_what_another_reader_reads(memory):

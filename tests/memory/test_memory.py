@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 
 from retroclip.errors import MemoryStoreError
-from retroclip.memory import Memory
+from retroclip.memory import Blocklist, Memory
 from retroclip.memory.predicate import checked_predicate
+from retroclip.retrieval.hygiene import blocked
 
 
 @pytest.fixture
@@ -49,6 +50,7 @@ def test_double_quotes_are_neither_a_text_nor_a_name(memory):
         ("key ==", "not understood"),
         ("lable = 'odd'", "No field named lable"),
         ("key", "boolean"),
+        ("key IN ('a',", r"Error parsing statement \(sql parser error: .*EOF\) \(columns"),
         ("key = 'x", "string"),
     ],
 )
@@ -73,6 +75,7 @@ def test_a_wrong_predicate_is_one_clear_line(memory, where, message):
         ("tags = 'b''c'", lambda pair, n: n == 8),
         ("`odd name` LIKE 'x%'", lambda pair, n: n == 8),
         ("_rowid < 5 AND n > 2", lambda pair, n: 2 < n < 5),
+        ("LABEL = 'odd' AND n > 50", lambda pair, n: pair.label == "odd" and n > 50),  # as without the second
         ("image IS NOT NULL AND text_embedding IS NULL AND n < 30", lambda pair, n: n < 30 and not pair.captions),
         ("unique = TRUE OR missing IS NULL AND n > 57", lambda pair, n: n in (7, 58)),  # NaN: pandas' missing number
     ],
@@ -92,6 +95,23 @@ def test_a_predicate_reaches_the_values_of_the_metadata(tmp_path, encoder, pairs
     assert sorted(hits.ids[hits.ids >= 0].tolist()) == wanted
     assert memory.delete(where) == len(wanted)
     assert memory.ids().tolist() == [i for i in range(60) if i not in wanted]
+
+
+def test_metadata_that_is_no_json_object_is_a_value(tmp_path, encoder, memory):
+    """Older imports stored a column `metadata` as it was: searches, exports and migrations of it ended in an error."""
+    table = memory._store._dataset.to_table(limit=3)
+    texts = pa.array(["{not json n", '"n"', "[1, 2]"])
+    spoilt = table.set_column(0, "key", pa.array(["x", "y", "z"])).set_column(7, "metadata", texts)
+    memory._store.append(spoilt.cast(table.schema))
+    assert memory.matching("n >= 58 AND KEY > 'a'").tolist() == [58, 59]
+    memory.block(Blocklist({"url": frozenset(["https://x"])}))
+    assert blocked(memory, Blocklist.of(memory.path)).tolist() == []
+    memory.export(tmp_path / "out", "webdataset", where="key >= 'x'")
+    kept = Memory.create(tmp_path / "again", encoder, tmp_path / "out" / "00000.tar")
+    stored = ['{"metadata": "{not json n"}', '{"metadata": "n"}', '{"metadata": [1, 2]}']
+    assert kept.take(kept.ids(), ["metadata"])["metadata"].to_pylist() == stored
+    memory.migrate(type(encoder)(seed=5))
+    assert memory.take(memory.ids()[-3:], ["metadata"])["metadata"].to_pylist() == stored
 
 
 def test_names_that_no_metadata_has_are_told_with_those_it_has(memory):
@@ -129,7 +149,7 @@ def test_another_model_is_named(memory, encoder, stub):
 def test_info(memory, pairs):
     info = memory.info()
     assert info["rows"] == 60
-    assert info["with_text"] == sum(bool(pair.captions) for pair in pairs)
+    assert info["with_text"] == info["with_caption"] == sum(bool(pair.captions) for pair in pairs)
     assert info["with_label"] == sum(pair.label is not None for pair in pairs)
     assert info["labels"] == 2
     assert info["sources"] == {"made": 60}
@@ -144,6 +164,26 @@ def test_a_value_of_another_kind_in_the_manifest_is_one_line(tmp_path, memory, w
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | wrong))
     with pytest.raises(MemoryStoreError, match=f"is damaged .{next(iter(wrong))}"):
         Memory.open(tmp_path / "m")
+
+
+@pytest.mark.parametrize("dim", [0, 8, 1000])
+def test_another_dimension_in_the_manifest_is_one_line(tmp_path, memory, dim):
+    manifest = tmp_path / "m" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"dim": dim}))
+    with pytest.raises(MemoryStoreError, match=rf"embeddings have {dim} numbers \(dim\), the rows have 16"):
+        Memory.open(tmp_path / "m")
+
+
+def test_info_lists_no_more_sources_than_one_reads(tmp_path, encoder, pairs):
+    many = [replace(pair, source=f"https://x/{max(i, 5)}") for i, pair in enumerate(pairs)]
+    again = [
+        replace(pair, key=f"{pair.key} {n}", source=f"https://x/{i}/{n}")
+        for n in range(2)
+        for i, pair in enumerate(pairs)
+    ]
+    sources = Memory.create(tmp_path / "m", encoder, many + again).info()["sources"]
+    assert len(sources) == 101 and next(iter(sources.items())) == ("https://x/5", 6)
+    assert sources["(75 others)"] == 75
 
 
 def test_every_creation_has_its_own_id(tmp_path, memory, encoder, pairs):

@@ -107,7 +107,7 @@ def test_what_stands_in_the_way(tmp_path, memory, encoder, other, pairs):
         bare.migrate(other)
 
 
-def test_a_dry_run_counts_rows_and_leaves_nothing(tmp_path, encoder, pairs, stub):
+def test_a_dry_run_counts_rows_and_leaves_nothing(tmp_path, encoder, pairs, stub, monkeypatch):
     for i in range(300):
         (tmp_path / "photos").mkdir(exist_ok=True)
         (tmp_path / "photos" / f"{i:03}.png").write_bytes(stub.photo(i) if i % 20 else b"broken")
@@ -126,6 +126,10 @@ def test_a_dry_run_counts_rows_and_leaves_nothing(tmp_path, encoder, pairs, stub
     memory.export(tmp_path / "embeddings", "clip-retrieval")
     told = estimated(tmp_path / "n", encoder, tmp_path / "embeddings", None, Ingest(), Keeping())
     assert (told["rows"], told["rows_exact"]) == (285, True)
+    monkeypatch.setattr("retroclip.memory.estimate.SAMPLE_ROWS", 100)  # of a part that is larger, like every real one
+    told = estimated(tmp_path / "n", encoder, tmp_path / "embeddings", None, Ingest(), Keeping())
+    assert (told["rows"], told["rows_exact"]) == (285, True)
+    assert 285 * 64 < told["disk_bytes"] < 285 * 4000
 
 
 def test_the_blocklist_moves_along(memory, other, pairs):

@@ -4,7 +4,8 @@ import io
 import re
 import tarfile
 
-from retroclip.memory import Memory, progress
+from retroclip.evaluation.cleaning import clean_memory
+from retroclip.memory import Blocklist, Memory, progress
 
 
 def shards(folder, stub, count):
@@ -29,8 +30,36 @@ def test_a_log_gets_rate_rejected_and_remaining_time(tmp_path, encoder, stub, mo
         re.fullmatch(r"encoding: (\d+) of (\d+) pairs, [\d,]+ pairs/s, 0 rejected, [\d:]+ left", line) for line in lines
     ]
     assert told[0] and int(told[0][1]) == 16 and 100 <= int(told[0][2]) <= 600
+    memory.add(sources, encoder, where="key LIKE '%1'", batch_size=16, progress=True)
+    assert re.match(r"encoding: 16 pairs, ", capfd.readouterr().err)  # it had told the time that all 400 would take
     memory.migrate(type(encoder)(seed=1), batch_size=16, progress=True)
     assert re.match(r"encoding: \d+ of 400 pairs", capfd.readouterr().err)
+
+
+def test_other_long_work_says_how_far_it_is(tmp_path, encoder, pairs, monkeypatch, capfd):
+    """Building an index, exporting and cleaning had said nothing, which over millions of pairs takes hours."""
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.0)
+    memory = Memory.create(tmp_path / "m", encoder, pairs[:40])
+
+    def told(*doing):
+        lines = [line for line in capfd.readouterr().err.splitlines() if " pairs/s" in line or " rows/s" in line]
+        assert list(dict.fromkeys(line.partition(":")[0] for line in lines)) == list(doing)
+        return lines
+
+    steps = [f"{of}s, {doing}" for of in ("image", "text") for doing in ("copy", "index")]
+    memory.index("ivf", progress=True)
+    assert re.fullmatch(r"images, copy: 40 rows, [\d,]+ rows/s", told(*steps)[0])
+    memory.add(pairs[40:], encoder)
+    memory.index("ivf", progress=True)
+    assert told(*steps)[1].startswith("images, copy: 60 rows")
+    memory.index("flat", progress=True)
+    told(*steps)
+    for format in ("clip-retrieval", "webdataset", "parquet"):
+        memory.export(tmp_path / format, format, progress=True)
+        assert told("exporting")[0].startswith("exporting: 60 pairs")
+    memory.export(tmp_path / "quiet", "parquet")
+    clean_memory(memory, near=0.99, blocklist=Blocklist({"key": frozenset(["p000"])}), progress=True)
+    told("blocklist", "near copies")
 
 
 def test_a_short_run_says_nothing(tmp_path, encoder, pairs, capfd):

@@ -9,7 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retroclip.errors import MemoryStoreError
+from retroclip.evaluation.leakage import without
 from retroclip.memory import Memory
+from retroclip.memory.lists import ListIndex
 
 FILTERS = {
     None: lambda pair: True,
@@ -125,10 +127,29 @@ def test_exclusion_for_each_query(memory, encoder, pairs, kind):
         best, scores = expected(rows, queries[i : i + 1], "image", 10, FILTERS[None], {int(j) for j in exclude[i]})
         assert hits.ids[i][hits.ids[i] >= 0].tolist() == best[0]
         np.testing.assert_allclose(hits.scores[i : i + 1], scores, atol=1e-5)
-    shared = np.array([0, 1, 2])
-    hits = memory.search(queries, k=3, exclude=[shared] * 5)
-    assert not np.isin(hits.ids, shared).any()
-    assert (hits.ids >= 0).all()
+    hidden = np.array([7, 2, 0, 999])
+    for where, keeps in ((None, FILTERS[None]), ("label = 'odd'", FILTERS["label = 'odd'"])):
+        hits = memory.search(queries, k=10, exclude=exclude, hidden=hidden, where=where)
+        for i in range(5):
+            banned = {*hidden.tolist(), *(int(j) for j in exclude[i])}
+            best, scores = expected(rows, queries[i : i + 1], "image", 10, keeps, banned)
+            assert hits.ids[i][hits.ids[i] >= 0].tolist() == best[0]
+
+
+def test_many_hidden_rows_widen_no_search(tmp_path, encoder, pairs, monkeypatch):
+    """What 24,000 ids each query must not get once was: as many more candidates of each."""
+    memory = Memory.create(tmp_path / "m", encoder, pairs)
+    memory.index("ivf")
+    monkeypatch.setattr("retroclip.memory.search.EXACT_LEFT", 0)
+    asked = []
+    nearest = ListIndex.nearest
+    monkeypatch.setattr(ListIndex, "nearest", lambda *a: asked.append(a[3]) or nearest(*a))
+    hidden = np.arange(0, 60, 2)
+    visible = without(memory, hidden)
+    hits = visible.search(memory.embeddings()[:20], k=5, exclude=[[i] for i in range(20)])
+    assert asked == [6]
+    assert (hits.ids[:, 0] != np.arange(20)).all() and (hits.ids % 2 == 1).all()
+    assert (without(visible, np.array([1])).search(memory.embeddings()[:20], k=29).ids != 1).all()
 
 
 def test_queries_need_not_be_normalised_nor_two_dimensional(memory):

@@ -53,6 +53,7 @@ def test_text_columns_compare_as_numbers_and_lists_by_any_value():
     assert parse_where("width >= 9")({"width": "64"}) and not parse_where("width = 9")({"width": "nine"})
     captions = {"captions": ("a dog", "a cat")}
     assert parse_where("captions LIKE '%cat'")(captions) and not parse_where("captions = 'a'")(captions)
+    assert parse_where("flag = 'true'")({"flag": True}) and parse_where("width = '9'")({"width": 9})
     assert parse_where("flag = TRUE")({"flag": "true"}) and not parse_where("absent = 1")({})
 
 

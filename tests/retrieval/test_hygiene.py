@@ -15,7 +15,7 @@ from retroclip.evaluation.cleaning import clean_memory
 from retroclip.memory import Blocklist, Memory
 from retroclip.pairs import Pair, decode_image
 from retroclip.retrieval.filters import distinct
-from retroclip.retrieval.hygiene import mismatched, near_copies
+from retroclip.retrieval.hygiene import blocked, mismatched, near_copies
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,17 @@ def test_a_blocklist_is_applied_and_kept(tmp_path, memory, stub):
         tmp_path / "m" / "blocklist.txt") | Blocklist({"key": frozenset(["p13"])}))  # fmt: skip
     assert len(again) == len(memory) - 1
     assert again.rejected()[0].key == "p13"
+
+
+def test_a_blocklist_without_hashes_reads_no_image(memory, monkeypatch):
+    read = []
+    take = type(memory).take
+    monkeypatch.setattr(
+        type(memory), "take", lambda self, ids, columns: read.append(columns) or take(self, ids, columns)
+    )
+    assert len(blocked(memory, Blocklist({"key": frozenset(["p12"]), "url": frozenset(["http://x/11"])}))) == 2
+    assert len(blocked(memory, Blocklist({"md5": frozenset(["0" * 32])}))) == 0
+    assert [("image" in columns) for columns in read] == [False, True]
 
 
 @pytest.mark.parametrize("line", ["nonsense", "sha256:12", "md5:" + "g" * 32, "url:"])

@@ -28,6 +28,15 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
+def print_json_list(values: Iterable[Any]) -> None:
+    """`print_json` of a list whose items come one by one, one a line: however many they are, none is kept."""
+    sys.stdout.write("[")
+    for number, value in enumerate(values):
+        sys.stdout.write(",\n" if number else "\n")
+        json.dump(value, sys.stdout, ensure_ascii=False, default=str)
+    sys.stdout.write("\n]\n")
+
+
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
     """A table on stdout."""
     table = Table(title=escape(title), title_justify="left")

@@ -149,7 +149,7 @@ def read_captioned(
 
 
 def encode_readable(
-    encoder: "Encoder", images: list[bytes], batch_size: int = 64, progress: bool = False
+    encoder: "Encoder", images: Sequence[bytes | Path], batch_size: int = 64, progress: bool = False
 ) -> tuple[torch.Tensor, dict[int, str]]:
     """Embeddings of those images that can be decoded, and position and reason of the others."""
     from retroclip.pairs import decode_image

@@ -145,11 +145,8 @@ class MemoryWithout:
     def embeddings(self, ids: Any = None, *, of: Literal["image", "text"] = "image") -> torch.Tensor:
         return self._memory.embeddings(self.ids() if ids is None else ids, of=of)
 
-    def search(self, queries: Any, *, exclude: Any = None, **options: Any) -> Any:
-        own = [self._excluded] * len(queries)
-        if exclude is not None:
-            own = [np.union1d(self._excluded, np.asarray(ids, dtype=np.int64)) for ids in exclude]
-        return self._memory.search(queries, exclude=own, **options)
+    def search(self, queries: Any, *, hidden: Any = (), **options: Any) -> Any:
+        return self._memory.search(queries, hidden=np.union1d(self._excluded, np.asarray(hidden, np.int64)), **options)
 
     def _visible(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         return ids[~np.isin(ids, self._excluded)]

@@ -1,6 +1,5 @@
 """What must not be in a memory: hashes of images, and opt-outs by key, source or URL."""
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import pyarrow as pa
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.disk import write_text
 from retroclip.memory.location import Location
+from retroclip.memory.metadata import record_of
 from retroclip.memory.pictures import hashes_of
 from retroclip.pairs import Pair, Rejected
 
@@ -84,14 +84,24 @@ class Blocklist:
             else:
                 yield item
 
+    @property
+    def columns(self) -> list[str]:
+        """What `blocked_rows` looks at: images only where hashes are listed, for those of a memory may be terabytes."""
+        hashes = any(self.entries.get(kind) for kind in _HASHES)
+        return ["key", "source", "metadata", *(["image"] if hashes else [])]
+
     def blocked_rows(self, table: pa.Table) -> np.ndarray:
-        """Which rows of a table with key, image, source and metadata are on the list, as a mask."""
-        rows = zip(*(table[name].to_pylist() for name in ("key", "source", "metadata", "image")), strict=True)
+        """Which rows of a table with `columns` are on the list, as a mask."""
         by_url = bool(self.entries.get("url"))
         return np.array(
             [
-                self.blocks(key, source, json.loads(metadata or "{}").get("url") if by_url else None, image)
-                for key, source, metadata, image in rows
+                self.blocks(
+                    row["key"],
+                    row["source"],
+                    record_of(row["metadata"]).get("url") if by_url else None,
+                    row.get("image"),
+                )
+                for row in table.select(self.columns).to_pylist()
             ],
             bool,
         )

@@ -14,6 +14,7 @@ from retroclip.memory.kinds import FaissIndex, add_rows, build_faiss, faiss
 from retroclip.memory.lists import ListIndex, build_lists, extend_lists
 from retroclip.memory.measure import latency, own_samples, tuned
 from retroclip.memory.planner import Plan
+from retroclip.memory.progress import steps
 from retroclip.memory.rows import ChosenRows, HalfRows, unit_scales
 from retroclip.memory.schema import IdArray
 from retroclip.memory.store import Store
@@ -22,7 +23,9 @@ GROWN = 2.0  # times the rows it was trained on: then it is trained again
 DEAD = 0.3  # share of an index's rows that may be deleted before it is built again
 
 
-def build_indexes(folder: IndexFolder, store: Store, plans: dict[str, Plan], recall: float) -> None:
+def build_indexes(
+    folder: IndexFolder, store: Store, plans: dict[str, Plan], recall: float, progress: bool = False
+) -> None:
     """Bring the indexes of all modalities in `plans` to the store's version, and replace the present ones at once.
 
     An index of the planned kind that most rows are in is extended, without training; else it is built anew. Search
@@ -37,9 +40,9 @@ def build_indexes(folder: IndexFolder, store: Store, plans: dict[str, Plan], rec
         present = _extensible(folder, name, store.version, plan, live)
         index, rows = folder.folder / f"{name}.index.tmp", folder.folder / f"{name}.rows.tmp"
         trained = (
-            _extended(folder, index, rows, store, name, present, live)
+            _extended(folder, index, rows, store, name, present, live, progress)
             if present
-            else _built(index, rows, store, name, plan)
+            else _built(index, rows, store, name, plan, progress)
         )
         made[name] = index, rows, trained, time.perf_counter() - start
     samples = {name: own_samples(stored_rows(rows)[1]) for name, (_, rows, _, _) in made.items()}
@@ -58,14 +61,15 @@ def build_indexes(folder: IndexFolder, store: Store, plans: dict[str, Plan], rec
     folder.replace(built)
 
 
-def _built(index: Path, rows: Path, store: Store, name: str, plan: Plan) -> int:
+def _built(index: Path, rows: Path, store: Store, name: str, plan: Plan, progress: bool) -> int:
     ids = store.vector_ids(name)
-    _write_rows(rows, store, name, ids)
+    _write_rows(rows, store, name, ids, progress)
     stored = stored_rows(rows)[1]
-    if plan.kind == "ivf":
-        build_lists(index, stored, lists=plan.lists, dims=plan.dims)
-    else:
-        faiss.write_index(build_faiss(plan.factory, stored), str(index))
+    with steps(f"{name}s, index", "rows", len(ids), progress) as done:
+        if plan.kind == "ivf":
+            build_lists(index, stored, lists=plan.lists, dims=plan.dims, done=done)
+        else:
+            faiss.write_index(build_faiss(plan.factory, stored, done), str(index))
     return len(ids)
 
 
@@ -89,25 +93,38 @@ def _extensible(folder: IndexFolder, name: str, version: int, plan: Plan, live: 
 
 
 def _extended(
-    folder: IndexFolder, index: Path, rows: Path, store: Store, name: str, present: OpenIndex, live: IdArray
+    folder: IndexFolder,
+    index: Path,
+    rows: Path,
+    store: Store,
+    name: str,
+    present: OpenIndex,
+    live: IdArray,
+    progress: bool,
 ) -> int:
     """Lists drop the deleted rows; FAISS's kinds keep them, and searches leave them out."""
     dropping = isinstance(present.index, ListIndex)
     kept = np.flatnonzero(np.isin(present.ids, live, assume_unique=True)) if dropping else np.arange(len(present.ids))
     added = store.vector_ids(name, after=present.entry.last_row_id)
-    _write_rows(rows, store, name, added, before=(present, kept))
+    _write_rows(rows, store, name, added, progress, before=(present, kept))
     fresh = ChosenRows(stored_rows(rows)[1], np.arange(len(kept), len(kept) + len(added)))
-    if isinstance(present.index, ListIndex):
-        extend_lists(index, present.index, kept, fresh)
-    else:
-        whole = faiss.read_index(str(folder.folder / present.entry.file))
-        add_rows(whole, fresh)
-        faiss.write_index(whole, str(index))
+    with steps(f"{name}s, index", "rows", len(added), progress) as done:
+        if isinstance(present.index, ListIndex):
+            extend_lists(index, present.index, kept, fresh, done)
+        else:
+            whole = faiss.read_index(str(folder.folder / present.entry.file))
+            add_rows(whole, fresh, done)
+            faiss.write_index(whole, str(index))
     return present.entry.trained_rows
 
 
 def _write_rows(
-    path: Path, store: Store, name: str, ids: IdArray, before: tuple[OpenIndex, IdArray] | None = None
+    path: Path,
+    store: Store,
+    name: str,
+    ids: IdArray,
+    progress: bool,
+    before: tuple[OpenIndex, IdArray] | None = None,
 ) -> None:
     """Write the rows with the sorted `ids` to a file, after those that an index has at the given positions."""
     old = before[1] if before else np.zeros(0, np.int64)
@@ -118,15 +135,19 @@ def _write_rows(
         "rows": (np.float16, (total, store.dim)),
         "scales": (np.float32, (total,)),
     }
-    with new_arrays(path, shapes) as arrays:
+    with new_arrays(path, shapes) as arrays, steps(f"{name}s, copy", "rows", total, progress) as done:
         if before:
             arrays["ids"][:count] = before[0].ids[old]
             for start in range(0, count, 2**17):
-                arrays["rows"][start : min(start + 2**17, count)] = before[0].rows.raw(old[start : start + 2**17])
+                end = min(start + 2**17, count)
+                arrays["rows"][start:end] = before[0].rows.raw(old[start:end])
+                done(end)
             before[0].rows.release()
         arrays["ids"][count:] = ids
+        read = count
         for some, values in store.vector_batches(name, after=before[0].entry.last_row_id if before else None):
             arrays["rows"][count + np.searchsorted(ids, some)] = values
+            done(read := read + len(some))
         arrays["scales"][:] = unit_scales(torch.from_numpy(arrays["rows"])).numpy()
         store.check_finite(name, arrays["ids"], arrays["scales"])
 

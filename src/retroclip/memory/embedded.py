@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import torch
 
 from retroclip.errors import MemoryStoreError
+from retroclip.memory.metadata import as_record, record_of
 from retroclip.memory.pictures import Images, kept_image
 from retroclip.memory.schema import pair_schema
 from retroclip.pairs import EmbeddingSlice, Rejected
@@ -226,9 +227,5 @@ def _json_values(column: pa.Array) -> pa.Array:
 _encoded = json.JSONEncoder(ensure_ascii=False, default=str, sort_keys=True).encode
 
 
-def _object(text: Any) -> dict[str, Any]:
-    try:
-        found = json.loads(text) if isinstance(text, str) else text
-    except ValueError:
-        return {"metadata": text}
-    return found if isinstance(found, dict) else {} if found is None else {"metadata": found}
+def _object(value: Any) -> dict[str, Any]:
+    return record_of(value, json.loads) if isinstance(value, str) else as_record(value)

@@ -35,10 +35,12 @@ def exact_search(
     ids: IdArray,
     k: int,
     exclude: Sequence[IdArray] | None = None,
+    hidden: IdArray | None = None,
 ) -> tuple[IdArray, FloatMatrix]:
     """The k rows with the largest inner product for each query, best first.
 
-    queries (n, d) float32, rows (m, d); ids (m,) sorted; exclude: for each query the ids it must not get.
+    queries (n, d) float32, rows (m, d); ids (m,) sorted; exclude: for each query the ids it must not get; hidden: ids
+    that none gets.
     Returns ids (n, k) and scores (n, k); where fewer than k rows remain, ids are -1 and scores -inf.
     """
     held = HeldRows(rows) if isinstance(rows, torch.Tensor) else rows
@@ -46,8 +48,9 @@ def exact_search(
     scores = np.full((len(queries), k), -np.inf, np.float32)
     if not min(k, len(held), len(queries)):
         return found, scores
-    banned = None if exclude is None else _banned(exclude, ids)
-    if banned is None and isinstance(held, HalfRows | HeldRows):
+    banned = None if exclude is None else [positions_of(own, ids) for own in exclude]
+    veiled = None if hidden is None else positions_of(hidden, ids)
+    if banned is None and veiled is None and isinstance(held, HalfRows | HeldRows):
         copied = isinstance(held, HalfRows) or held.has_coarse
         few = len(queries) < FEW
         if not few and (copied or len(queries) >= COPY_LEAST) and len(held) >= COARSE_LEAST and fast_bf16():
@@ -60,8 +63,10 @@ def exact_search(
         step = max(1, CHUNK_SCORES // len(places))
         for start in range(0, len(queries), step):
             chunk = queries[start : start + step] @ matrix.T
-            if banned is not None:
-                _ban(chunk, banned[start : start + step], int(places[0]))
+            if veiled is not None:
+                chunk[:, _within(veiled, places)] = -torch.inf
+            for row, own in zip(chunk, banned[start : start + step], strict=True) if banned is not None else ():
+                row[_within(own, places)] = -torch.inf
             best, columns = block_topk(chunk, min(k, len(places)))
             values, names = best.numpy(), ids[places[0] + columns.numpy()]
             here = slice(start, start + step)
@@ -165,24 +170,9 @@ def block_topk(scores: torch.Tensor, k: int, block: int = 64) -> tuple[torch.Ten
     return best.values, columns.gather(1, best.indices)
 
 
-def _banned(exclude: Sequence[IdArray], ids: IdArray) -> list[IdArray]:
-    """The positions in `ids` of what each query must not get; worked out once where all share one list."""
-    if len(exclude) > 1 and all(banned is exclude[0] for banned in exclude):
-        return [positions_of(exclude[0], ids)] * len(exclude)
-    return [positions_of(banned, ids) for banned in exclude]
-
-
-def _ban(scores: torch.Tensor, banned: Sequence[IdArray], first: int) -> None:
-    """Set the banned positions of scores (n, m), whose columns begin at position `first`, to -inf."""
-    if len(banned) > 1 and all(places is banned[0] for places in banned):
-        scores[:, torch.from_numpy(_within(banned[0], first, scores.shape[1]))] = -torch.inf
-        return
-    for row, places in zip(scores, banned, strict=True):
-        row[torch.from_numpy(_within(places, first, scores.shape[1]))] = -torch.inf
-
-
-def _within(places: IdArray, first: int, count: int) -> IdArray:
-    return places[(places >= first) & (places < first + count)] - first
+def _within(positions: IdArray, places: IdArray) -> torch.Tensor:
+    """Those of the positions that lie in the run `places`, counted from its start."""
+    return torch.from_numpy(positions[(positions >= places[0]) & (positions <= places[-1])] - places[0])
 
 
 def positions_of(wanted: IdArray, ids: IdArray) -> IdArray:

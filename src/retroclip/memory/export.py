@@ -16,18 +16,21 @@ import pyarrow.parquet as pq
 
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.disk import full_disk_told
+from retroclip.memory.metadata import record_of
+from retroclip.memory.progress import Done, steps
 from retroclip.memory.schema import DATA_COLUMNS, IdArray
 from retroclip.memory.store import Store
 from retroclip.pairs import image_suffix
 
 ExportFormat = Literal["clip-retrieval", "webdataset", "parquet"]
 PART_ROWS = {"clip-retrieval": 65_536, "webdataset": 10_000, "parquet": 65_536}
-BATCH_ROWS = 512  # photos of some 100 kB: some 50 MB
 EMBEDDINGS = {"img_emb": "image_embedding", "text_emb": "text_embedding"}
 _PLAIN_KEY = re.compile(r"(?!row-\d)[\w~-]+(?:/[\w~-]+)*", re.ASCII)  # row-…: what other rows are called
 
 
-def export_rows(store: Store, ids: IdArray, directory: Path, format: ExportFormat, *, images: bool = True) -> int:
+def export_rows(
+    store: Store, ids: IdArray, directory: Path, format: ExportFormat, *, images: bool = True, progress: bool = False
+) -> int:
     """Write the rows `ids` in their order to `directory`, which appears when it is whole; returns how many.
 
     Raises MemoryStoreError when it exists, when there is nothing to write, or when images are needed and missing.
@@ -40,12 +43,15 @@ def export_rows(store: Store, ids: IdArray, directory: Path, format: ExportForma
     shutil.rmtree(partial, ignore_errors=True)
     size = PART_ROWS[format]
     count = -(-len(ids) // size)
-    with full_disk_told(directory, "free some space and try again"):
+    with (
+        full_disk_told(directory, "free some space and try again"),
+        steps("exporting", "pairs", len(ids), progress) as done,
+    ):
         try:
             partial.mkdir(parents=True)
             for number, first in enumerate(range(0, len(ids), size)):
                 name = str(number).zfill(len(str(count - 1)))
-                _write_part(store, ids[first : first + size], first, partial, name, format, images)
+                _write_part(store, ids[first : first + size], first, partial, name, format, images, done)
             if directory.exists():
                 directory.rmdir()
             partial.rename(directory)
@@ -55,30 +61,42 @@ def export_rows(store: Store, ids: IdArray, directory: Path, format: ExportForma
 
 
 def _write_part(
-    store: Store, ids: IdArray, first: int, folder: Path, name: str, format: ExportFormat, images: bool
+    store: Store,
+    ids: IdArray,
+    first: int,
+    folder: Path,
+    name: str,
+    format: ExportFormat,
+    images: bool,
+    done: Done,
 ) -> None:
+    def tell(rows: int) -> None:
+        done(first + rows)
+
     if format == "clip-retrieval":
         columns = DATA_COLUMNS if images else [column for column in DATA_COLUMNS if column != "image"]
         for kind, column in EMBEDDINGS.items():
             (folder / kind).mkdir(exist_ok=True)
             _write_matrix(store, ids, column, folder / kind / f"{kind}_{name}.npy")
         (folder / "metadata").mkdir(exist_ok=True)
-        _write_parquet(store, ids, columns, folder / "metadata" / f"metadata_{name}.parquet", path_column=True)
+        _write_parquet(store, ids, columns, folder / "metadata" / f"metadata_{name}.parquet", tell, path_column=True)
     elif format == "parquet":
-        _write_parquet(store, ids, DATA_COLUMNS, folder / f"pairs-{name}.parquet", needs_images=True)
+        _write_parquet(store, ids, DATA_COLUMNS, folder / f"pairs-{name}.parquet", tell, needs_images=True)
     else:
-        _write_tar(store, ids, first, folder / f"{name.zfill(5)}.tar")
+        _write_tar(store, ids, first, folder / f"{name.zfill(5)}.tar", tell)
 
 
-def _batches(store: Store, ids: IdArray, columns: Any, *, needs_images: bool = False) -> Iterator[pa.Table]:
-    for start in range(0, len(ids), BATCH_ROWS):
-        table = store.take(ids[start : start + BATCH_ROWS], columns)
+def _batches(store: Store, ids: IdArray, columns: Any, tell: Done, *, needs_images: bool = False) -> Iterator[pa.Table]:
+    size = store.rows_at_a_time()
+    for start in range(0, len(ids), size):
+        table = store.take(ids[start : start + size], columns)
         if needs_images and table["image"].null_count:
             raise MemoryStoreError(
                 f"{store.directory} keeps no image of {table['image'].null_count} of the first rows: "
                 "export them with --format clip-retrieval"
             )
         yield table
+        tell(start + len(table))
 
 
 def _write_matrix(store: Store, ids: IdArray, column: str, path: Path) -> None:
@@ -96,11 +114,18 @@ def _write_matrix(store: Store, ids: IdArray, column: str, path: Path) -> None:
 
 
 def _write_parquet(
-    store: Store, ids: IdArray, columns: Any, path: Path, *, path_column: bool = False, needs_images: bool = False
+    store: Store,
+    ids: IdArray,
+    columns: Any,
+    path: Path,
+    tell: Done,
+    *,
+    path_column: bool = False,
+    needs_images: bool = False,
 ) -> None:
     writer: pq.ParquetWriter | None = None
     try:
-        for table in _batches(store, ids, columns, needs_images=needs_images):
+        for table in _batches(store, ids, columns, tell, needs_images=needs_images):
             # clip-retrieval's own tools show `image_path`; the key is the path of an image without its suffix.
             whole = table.add_column(0, "image_path", table["key"]) if path_column else table
             writer = writer or pq.ParquetWriter(path, whole.schema)
@@ -110,10 +135,10 @@ def _write_parquet(
             writer.close()
 
 
-def _write_tar(store: Store, ids: IdArray, first: int, path: Path) -> None:
+def _write_tar(store: Store, ids: IdArray, first: int, path: Path, tell: Done) -> None:
     with tarfile.open(path, "w") as tar:
         row = first
-        for table in _batches(store, ids, DATA_COLUMNS, needs_images=True):
+        for table in _batches(store, ids, DATA_COLUMNS, tell, needs_images=True):
             for pair in table.to_pylist():
                 # A name may hold no dot before its suffix, and nothing that an unpacker would take for a way out.
                 stem = pair["key"] if _PLAIN_KEY.fullmatch(pair["key"]) else f"row-{row:09d}"
@@ -130,7 +155,7 @@ def _members(pair: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     caption = pair["caption"]
     if caption and caption == " ".join(caption.split()):
         yield "txt", caption.encode()
-    record = {**json.loads(pair["metadata"] or "{}"), "key": pair["key"], "source": pair["source"]}
+    record = {**record_of(pair["metadata"], json.loads), "key": pair["key"], "source": pair["source"]}
     optional = {"captions": pair["captions"] or None, "label": pair["label"], "license": pair["license"]}
     record |= {name: value for name, value in optional.items() if value is not None}
     yield "json", json.dumps(record, ensure_ascii=False).encode()

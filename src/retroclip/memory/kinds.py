@@ -11,6 +11,7 @@ import torch
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.candidates import Candidates
 from retroclip.memory.exact import LEAST_K, rescored
+from retroclip.memory.progress import Done, nothing
 from retroclip.memory.rows import Rows, chunks, sampled
 from retroclip.memory.schema import FloatMatrix, IdArray
 
@@ -57,7 +58,7 @@ class FaissIndex:
         return found, scores
 
 
-def build_faiss(factory: str, rows: Rows) -> Any:
+def build_faiss(factory: str, rows: Rows, done: Done = nothing) -> Any:
     """The index that a FAISS factory string describes, by inner product, trained on a sample and filled in pieces.
 
     Raises MemoryStoreError for a string that FAISS doesn't understand, and where there are too few rows to train it.
@@ -83,15 +84,16 @@ def build_faiss(factory: str, rows: Rows) -> Any:
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise MemoryStoreError(f"{factory} can't be trained on {len(rows)} rows: {reason}") from error
-    add_rows(index, rows)
+    add_rows(index, rows, done)
     return index
 
 
-def add_rows(index: Any, rows: Rows) -> None:
+def add_rows(index: Any, rows: Rows, done: Done = nothing) -> None:
     """Append rows to an index, a chunk at a time."""
     for places in chunks(len(rows)):
         index.add(rows.gather(places).numpy())
         rows.release()
+        done(int(places[-1]) + 1)
 
 
 def training_rows(index: Any) -> int:

@@ -18,6 +18,7 @@ import torch
 from retroclip.memory.arrays import ArrayFile, new_arrays
 from retroclip.memory.candidates import Candidates
 from retroclip.memory.exact import LEAST_K, fast_bf16, rescored
+from retroclip.memory.progress import Done, nothing
 from retroclip.memory.rows import CHUNK, Rows, chunks, sampled
 from retroclip.memory.schema import FloatMatrix, IdArray
 
@@ -162,7 +163,7 @@ def default_lists(rows: int) -> int:
     return 2 ** max(2, round(np.log2(max(rows, 16) ** 0.5)))
 
 
-def build_lists(path: Path, rows: Rows, *, lists: int, dims: int, seed: int = 0) -> None:
+def build_lists(path: Path, rows: Rows, *, lists: int, dims: int, seed: int = 0, done: Done = nothing) -> None:
     """Write a `ListIndex` of the rows to `path`, holding a sample and one chunk of rows at a time."""
     sample = torch.from_numpy(sampled(rows, lists * TRAIN_ROWS))
     coder = Coder.fit(sample, dims, seed)
@@ -171,14 +172,15 @@ def build_lists(path: Path, rows: Rows, *, lists: int, dims: int, seed: int = 0)
         dims, min(lists, len(turned)), niter=TRAIN_ROUNDS, spherical=True, seed=seed, min_points_per_centroid=1
     )
     trained.train(turned)
-    write_lists(path, coder, torch.from_numpy(trained.centroids), rows)
+    write_lists(path, coder, torch.from_numpy(trained.centroids), rows, done=done)
 
 
-def extend_lists(path: Path, old: ListIndex, kept: IdArray, added: Rows) -> None:
+def extend_lists(path: Path, old: ListIndex, kept: IdArray, added: Rows, done: Done = nothing) -> None:
     """Write the index of the rows of `old` at positions `kept`, followed by those of `added`; nothing is trained."""
     codes_of = np.empty(len(old), np.int64)
     codes_of[old.file["places"]] = np.arange(len(old))
-    write_lists(path, old.coder, old.centroids, added, (old.lists()[kept], old.file["codes"], codes_of[kept]))
+    before = old.lists()[kept], old.file["codes"], codes_of[kept]
+    write_lists(path, old.coder, old.centroids, added, before, done)
 
 
 def write_lists(
@@ -187,6 +189,7 @@ def write_lists(
     centroids: torch.Tensor,
     rows: Rows,
     before: tuple[IdArray, Any, IdArray] | None = None,
+    done: Done = nothing,
 ) -> None:
     """Write rows in their lists to `path`.
 
@@ -203,6 +206,7 @@ def write_lists(
             turned = coder.turned(rows.gather(places))
             assigned[count + places] = nearest_centroid(turned, centroids)
             fresh[places] = coder.codes(turned).numpy()
+            done(int(places[-1]) + 1)
         if before is not None:
             assigned[:count] = before[0]
         order = np.argsort(assigned, kind="stable")

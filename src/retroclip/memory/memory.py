@@ -65,13 +65,13 @@ class Memory(OpenMemory):
         `max_rejected` of the first shard is bad; MemoryStoreError when `path` is taken or in use, or the disk is full.
         """
         path = located(path)
-        with reporter(lambda: expected_pairs(sources), progress, on_batch) as report:
+        with reporter(lambda: expected_pairs(sources, where), progress, on_batch) as report:
             options = Ingest(batch_size, labels_as_captions, shard_pairs, images, report, ray, workers)
             keeping = Keeping(max_rejected, check=check, blocklist=blocklist or Blocklist())
             create_memory(path, encoder, sources, where, options=options, keeping=keeping)
         memory = cls(path)
         if index and planned(memory.count(), memory.dim).kind != "exact":
-            memory.index("auto")
+            memory.index("auto", progress=progress)
         return memory
 
     @classmethod
@@ -108,7 +108,7 @@ class Memory(OpenMemory):
         with (
             full_disk_told(self.path, "free some space and run the same command again, it goes on where it stopped"),
             writer_lock(self.path),
-            reporter(lambda: expected_pairs(sources), progress, on_batch) as report,
+            reporter(lambda: expected_pairs(sources, where), progress, on_batch) as report,
         ):
             labels, shards = creation["labels_as_captions"], creation["shard_pairs"]
             options = Ingest(batch_size, labels, shards, images or creation["images"], report, ray, workers)
@@ -164,7 +164,13 @@ class Memory(OpenMemory):
             (Blocklist.of(self.path) | blocklist).save(self.path)
 
     def export(
-        self, directory: str | Path, format: ExportFormat, *, where: str | None = None, images: bool = True
+        self,
+        directory: str | Path,
+        format: ExportFormat,
+        *,
+        where: str | None = None,
+        images: bool = True,
+        progress: bool = False,
     ) -> int:
         """Write the rows, in the order of their ids, as a new folder that other tools read; returns how many.
 
@@ -173,7 +179,7 @@ class Memory(OpenMemory):
         Raises MemoryStoreError when the directory is taken, or the format needs images that aren't stored.
         """
         ids = self.ids() if where is None else self.matching(where)
-        return export_rows(self._store, ids, Path(directory), format, images=images)
+        return export_rows(self._store, ids, Path(directory), format, images=images, progress=progress)
 
     def plan(self, kind: str = "auto", *, ram: int | str | None = None) -> dict[str, Plan]:
         """What `index` would build for each modality that has rows, with expected RAM, disk and time.
@@ -185,7 +191,9 @@ class Memory(OpenMemory):
         share = None if budget is None else budget // max(1, sum(count > 0 for count in rows.values()))
         return {of: planned(count, self.dim, kind=kind, ram=share) for of, count in rows.items() if count}
 
-    def index(self, kind: str = "auto", *, recall: float = 0.95, ram: int | str | None = None) -> dict[str, Any]:
+    def index(
+        self, kind: str = "auto", *, recall: float = 0.95, ram: int | str | None = None, progress: bool = False
+    ) -> dict[str, Any]:
         """Bring the indexes of both modalities up to date, or build other ones; returns `info()["index"]`.
 
         kind: "auto", one of "exact" (no index), "flat", "hnsw", "ivf", "ivfpq", or a FAISS factory string. An index of
@@ -200,7 +208,7 @@ class Memory(OpenMemory):
             plans = self.plan(kind, ram=ram)
             wanted = {of: plan for of, plan in plans.items() if plan.kind != "exact"}
             if wanted:
-                build_indexes(self._indexes, self._store, wanted, recall)
+                build_indexes(self._indexes, self._store, wanted, recall, progress)
             else:
                 self._indexes.replace({})
         self.refresh()
@@ -234,5 +242,5 @@ class Memory(OpenMemory):
             old = migrate_memory(path, self.manifest, self._store, encoder, options, self._reading)
         self.__init__(self.path)  # type: ignore[misc]
         if planned(self.count(), self.dim).kind != "exact":
-            self.index("auto")
+            self.index("auto", progress=progress)
         return old

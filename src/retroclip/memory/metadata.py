@@ -1,6 +1,7 @@
 """Predicates on values of the metadata, which a table keeps as JSON: the grammar of sources, row by row."""
 
 import json
+from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
@@ -13,25 +14,29 @@ from retroclip.memory.schema import IdArray
 from retroclip.pairs import parse_where
 
 NAMED_ROWS = 1000  # of which an error tells what their metadata has
+_decoded = json.JSONDecoder(parse_constant=lambda name: None).decode  # made once: `json.loads` makes one for each text
 
 
 def rows_by_metadata(dataset: Any, where: str) -> IdArray | None:
     """Ids (m,) of the live rows for which a predicate holds that also names values of the metadata.
 
-    A value that a row doesn't have is unknown, as NULL is. None for a predicate beyond `parse_where`'s grammar, and
+    Columns come first and are named in any case, as where the store reads a predicate; values in the one they have. A
+    value that a row doesn't have is unknown, as NULL is. None for a predicate beyond `parse_where`'s grammar, and
     when there are rows, but none with one of the names.
     """
     try:
         predicate = parse_where(where)
     except SourceError:
         return None
-    own = predicate.columns & {*dataset.schema.names, "_rowid"}
-    named = predicate.columns - own
-    columns = sorted({*own, "metadata"} - {"_rowid"})
+    columns = {name.lower(): name for name in [*dataset.schema.names, "_rowid"]}
+    own = {name: columns[name.lower()] for name in predicate.columns if name.lower() in columns}
+    named = predicate.columns - own.keys()
+    read = sorted({*own.values(), "metadata"} - {"_rowid"})
     found, met = [np.zeros(0, np.int64)], set()
-    for batch in dataset.scanner(columns=columns, with_row_id=True).to_batches():
+    for batch in dataset.scanner(columns=read, with_row_id=True).to_batches():
         records = _records(batch["metadata"], named)
-        rows = pa.table({name: _comparable(batch[name]) for name in {*own, "_rowid"}}).to_pylist()
+        shown = {name: _comparable(batch[column]) for name, column in own.items()}
+        rows = pa.table({**shown, "_rowid": batch["_rowid"]}).to_pylist()
         keep = np.array([predicate({**record, **row}) for record, row in zip(records, rows, strict=True)], bool)
         found.append(batch["_rowid"].to_numpy().astype(np.int64)[keep])
         met |= {name for record in records for name in named if name in record}
@@ -44,10 +49,21 @@ def names_in_metadata(dataset: Any) -> list[str]:
     return sorted({name for text in texts for name in record_of(text)})
 
 
-def record_of(text: str | None) -> dict[str, Any]:
-    """The metadata of a row as it is stored; a number that is none, as pandas writes a missing one, is None."""
-    found: dict[str, Any] = json.loads(text or "{}", parse_constant=lambda name: None)
-    return found
+def record_of(text: str | None, decode: Callable[[str], Any] = _decoded) -> dict[str, Any]:
+    """The metadata of a row as it is stored; a number that is none, as pandas writes a missing one, is None.
+
+    What is no JSON, as imports once stored it, is a value as for `as_record`. decode: `json.loads` where numbers that
+    are none are to stay what they are.
+    """
+    try:
+        return as_record(decode(text or "{}"))
+    except ValueError:
+        return as_record(text)
+
+
+def as_record(value: Any) -> dict[str, Any]:
+    """A JSON object; what is none is its value `metadata`."""
+    return value if isinstance(value, dict) else {} if value is None else {"metadata": value}
 
 
 def _comparable(column: pa.Array) -> pa.Array:

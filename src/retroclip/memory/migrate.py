@@ -14,6 +14,7 @@ from retroclip.memory.create import create_memory
 from retroclip.memory.ingest import Ingest
 from retroclip.memory.lock import Reading
 from retroclip.memory.manifest import Manifest
+from retroclip.memory.metadata import record_of
 from retroclip.memory.store import Store
 from retroclip.pairs import Pair
 
@@ -74,7 +75,7 @@ class _Rows:
             columns = ["key", "image", "captions", "label", "source", "license", "metadata"]
             for row in self.store.take(ids[start : start + READ_ROWS], columns).to_pylist():
                 row["captions"] = tuple(row["captions"] or ())
-                row["metadata"] = json.loads(row["metadata"] or "{}")
+                row["metadata"] = record_of(row["metadata"], json.loads)
                 yield Pair(**row)
 
 

@@ -168,11 +168,13 @@ class OpenMemory:
         k: int = 10,
         where: str | None = None,
         exclude: Sequence[Any] | None = None,
+        hidden: Any = None,
     ) -> Hits:
         """The k nearest rows by image or text embedding for each query (n, d), by cosine, best first.
 
-        where: SQL predicate that rows must meet. exclude: for each query the row ids that it must not get. k places are
-        always filled when that many rows match. Raises MemoryStoreError for a predicate, shape or k that can't be used.
+        where: SQL predicate that rows must meet. exclude: for each query the row ids that it must not get; hidden:
+        those that none gets, however many. k places are always filled when that many rows match. Raises
+        MemoryStoreError for a predicate, shape or k that can't be used.
         """
         if k < 1:
             raise MemoryStoreError(f"k is {k}: ask for at least one neighbour")
@@ -192,6 +194,7 @@ class OpenMemory:
             opened=self._opened.get(by),
             allowed=None if where is None else self.matching(where),
             exclude=banned,
+            hidden=None if hidden is None else np.asarray(hidden, np.int64),
         )
 
     def _searchable(self, of: str) -> Keys:

@@ -10,6 +10,7 @@ _LITERAL = re.compile(r"'(?:[^']|'')*'")
 _NAME = re.compile(r"`[^`]*`")
 _FIELDS = re.compile(r"\.? Valid fields are .*$", re.DOTALL)  # with the store's own; ours follow
 _NO_FIELD = "No field named"
+_ADDED = ": SELECT 1 FROM t WHERE "  # the store's parser reads statements, and quotes them
 _STORE_NOISE = re.compile(r"^(?:Invalid user input: )+|,? ?/[^\s,]+\.rs:\d+:\d+.*$", re.DOTALL)
 
 
@@ -45,7 +46,7 @@ def names_no_column(error: BaseException) -> bool:
 
 def predicate_error(where: str, error: Exception, columns: Sequence[str], metadata: Sequence[str]) -> MemoryStoreError:
     """The store's complaint about `where` as one line that ends with what can be named."""
-    complaint = _FIELDS.sub("", without_noise(error)).rstrip(".")
+    complaint = _FIELDS.sub("", without_noise(error)).rstrip(".").replace(f"{_ADDED}{where} ", " ")
     told = f"columns: {', '.join(columns)}"
     told += f"; in the metadata, compared without functions: {', '.join(metadata)}" if metadata else ""
     hint = "; strings stand in single quotes" if _NO_FIELD in complaint else ""

@@ -1,4 +1,4 @@
-"""How far an ingest is: a bar on a terminal, a line a minute in a log."""
+"""How far long work is: a bar on a terminal, a line a minute in a log."""
 
 import os
 import sys
@@ -19,6 +19,7 @@ from retroclip.memory.sources import describe_sources
 from retroclip.pairs import Pair, count_pairs, is_embedding_folder, open_embeddings, read_pairs, resolve
 
 Report = Callable[[int, int], None]
+Done = Callable[[int], None]
 LOG_SECONDS = 60.0
 SAMPLE_PAIRS = 64
 TAR_OVERHEAD = 2048  # headers and padding of an image and its text
@@ -44,32 +45,53 @@ def reporter(total: Callable[[], int | None], shown: bool, also: Report | None) 
 
 
 @contextmanager
-def _bar(total: int | None) -> Iterator[Report]:
+def steps(doing: str, what: str, total: int, shown: bool) -> Iterator[Done]:
+    """A function to call with how many of `total` rows, pairs or whatever it is are done; shown on stderr if wanted."""
+    if not shown:
+        yield nothing
+        return
+    with _bar(total, doing, what) if sys.stderr.isatty() else _log(lambda: total, doing, what) as show:
+        yield show
+
+
+def nothing(done: int) -> None:
+    """What there is to call where nobody looks on."""
+
+
+@contextmanager
+def _bar(total: int | None, doing: str = "encoding", what: str = "pairs") -> Iterator[Callable[..., None]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]} pairs/s, {task.fields[rejected]} rejected"),
+        TextColumn("{task.fields[rate]} {task.fields[told]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("encoding", total=total, rate="?", rejected=0)
+        task = bar.add_task(doing, total=total, rate="?", told=f"{what}/s")
 
-        def show(read: int, rejected: int) -> None:
+        def show(read: int, rejected: int | None = None) -> None:
             speed = bar.tasks[0].speed
             known = None if total is None else max(total, read)
-            bar.update(task, completed=read, total=known, rejected=rejected, rate=f"{speed:.0f}" if speed else "?")
+            told = f"{what}/s{_rejected(rejected)}"
+            bar.update(task, completed=read, total=known, told=told, rate=f"{speed:.0f}" if speed else "?")
 
         yield show
 
 
+def _rejected(count: int | None) -> str:
+    return "" if count is None else f", {count:,} rejected"
+
+
 @contextmanager
-def _log(total: Callable[[], int | None]) -> Iterator[Report]:
+def _log(
+    total: Callable[[], int | None], doing: str = "encoding", what: str = "pairs"
+) -> Iterator[Callable[..., None]]:
     """Writes a line every `LOG_SECONDS`; what is done by then asks for no total either."""
     since, before = time.monotonic(), 0
     ask = cache(total)
 
-    def show(read: int, rejected: int) -> None:
+    def show(read: int, rejected: int | None = None) -> None:
         nonlocal since, before
         seconds = time.monotonic() - since
         if seconds < LOG_SECONDS:
@@ -79,7 +101,7 @@ def _log(total: Callable[[], int | None]) -> Iterator[Report]:
         if expected is not None and expected > read:
             of = f" of {expected:,}"
             left = f", {timedelta(seconds=round((expected - read) / rate))} left" if rate else ""
-        print(f"encoding: {read:,}{of} pairs, {rate:,.0f} pairs/s, {rejected:,} rejected{left}", file=sys.stderr)
+        print(f"{doing}: {read:,}{of} {what}, {rate:,.0f} {what}/s{_rejected(rejected)}{left}", file=sys.stderr)
         sys.stderr.flush()
         since, before = time.monotonic(), read
 
@@ -95,8 +117,13 @@ def total_pairs(sources: Any) -> int | None:
     return None if None in counts or not counts else sum(count for count in counts if count is not None)
 
 
-def expected_pairs(sources: Any) -> int | None:
-    """`total_pairs`, else about as many, by the first images and the bytes of all sources; None for unnamed ones."""
+def expected_pairs(sources: Any, where: str | None = None) -> int | None:
+    """`total_pairs`, else about as many, by the first images and the bytes of all sources.
+
+    None for unnamed ones, and where a predicate chooses: how many it lets through only reading them would tell.
+    """
+    if where is not None and where.strip():
+        return None
     total, names = total_pairs(sources), _named(sources)
     if total is not None or not names:
         return total

@@ -70,21 +70,26 @@ def search_keys(
     opened: OpenIndex | None = None,
     allowed: IdArray | None = None,
     exclude: Sequence[IdArray] | None = None,
+    hidden: IdArray | None = None,
 ) -> Hits:
     """The k best live rows of `keys` for each query.
 
     keys: all live rows. opened: a stored index over the older ones. allowed: sorted ids a filter keeps. exclude: for
-    each query the ids it must not get. Where rows that match are few, or the index leaves places empty, all of them are
-    compared; else index and newer rows are searched and merged.
+    each query the ids it must not get; hidden: ids that none gets, as many as there may be. Where rows that match are
+    few, or the index leaves places empty, all of them are compared; else index and newer rows are searched and merged.
     """
+    if allowed is not None and hidden is not None:
+        allowed, hidden = np.setdiff1d(allowed, hidden), None
     if opened is None or keys.places is None or not len(queries):
-        return Hits(*_exact(queries, keys, k, allowed, exclude))
+        return Hits(*_exact(queries, keys, k, allowed, hidden, exclude))
     live = np.arange(len(keys.ids)) if allowed is None else positions_of(allowed, keys.ids)
+    if hidden is not None:
+        live = np.delete(live, positions_of(hidden, keys.ids))
     old = live[: np.searchsorted(live, len(keys.places))]
     share = len(old) / max(len(opened.ids), 1)
     least = EXACT_SHARE_OF_LISTS if isinstance(opened.index, ListIndex) else EXACT_SHARE
     if share < least or (len(old) <= EXACT_LEFT and share < 1):
-        return Hits(*_exact(queries, keys, k, allowed, exclude))
+        return Hits(*_exact(queries, keys, k, allowed, hidden, exclude))
     spare = max((len(banned) for banned in exclude), default=0) if exclude is not None else 0
     mask = None
     if len(old) < len(opened.ids):
@@ -102,7 +107,7 @@ def search_keys(
     short = np.flatnonzero((found < 0).any(axis=1)) if len(live) >= k else np.zeros(0, np.int64)
     if len(short):
         left = None if exclude is None else [exclude[int(i)] for i in short]
-        found[short], scores[short] = _exact(queries[short], keys, k, allowed, left)
+        found[short], scores[short] = _exact(queries[short], keys, k, allowed, hidden, left)
     return Hits(found, scores)
 
 
@@ -117,10 +122,15 @@ def widened(parameters: dict[str, int], share: float) -> dict[str, int]:
 
 
 def _exact(
-    queries: torch.Tensor, keys: Keys, k: int, allowed: IdArray | None, exclude: Sequence[IdArray] | None
+    queries: torch.Tensor,
+    keys: Keys,
+    k: int,
+    allowed: IdArray | None,
+    hidden: IdArray | None,
+    exclude: Sequence[IdArray] | None,
 ) -> tuple[IdArray, FloatMatrix]:
     kept = keys if allowed is None else keys.chosen(positions_of(allowed, keys.ids))
-    return exact_search(queries, kept.rows, kept.ids, k, exclude)
+    return exact_search(queries, kept.rows, kept.ids, k, exclude, hidden)
 
 
 def best_of(

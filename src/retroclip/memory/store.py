@@ -1,7 +1,6 @@
 """The rows of a memory on disk: two Lance tables, read as one fixed version, written by atomic commits."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -13,8 +12,9 @@ import pyarrow.compute as pc
 from lance.fragment import write_fragments
 
 from retroclip.errors import MemoryStoreError
-from retroclip.memory.disk import is_full_disk, size_on_disk
+from retroclip.memory.disk import size_on_disk
 from retroclip.memory.location import Location, Url
+from retroclip.memory.manifest import MANIFEST_NAME
 from retroclip.memory.metadata import names_in_metadata, rows_by_metadata
 from retroclip.memory.predicate import checked_predicate, names_no_column, predicate_error, rows_with, without_noise
 from retroclip.memory.schema import (
@@ -26,6 +26,7 @@ from retroclip.memory.schema import (
     pair_schema,
     rejected_table,
 )
+from retroclip.memory.tables import damage_told, has_version, opened_table, rows_at_a_time
 from retroclip.pairs import Rejected
 
 PAIRS_NAME = "pairs.lance"
@@ -41,13 +42,20 @@ class Store:
     def __init__(self, directory: Location, dim: int) -> None:
         self.directory = directory
         self.dim = dim
-        self._dataset = _opened(directory / PAIRS_NAME)
+        self._dataset = opened_table(directory / PAIRS_NAME)
+        kinds = {field.name: field.type for field in self._dataset.schema}
+        there = getattr(kinds.get("image_embedding"), "list_size", dim)
+        if there != dim:
+            raise MemoryStoreError(
+                f"{directory / MANIFEST_NAME} says that embeddings have {dim} numbers (dim), the rows have {there}: "
+                "put that number back"
+            )
 
     @classmethod
     def create(cls, directory: Location, dim: int) -> "Store":
         """Open the tables in `directory`, made empty where they are missing."""
         for name, schema in ((PAIRS_NAME, pair_schema(dim)), (REJECTED_NAME, REJECTED_SCHEMA)):
-            if not _has_version(directory / name):  # a killed writer may have left folders
+            if not has_version(directory / name):  # a killed writer may have left folders
                 # Stable row ids can be chosen only here: later the option is silently ignored.
                 lance.write_dataset(
                     schema.empty_table(), str(directory / name), mode="create", enable_stable_row_ids=True
@@ -64,7 +72,7 @@ class Store:
 
     def refresh(self) -> None:
         """Go to the newest version."""
-        self._dataset = _opened(self.directory / PAIRS_NAME)
+        self._dataset = opened_table(self.directory / PAIRS_NAME)
 
     def count(self, where: str | None = None) -> int:
         return len(self.matching(where)) if where is not None else int(self._dataset.count_rows())
@@ -212,12 +220,16 @@ class Store:
     def compact(self, keep: timedelta) -> None:
         """Merge small files and drop the bytes of deleted rows, and of versions older than `keep`; ids stay."""
         for name in (PAIRS_NAME, REJECTED_NAME):
-            dataset = _opened(self.directory / name)
+            dataset = opened_table(self.directory / name)
             with damage_told(self.directory):
-                dataset.optimize.compact_files(materialize_deletions_threshold=0.0)
+                dataset.optimize.compact_files(materialize_deletions_threshold=0.0, batch_size=rows_at_a_time(dataset))
             # Unverified files are what a killed writer left: nobody else writes while the caller holds the lock.
             dataset.cleanup_old_versions(older_than=keep, delete_unverified=True)
         self.refresh()
+
+    def rows_at_a_time(self) -> int:
+        """How many whole rows, images included, may be held at a time."""
+        return rows_at_a_time(self._dataset)
 
     def files(self) -> int:
         """How many files hold rows."""
@@ -231,7 +243,7 @@ class Store:
 
     def forget_rejected(self, keys: Sequence[str], where: str) -> int:
         """Delete rejected rows that have one of the keys, or that the predicate holds for if it names their columns."""
-        dataset = _opened(self.directory / REJECTED_NAME)
+        dataset = opened_table(self.directory / REJECTED_NAME)
         table = dataset.scanner(columns=["key"], with_row_id=True).to_table()
         chosen = _ids(table.filter(pc.is_in(table["key"], pa.array(keys, pa.string()))))
         try:
@@ -248,7 +260,7 @@ class Store:
             lance.write_dataset(rejected_table(rejected), str(self.directory / REJECTED_NAME), mode="append")
 
     def rejected(self) -> list[Rejected]:
-        table = _opened(self.directory / REJECTED_NAME).to_table()
+        table = opened_table(self.directory / REJECTED_NAME).to_table()
         return [Rejected(**row) for row in table.to_pylist()]
 
     def problems(self) -> list[str]:
@@ -256,41 +268,15 @@ class Store:
         found = []
         for name in (PAIRS_NAME, REJECTED_NAME):
             try:
-                dataset = _opened(self.directory / name)
+                dataset = opened_table(self.directory / name)
                 dataset.validate()
-                for _ in dataset.to_batches():  # a truncated file passes everything but being read
+                for _ in dataset.to_batches(
+                    batch_size=rows_at_a_time(dataset)
+                ):  # a truncated file passes everything but being read
                     pass
             except Exception as error:
                 found.append(f"{name}: {without_noise(error)}")
         return found
-
-
-@contextmanager
-def damage_told(directory: Location) -> Iterator[None]:
-    """Turn a file that Lance can't read inside the block into one line; anything else passes."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError) as error:
-        if "LanceError(IO)" not in str(error) or is_full_disk(error):
-            raise
-        raise MemoryStoreError(
-            f"{directory} has a file that can't be read ({without_noise(error)}), see `retroclip memory verify`: "
-            "restore it from a copy, or create the memory again"
-        ) from error
-
-
-def _opened(path: Location) -> Any:
-    try:
-        return lance.dataset(str(path))
-    except (ValueError, OSError) as error:
-        reason = without_noise(error)
-        raise MemoryStoreError(f"{path} can't be read ({reason}): restore it or create the memory again") from error
-
-
-def _has_version(path: Location) -> bool:
-    if isinstance(path, Url):
-        return any(name.endswith(".manifest") for name in (path / "_versions").names())
-    return any((path / "_versions").glob("*.manifest"))
 
 
 def _ids(table: pa.Table) -> IdArray:

@@ -60,7 +60,7 @@ class Part:
     metadata: Path | None
 
     def slices(self, size: int = SLICE_ROWS) -> Iterator[EmbeddingSlice]:
-        """All rows in order, `size` at a time."""
+        """All rows in order, `size` at a time; a part that was cut to its first rows ends with these."""
         tables = _tables(self.metadata, size) if self.metadata else None
         for first in range(0, self.rows, size):
             count = min(size, self.rows - first)
@@ -69,7 +69,7 @@ class Part:
                 np.arange(first, first + count),
                 _matrix(self.images, first, count),
                 _matrix(self.texts, first, count) if self.texts else None,
-                next(tables) if tables else None,
+                next(tables).slice(0, count) if tables else None,
             )
 
 

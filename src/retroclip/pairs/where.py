@@ -6,7 +6,8 @@
     literal    := 'text' ('' is one quote) | number | TRUE | FALSE
 
 Unknown is unknown: a comparison with a missing value is neither true nor false, as in SQL. A column that holds a
-list (`captions`) satisfies a test when one of its values does.
+list (`captions`) satisfies a test when one of its values does. Values are compared as what the literal is, since text
+files hold numbers as text: `width < 200` also of '150', and `width = '150'` also of 150.
 """
 
 from __future__ import annotations
@@ -204,7 +205,7 @@ def _compare(compare: Callable[[Any, Any], bool], value: Any, literal: Any) -> b
         elif isinstance(literal, (int, float)) and isinstance(value, str):
             value = float(value)
         elif isinstance(literal, str) and not isinstance(value, str):
-            value = str(value)
+            value = str(value).lower() if isinstance(value, bool) else str(value)
         return bool(compare(value, literal))
     except (KeyError, TypeError, ValueError):
         return None

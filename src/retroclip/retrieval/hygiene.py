@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from retroclip.memory.progress import steps
 from retroclip.pairs import ALIKE, mirrored, thumbnail
 from retroclip.retrieval.filters import clip_scores, well_matched
 
@@ -17,13 +18,13 @@ BATCH, FIRST_K = 1024, 8
 Ids = NDArray[np.int64]
 
 
-def near_copies(memory: "Memory", threshold: float = 0.95) -> Ids:
+def near_copies(memory: "Memory", threshold: float = 0.95, progress: bool = False) -> Ids:
     """Ids of the pairs whose image nearly is that of a pair before them that stays, ascending.
 
     As `filters.distinct` (cosine above the threshold to one kept before), found by searching, so that an index helps;
     and where images are stored, the thumbnails must be alike, too: a small model puts other photos as near.
     """
-    lower = _near_before(memory, threshold)
+    lower = _near_before(memory, threshold, progress)
     thumbnails: dict[int, np.ndarray | None] = {}
 
     def shown(row: int) -> np.ndarray | None:
@@ -43,19 +44,21 @@ def near_copies(memory: "Memory", threshold: float = 0.95) -> Ids:
     return np.array(sorted(dropped), np.int64)
 
 
-def _near_before(memory: "Memory", threshold: float) -> dict[int, set[int]]:
+def _near_before(memory: "Memory", threshold: float, progress: bool) -> dict[int, set[int]]:
     """For each pair that has one, the pairs of smaller ids with a cosine above the threshold."""
     ids, found = memory.ids(), dict[int, set[int]]()
-    for start in range(0, len(ids), BATCH):
-        pending, k = ids[start : start + BATCH], FIRST_K
-        while len(pending):
-            width = min(k, len(ids))
-            hits = memory.search(memory.embeddings(pending), by="image", k=width)
-            near = (hits.scores > threshold) & (hits.ids >= 0)
-            whole = ~near[:, -1] if width < len(ids) else np.ones(len(pending), bool)
-            for row, column in np.argwhere(near & whole[:, None] & (hits.ids < pending[:, None])):
-                found.setdefault(int(pending[row]), set()).add(int(hits.ids[row, column]))
-            pending, k = pending[~whole], 4 * k
+    with steps("near copies", "pairs", len(ids), progress) as done:
+        for start in range(0, len(ids), BATCH):
+            pending, k = ids[start : start + BATCH], FIRST_K
+            while len(pending):
+                width = min(k, len(ids))
+                hits = memory.search(memory.embeddings(pending), by="image", k=width)
+                near = (hits.scores > threshold) & (hits.ids >= 0)
+                whole = ~near[:, -1] if width < len(ids) else np.ones(len(pending), bool)
+                for row, column in np.argwhere(near & whole[:, None] & (hits.ids < pending[:, None])):
+                    found.setdefault(int(pending[row]), set()).add(int(hits.ids[row, column]))
+                pending, k = pending[~whole], 4 * k
+            done(min(start + BATCH, len(ids)))
     return found
 
 
@@ -69,11 +72,13 @@ def mismatched(memory: "Memory", minimum: float | str) -> Ids:
     return ids[~well_matched(torch.cat(scores), minimum).numpy()]
 
 
-def blocked(memory: "Memory", blocklist: "Blocklist") -> Ids:
+def blocked(memory: "Memory", blocklist: "Blocklist", progress: bool = False) -> Ids:
     """Ids of the pairs that are on a blocklist."""
     ids = memory.ids()
     found = [np.zeros(0, np.int64)]
-    for start in range(0, len(ids), 256):
-        part = ids[start : start + 256]
-        found.append(part[blocklist.blocked_rows(memory.take(part, ["key", "image", "source", "metadata"]))])
+    with steps("blocklist", "pairs", len(ids), progress) as done:
+        for start in range(0, len(ids), 256):
+            part = ids[start : start + 256]
+            found.append(part[blocklist.blocked_rows(memory.take(part, blocklist.columns))])
+            done(start + len(part))
     return np.concatenate(found)

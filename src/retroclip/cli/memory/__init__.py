@@ -1,6 +1,6 @@
 """`retroclip memory ...`"""
 
-from retroclip.cli.memory import asking, changing, filling  # noqa: F401  (each registers its verbs)
+from retroclip.cli.memory import asking, changing, filling, searching  # noqa: F401  (each registers its verbs)
 from retroclip.cli.memory.app import app
 
 __all__ = ["app"]

@@ -53,6 +53,7 @@ def clean(
         blocklist=read_blocklist(blocklist),
         purge=purge,
         dry_run=dry_run,
+        progress=True,
     )
     if json:
         print_json(told)
@@ -114,7 +115,11 @@ def index(
         say(f"{memory}: no pairs to index")
     for of, plan in plans.items():
         say(f"{of}: " + ", ".join(f"{name} {value}" for name, value in plan.told().items()))
-    told = {of: asdict(plan) for of, plan in plans.items()} if dry_run else opened.index(kind, recall=recall, ram=ram)
+    told = (
+        {of: asdict(plan) for of, plan in plans.items()}
+        if dry_run
+        else opened.index(kind, recall=recall, ram=ram, progress=True)
+    )
     if json:
         print_json(told)
     elif not dry_run:
@@ -142,5 +147,5 @@ def export(
     """
     from retroclip.memory import Memory
 
-    count = Memory.open(memory).export(directory, format, where=where, images=images)
+    count = Memory.open(memory).export(directory, format, where=where, images=images, progress=True)
     say(f"{directory}: {count} pairs written")
