@@ -17,9 +17,10 @@ from retroclip.cli.options import (
     split_pair,
     split_words,
 )
-from retroclip.cli.terminal import print_json, print_results, say, told_failures
+from retroclip.cli.terminal import print_json, print_results, say, told_failures, with_progress
 
 
+@with_progress
 def compare(
     model: ModelReference,
     task: str,

@@ -21,7 +21,7 @@ from retroclip.cli.options import (
     read_shots,
     split_words,
 )
-from retroclip.cli.terminal import print_json, print_results, say, told_failures
+from retroclip.cli.terminal import print_json, print_results, say, told_failures, with_progress
 from retroclip.cli.train import parse_settings
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ SEEDS_OF_TRAINED = 3
 AS_IMAGES = " (labelled images one by one: --protocol classification)"
 
 
+@with_progress
 def evaluate(
     model: ModelReference,
     task: str | None = None,
