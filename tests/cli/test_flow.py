@@ -186,6 +186,11 @@ def test_the_default_of_a_memory_that_shows_only_evaluated_images(run, model, ta
     assert refused.status == 2 and "classification by primed trains and draws nothing: leave out --seed" in refused.line
 
 
+def test_compare_by_another_metric(run, model, memory, task, labelled):
+    shown = run(f"compare {model} {task} {labelled} --memory mem --methods zero-shot --metric mean-per-class --json")
+    assert [result["metric"] for result in json.loads(shown.out)] == ["mean-per-class"]
+
+
 def test_compare_json_report_and_resume(run, model, memory, task, labelled, tmp_path):
     line = f"compare {model} {task} {labelled} --memory mem --methods primed,tip-* --out study"
     line += f" --also {task}={labelled} --json"

@@ -126,7 +126,7 @@ def evaluate(
         given: dict[str, Any] = {"method": chosen, "where": where, "seeds": runs, "options": asked}
         result = evaluate_protocol(kind, encoder, loaded, dataset, opened, **given)
     else:
-        loaded = loaded.model_copy(update={"metric": metric} if metric else {})
+        loaded = loaded.measured_by(metric)
         encoder = load(model, precision=precision)
         options: dict[str, Any] = {"seeds": runs, "where": where, "train": train, "shots": count}
         result = compare(encoder, loaded, dataset, opened, methods=[chosen], **options)[-1]

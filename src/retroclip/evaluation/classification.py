@@ -197,6 +197,7 @@ def summarise(
         templates=list(task.templates),
         missing_classes=samples.missing_classes,
         rejected=list(samples.rejected),
+        unlabelled=samples.unlabelled,
         fingerprint=getattr(encoder, "fingerprint", None),
         precision=getattr(encoder, "precision", None),
         data_hash=samples.hash,

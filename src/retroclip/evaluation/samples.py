@@ -27,7 +27,8 @@ NAMED_LABELS = 5
 class Samples:
     """The evaluation set of one task. `labels` `(n,)` are indices into `classes`; `images` are encoded bytes.
 
-    Where images may have several classes, `labels` `(n, K)` are booleans.
+    Where images may have several classes, `labels` `(n, K)` are booleans. `unlabelled` images of the data set have none
+    and are not here.
 
     `base_embeddings` caches the embeddings `(n, d)` under the one encoder that `embed_base` was first called with.
     """
@@ -39,6 +40,7 @@ class Samples:
     labels: NDArray[Any]
     classes: list[str]
     rejected: list[str] = field(default_factory=list)
+    unlabelled: int = 0
     base_seconds: float = 0.0
     _base: tuple["Encoder", torch.Tensor] | None = None
     _hash: str | None = None
@@ -145,11 +147,10 @@ def load_samples(task: "Task", dataset: "LabelledSet | str | Path | Samples", *,
         split=dataset.split,
         keys=list(dataset.keys),
         images=list(dataset.images),
-        labels=class_marks(dataset, task)
-        if dataset.label_sets
-        else class_indices(dataset.labels, task, _named(dataset)),
+        labels=_labels(dataset, task),
         classes=list(task.classes),
         rejected=[f"{row.key}: {row.reason}" for row in dataset.rejected],
+        unlabelled=dataset.skipped,
     )
 
 

@@ -45,7 +45,7 @@ def _told(results: Sequence[Result]) -> list[dict[int, str]]:
     """Each kind of note by the position of the rows that didn't fail; of a memory only for rows that read one."""
     done = {position: result for position, result in enumerate(results) if result.error is None}
     reading = {position: r for position, r in done.items() if r.excluded_near_duplicates is not None}
-    kinds = (_missing, _baseline, _other_intervals, _compared, _rejected)
+    kinds = (_missing, _baseline, _other_intervals, _compared, _rejected, _unlabelled)
     return [
         {position: _excluded(r) for position, r in reading.items()},
         *({position: told(r) for position, r in done.items()} for told in kinds),
@@ -86,6 +86,10 @@ def _compared(result: Result) -> str:
 def _rejected(result: Result) -> str:
     rejected = len(result.rejected)
     return f"{rejected} evaluation images{_parts(result)} could not be used and were left out." if rejected else ""
+
+
+def _unlabelled(result: Result) -> str:
+    return f"{result.unlabelled:,} images without a label were left out." if result.unlabelled else ""
 
 
 def compared_text(result: Result, name: str) -> str:
