@@ -49,6 +49,16 @@ def test_every_column_finds_its_field(file, table):
     assert count_pairs(file) == 6
 
 
+def test_captions_and_labels_by_the_names_that_others_give_them(tmp_path, make_encoded):
+    row = {"image": make_encoded(0), "TEXT": "a dog", "title": "Rex", "class": "dog", "url": "http://x"}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
+    pq.write_table(pa.Table.from_pylist([row | {"captions": ["it runs"], "label": "pet"}]), tmp_path / "b.parquet")
+    (theirs,), (ours,) = (list(read_pairs(tmp_path / name)) for name in ("a.parquet", "b.parquet"))
+    assert (theirs.captions, theirs.label) == (("a dog",), "dog")
+    assert theirs.metadata == {"title": "Rex", "url": "http://x"}
+    assert (ours.captions, ours.label, ours.metadata["TEXT"]) == (("it runs",), "pet", "a dog")
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_split_gives_its_rows_only(file, split):
     pairs = list(read_pairs(f"{file}#{split}"))

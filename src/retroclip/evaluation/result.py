@@ -75,7 +75,8 @@ class Result(BaseModel):
     those of other `metrics`; `baselines` are the same metrics for what `baseline` names, chance or a majority. A method
     that failed has `error` and no value. `class_counts` are the samples of each class, `confusions` the most frequent
     mistakes (means over the seeds). `near_thumbnails` says whether a reference set keeps thumbnails to tell
-    near-duplicates by, beside the cosine. `unlabelled` images of the data set weren't evaluated. `outcomes` (the answers themselves, one a seed) are not part of the JSON.
+    near-duplicates by, beside the cosine. `unlabelled` images of the data set weren't evaluated.
+    `outcomes` (the answers themselves, one a seed) are not part of the JSON.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
