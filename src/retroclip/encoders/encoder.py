@@ -32,6 +32,10 @@ class Encoder:
     `model_cfg` and `preprocess_cfg` are open_clip's configuration dictionaries, which is all that `save` needs besides.
     `history` and `trained_parameters` say how it was customized, if it was; they aren't saved. `loaded_from` is a
     reference that `load` finds it by from any working directory; None for a model made here.
+
+    >>> images = encoder.encode_images(["photos/00.jpg", "photos/01.jpg"])
+    >>> tuple((images @ encoder.encode_texts(["a red bus"]).T).shape)
+    (2, 1)
     """
 
     history: Any = None

@@ -60,6 +60,9 @@ def evaluate(
 
     Raises SourceError (empty set, over 10 % unreadable), TaskError (labels or classes that don't fit the task),
     ModelError (NaN scores).
+
+    >>> 0 <= evaluate(encoder, task, "labelled/").value <= 1
+    True
     """
     task = as_task(task)
     samples = load_samples(task, dataset, where=where)

@@ -77,6 +77,10 @@ class Result(BaseModel):
     mistakes (means over the seeds). `near_thumbnails` says whether a reference set keeps thumbnails to tell
     near-duplicates by, beside the cosine. `unlabelled` images of the data set weren't evaluated.
     `outcomes` (the answers themselves, one a seed) are not part of the JSON.
+
+    >>> result = evaluate(encoder, task, "labelled/")
+    >>> result.metric, result.n, sorted(result.per_class)
+    ('top1', 20, ['cat', 'dog'])
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())

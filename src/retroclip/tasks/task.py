@@ -50,6 +50,10 @@ class Task(BaseModel):
 
     Raises:
         TaskError: no classes, a class named twice, a template without {}, an unknown key, an unknown metric.
+
+    >>> task = Task("pets", classes=["cat", "dog"], templates=["a photo of a {}, a type of pet."])
+    >>> task.prompts("cat")
+    ['a photo of a cat, a type of pet.']
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
