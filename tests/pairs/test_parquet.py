@@ -164,3 +164,8 @@ def test_several_labels_come_from_a_list_or_from_boxes(table, tmp_path):
     data = load_labelled(tmp_path / "lists.parquet")
     assert data.label_sets == [("dog", "bus"), (), ("cat",)] and data.classes == ["bus", "cat", "dog"]
     assert load_labelled(tmp_path / "lists.parquet", where="key = 'k3'").keys == ["k3"]
+
+
+def test_a_filter_that_no_row_passes_is_told_as_such(file):
+    with pytest.raises(SourceError, match="no row is one where label = 'cow'"):
+        load_labelled(file, where="label = 'cow'")
