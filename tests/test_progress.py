@@ -15,9 +15,9 @@ def clock(monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(ticks)))
 
 
-def count(total, what="images"):
-    with counted(total, what) as done:
-        for _ in range(total):
+def count(rows, what="images", *, known=True):
+    with counted(rows if known else lambda: None, what) as done:
+        for _ in range(rows):
             done(1)
 
 
@@ -25,6 +25,9 @@ def test_a_log_gets_a_line_a_minute_and_none_at_the_end(clock, capsys):
     with encodings_shown():
         count(6)
     assert capsys.readouterr().err == "images: 3 of 6, 0 a second, 0:01:00 left\n"
+    with encodings_shown():
+        count(3, known=False)
+    assert capsys.readouterr().err == "images: 3, 0 a second\n"
 
 
 def test_nothing_unless_somebody_waits_nor_of_parts(clock, capsys):

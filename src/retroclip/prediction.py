@@ -171,7 +171,7 @@ def calibrate(
     encoder = classifier.encoder
     shared = shared_base(encoder, labelled, None)
     with torch.no_grad():
-        logits = classifier(embed(encoder, labelled, shared=shared, batch_size=64, progress=False)).float()
+        logits = classifier(embed(encoder, labelled, shared=shared, batch_size=64)).float()
     labels = torch.from_numpy(labelled.labels)
     # Drawn, since data often comes in an order.
     halves = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)) % 2 == 0

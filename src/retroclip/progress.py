@@ -30,20 +30,23 @@ def encodings_shown(shown: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def counted(total: int, what: str) -> Iterator[Callable[[int], None]]:
+def counted(total: int | Callable[[], int | None], what: str) -> Iterator[Callable[[int], None]]:
     """A function to be told of so many rows more, `total` in all; `encodings_shown` shows them.
+
+    A total that takes time to find out, or that nobody knows (None), is a function, called where it is shown.
 
     Encodings inside are parts of the same work, and show nothing of their own.
     """
     if not _SHOWN.get():
         yield lambda rows: None
         return
-    with encodings_shown(False), _bar(total, what) if sys.stderr.isatty() else _log(total, what) as tell:
+    known = total() if callable(total) else total
+    with encodings_shown(False), _bar(known, what) if sys.stderr.isatty() else _log(known, what) as tell:
         yield tell
 
 
 @contextmanager
-def _bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
+def _bar(total: int | None, what: str) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar, since = (
         Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False),
@@ -65,17 +68,18 @@ def _bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def _log(total: int, what: str) -> Iterator[Callable[[int], None]]:
+def _log(total: int | None, what: str) -> Iterator[Callable[[int], None]]:
     done, start = 0, time.monotonic()
     said = start
 
     def tell(rows: int) -> None:
         nonlocal done, said
         done, now = done + rows, time.monotonic()
-        if now - said < LOG_SECONDS or done >= total:
+        if now - said < LOG_SECONDS or (total is not None and done >= total):
             return
-        said, rate = now, done / (now - start)
-        left = timedelta(seconds=round((total - done) / rate))
-        print(f"{what}: {done:,} of {total:,}, {rate:,.0f} a second, {left} left", file=sys.stderr, flush=True)
+        said, rate, of, left = now, done / (now - start), "", ""
+        if total is not None:
+            of, left = f" of {total:,}", f", {timedelta(seconds=round((total - done) / rate))} left"
+        print(f"{what}: {done:,}{of}, {rate:,.0f} a second{left}", file=sys.stderr, flush=True)
 
     yield tell

@@ -71,14 +71,14 @@ class Samples:
         present = set(np.flatnonzero(self.labels.any(0)).tolist() if self.several else self.labels.tolist())
         return [name for index, name in enumerate(self.classes) if index not in present]
 
-    def embed_base(self, encoder: "Encoder", *, batch_size: int = 64, progress: bool = False) -> torch.Tensor:
+    def embed_base(self, encoder: "Encoder", *, batch_size: int = 64) -> torch.Tensor:
         """Embeddings `(n, d)` under `encoder`, computed once and kept; `base_seconds` says how long it took.
 
         Images that can't be read are left out first, and named in `rejected`.
         """
         if self._base is None or self._base[0] is not encoder:
             start = time.perf_counter()
-            embeddings = self.embed(encoder, batch_size=batch_size, progress=progress)
+            embeddings = self.embed(encoder, batch_size=batch_size)
             self._base, self.base_seconds = (encoder, embeddings), time.perf_counter() - start
         return self._base[1]
 
@@ -86,14 +86,14 @@ class Samples:
         """Whether the embeddings under this very encoder are kept already."""
         return self._base is not None and self._base[0] is encoder
 
-    def embed(self, encoder: "Encoder", *, batch_size: int = 64, progress: bool = False) -> torch.Tensor:
+    def embed(self, encoder: "Encoder", *, batch_size: int = 64) -> torch.Tensor:
         """Embeddings `(n, d)` of the readable images under any encoder."""
         try:
-            return encoder.encode_images(self.images, batch_size=batch_size, progress=progress)
+            return encoder.encode_images(self.images, batch_size=batch_size)
         except BadImageError:
             # Looked for only now: decoding everything beforehand would double the cost of every clean run.
             self.drop_unreadable()
-            return encoder.encode_images(self.images, batch_size=batch_size, progress=progress)
+            return encoder.encode_images(self.images, batch_size=batch_size)
 
     def drop_unreadable(self) -> None:
         """Leave out images that can't be decoded, naming them in `rejected`; SourceError if over 10 % are bad."""
