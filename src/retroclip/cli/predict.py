@@ -79,6 +79,8 @@ def predict(
             held = REFERENCES if opened is None and has_references(encoder) else "memory"
             say(f"{withheld.left_out} of the {held}'s {withheld.pairs} pairs show labelled images and are left out")
     classifier = build_classifier(encoder, loaded, method=method or DEFAULT, memory=opened)
+    if opened is not None and method is None:
+        say(f"answered by {classifier.name}, the default with this memory (--method names another)")
     threshold = min_confidence or 0.0
     if labelled is not None:
         classifier, found = calibrated(classifier, labelled, max_error=max_error)
