@@ -54,5 +54,5 @@ def test_lvis_by_itself_says_where_its_names_are():
 
 
 def test_a_folder_has_no_class_names(tmp_path):
-    with pytest.raises(TaskError, match="is a folder: class names are read from a COCO or LVIS json"):
+    with pytest.raises(TaskError, match="it is a folder, and no COCO or LVIS json"):
         task_for("lvis", tmp_path)

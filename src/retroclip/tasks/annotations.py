@@ -31,7 +31,7 @@ def task_from_annotations(path: Path, name: str | None = None) -> Task:
     `novel`, as in open-vocabulary detection on LVIS (ViLD, RegionCLIP). Raises TaskError for another file.
     """
     if path.is_dir():
-        raise TaskError(f"{path} is a folder: class names are read from a COCO or LVIS json")
+        raise TaskError(f"can't read class names from {path}: it is a folder, and no COCO or LVIS json")
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
