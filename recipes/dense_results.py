@@ -15,7 +15,8 @@ from typing import Any
 import retroclip
 from retroclip.evaluation import Result, load_results, save_results
 from retroclip.evaluation.protocol_runs import evaluate_protocol
-from retroclip.report.tables import COMPARED, compared_text, interval_of, percent
+from retroclip.report.figures import interval_of, percent
+from retroclip.report.notes import COMPARED, compared_text
 from retroclip.tasks import Task
 
 CAMVID, COCO = "camvid_segmentation.parquet#", "coco128.parquet#"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retroclip.evaluation import Result, load_results
-from retroclip.report.tables import interval_of, percent, points
+from retroclip.report.figures import interval_of, percent, points
 
 RESULTS = Path("docs/results")
 SUPPORTED, REFUTED, OPEN = "agrees", "disagrees", "no difference shown"

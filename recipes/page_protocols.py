@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from dense_results import line
 from page_cells import stored, table, with_interval
 
-from retroclip.report.tables import percent
+from retroclip.report.figures import percent
 
 
 def protocols(*names: str) -> str:

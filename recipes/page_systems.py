@@ -10,7 +10,8 @@ from orderings import ORDERINGS, ZERO_SHOT, Ordering
 from page_cells import OPEN, REFUTED, RESULTS, SUPPORTED, gained, stored, table, verdict
 
 from retroclip.evaluation import Result
-from retroclip.report.tables import caption, percent, with_deviation
+from retroclip.report.figures import percent, with_deviation
+from retroclip.report.tables import caption
 
 NOTHING = "–"
 

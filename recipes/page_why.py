@@ -8,7 +8,7 @@ from typing import Any
 from page_cells import RESULTS, gained, table
 from why_general import METHODS
 
-from retroclip.report.tables import percent, points
+from retroclip.report.figures import percent, points
 
 MOVED = {
     "won": "won",

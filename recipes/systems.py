@@ -24,7 +24,8 @@ from retroclip.evaluation import Result, Samples, compare, load_results, load_sa
 from retroclip.evaluation.comparison import method_names
 from retroclip.memory import Memory
 from retroclip.methods import get_method
-from retroclip.report.tables import duration, markdown_table
+from retroclip.report.figures import duration
+from retroclip.report.tables import markdown_table
 from retroclip.study import summary_line
 from retroclip.tasks import Task
 

@@ -13,7 +13,7 @@ from retroclip.errors import MemoryStoreError, SourceError
 from retroclip.memory import Memory
 from retroclip.memory.disk import read_json, write_json
 from retroclip.report import Report
-from retroclip.report.tables import duration
+from retroclip.report.figures import duration
 from retroclip.study import Study, run_study
 from retroclip.tasks import Task
 from retroclip.version import __version__

@@ -2,7 +2,12 @@
 
 
 class RetroclipError(Exception):
-    """A failure that its message explains in one line and says how to mend; the command line prints just that."""
+    """A failure that its message explains in one line and says how to mend; the command line prints just that.
+
+    >>> load("nonesuch")
+    Traceback (most recent call last):
+    retroclip.errors.ModelError: no model called 'nonesuch', nor a directory of that name: `retroclip models` lists them
+    """
 
 
 class BadImageError(RetroclipError):

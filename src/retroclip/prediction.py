@@ -24,6 +24,7 @@ from retroclip.memory import Memory
 from retroclip.methods import DEFAULT, MethodContext, pick_method
 from retroclip.pairs import decode_image
 from retroclip.pairs.image import IMAGE_SUFFIXES
+from retroclip.progress import counted
 from retroclip.tasks import Task
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def calibrate(
     encoder = classifier.encoder
     shared = shared_base(encoder, labelled, None)
     with torch.no_grad():
-        logits = classifier(embed(encoder, labelled, shared=shared, batch_size=64, progress=False)).float()
+        logits = classifier(embed(encoder, labelled, shared=shared, batch_size=64)).float()
     labels = torch.from_numpy(labelled.labels)
     # Drawn, since data often comes in an order.
     halves = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)) % 2 == 0
@@ -208,7 +209,8 @@ def predict_files(
             return error
 
     remaining = iter(files)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
+    decoding = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode")
+    with decoding as pool, counted(len(files), "images") as done:
         while batch := list(islice(remaining, batch_size)):
             prepared = list(pool.map(pixels_of, batch))
             pixels = [item for item in prepared if isinstance(item, torch.Tensor)]
@@ -222,6 +224,7 @@ def predict_files(
                     raise ModelError(f"the model gave no finite score for {file}: check its weights")
                 sure = float(probability) >= min_confidence
                 yield Prediction(file, classifier.classes[int(index)] if sure else NONE, float(probability))
+            done(len(batch))
 
 
 def write_csv(predictions: Iterable[Prediction], out: Path | TextIO, *, tell: Callable[[str], None]) -> int:

@@ -21,7 +21,7 @@ from retroclip.report import (
     summarise_memory,
     write_report,
 )
-from retroclip.report.tables import duration, percent, points
+from retroclip.report.figures import duration, percent, points
 from retroclip.tasks import Task
 
 SHOWN_CLASSES = 6

@@ -153,7 +153,7 @@ def _circumstances(
 
 def _task(entry: Entry, dataset: str) -> Task:
     """The entry's task, with the entry's metric."""
-    return task_for(entry.task, dataset).model_copy(update={"metric": entry.metric} if entry.metric else {})
+    return task_for(entry.task, dataset).measured_by(entry.metric)
 
 
 def _described(entry: Entry, dataset: str) -> dict[str, Any] | None:

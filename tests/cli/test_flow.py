@@ -27,6 +27,8 @@ def test_retrieve_customize_evaluate(run, model, memory, task, labelled):
     assert found.status == 0
     assert "pairs for animals in found" in found.out
     assert run(f"customize found --model {model} --out custom --epochs 1").status == 0
+    few = run(f"customize found --model {model} --out custom")
+    assert "5 steps are few, as 16 pairs are: --epochs 30 may do much better" in few.err
     result = json.loads(run(f"evaluate custom {task} {labelled} --json").out)
     assert (result["task"], result["n"], result["method"], result["metric"]) == ("animals", 12, "zero-shot", "top1")
     assert 0 <= result["value"] <= 1
@@ -184,6 +186,11 @@ def test_the_default_of_a_memory_that_shows_only_evaluated_images(run, model, ta
     assert (shown.status, json.loads(shown.out)["method"]) == (0, "primed")
     refused = run(f"evaluate {model} {task} {labelled} --memory seen --seed 3")  # 12 pairs name a class
     assert refused.status == 2 and "classification by primed trains and draws nothing: leave out --seed" in refused.line
+
+
+def test_compare_by_another_metric(run, model, memory, task, labelled):
+    shown = run(f"compare {model} {task} {labelled} --memory mem --methods zero-shot --metric mean-per-class --json")
+    assert [result["metric"] for result in json.loads(shown.out)] == ["mean-per-class"]
 
 
 def test_compare_json_report_and_resume(run, model, memory, task, labelled, tmp_path):

@@ -27,8 +27,8 @@ def test_predict_none_below_the_confidence_to_a_file(run, model, task, photos, t
 
 
 def test_predict_with_a_memory(run, model, memory, task):
-    table = run(f"predict {model} {task} photos --memory mem").table
-    assert len(table) == 20
+    predicted = run(f"predict {model} {task} photos --memory mem")
+    assert len(predicted.table) == 20 and predicted.line.startswith("answered by stacked-linear, the default")
 
 
 def test_predict_calibrated_by_images_that_the_memory_does_not_know(run, model, memory, task, calibrating):

@@ -1,5 +1,6 @@
 """ONNX files give the model's own numbers, gates included."""
 
+import errno
 import json
 
 import pytest
@@ -68,3 +69,13 @@ def test_a_file_that_differs_is_not_left(encoder, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="differs by nan"):
         export.export_onnx(encoder, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_as_such(encoder, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch.onnx, "export", full)
+    with pytest.raises(OSError, match="No space left"):
+        export.export_onnx(encoder, tmp_path / "out")
+    assert not list(tmp_path.iterdir())

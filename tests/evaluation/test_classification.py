@@ -1,6 +1,7 @@
 """evaluate(): figures from a plain loop, and every refusal."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from retroclip.classifiers import Classifier, zero_shot
 from retroclip.errors import ModelError, SourceError, TaskError
 from retroclip.evaluation import Result, evaluate, load_results, load_samples, save_results
 from retroclip.pairs import LabelledSet
+from retroclip.report.notes import shared_notes
 from retroclip.tasks import Task
 
 
@@ -38,6 +40,12 @@ def test_the_tasks_metric_decides_and_top1_stands_beside_it(encoder, task, datas
     for metric in ("map11", "roc-auc"):
         ranked = evaluate(encoder, task.model_copy(update={"metric": metric}), dataset, resamples=50)
         assert 0.5 < ranked.interval[0] <= ranked.value <= ranked.interval[1] <= 1
+
+
+def test_images_without_a_label_are_counted(encoder, task, dataset):
+    result = evaluate(encoder, task, replace(dataset, skipped=7), resamples=10)
+    assert (result.n, result.unlabelled) == (120, 7)
+    assert "7 images without a label were left out." in shared_notes([result])
 
 
 def test_two_runs_give_the_same_figures(encoder, task, dataset):

@@ -15,7 +15,7 @@ from retroclip.evaluation.protocols import run_protocol
 from retroclip.fusion import ReferenceAugmentation, ReferenceEncoder
 from retroclip.pairs import Pair, thumbnail
 from retroclip.prediction import withhold
-from retroclip.report.tables import shared_notes
+from retroclip.report.notes import shared_notes
 from retroclip.tasks import Task
 
 TASK = Task("pets", classes=["cat", "dog"])

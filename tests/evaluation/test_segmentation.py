@@ -16,7 +16,7 @@ from retroclip.evaluation.confusion import class_iou, confusion, majority_matrix
 from retroclip.evaluation.masks import MaskedImages
 from retroclip.evaluation.protocols import run_protocol
 from retroclip.evaluation.segmentation import beside_untrained, summarise_masks
-from retroclip.report.tables import footnotes
+from retroclip.report.notes import footnotes
 from retroclip.tasks import Task
 
 TASK = Task("ground", classes=["sky", "road", "tree"], novel=["tree"], ignored=["void"])

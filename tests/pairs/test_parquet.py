@@ -49,6 +49,16 @@ def test_every_column_finds_its_field(file, table):
     assert count_pairs(file) == 6
 
 
+def test_captions_and_labels_by_the_names_that_others_give_them(tmp_path, make_encoded):
+    row = {"image": make_encoded(0), "TEXT": "a dog", "title": "Rex", "class": "dog", "url": "http://x"}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
+    pq.write_table(pa.Table.from_pylist([row | {"captions": ["it runs"], "label": "pet"}]), tmp_path / "b.parquet")
+    (theirs,), (ours,) = (list(read_pairs(tmp_path / name)) for name in ("a.parquet", "b.parquet"))
+    assert (theirs.captions, theirs.label) == (("a dog",), "dog")
+    assert theirs.metadata == {"title": "Rex", "url": "http://x"}
+    assert (ours.captions, ours.label, ours.metadata["TEXT"]) == (("it runs",), "pet", "a dog")
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_split_gives_its_rows_only(file, split):
     pairs = list(read_pairs(f"{file}#{split}"))
@@ -154,3 +164,8 @@ def test_several_labels_come_from_a_list_or_from_boxes(table, tmp_path):
     data = load_labelled(tmp_path / "lists.parquet")
     assert data.label_sets == [("dog", "bus"), (), ("cat",)] and data.classes == ["bus", "cat", "dog"]
     assert load_labelled(tmp_path / "lists.parquet", where="key = 'k3'").keys == ["k3"]
+
+
+def test_a_filter_that_no_row_passes_is_told_as_such(file):
+    with pytest.raises(SourceError, match="no row is one where label = 'cow'"):
+        load_labelled(file, where="label = 'cow'")

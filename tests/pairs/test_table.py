@@ -59,6 +59,12 @@ def test_bad_rows_are_rejected(folder):
     assert ["No such file" in reasons[0], "0 bytes" in reasons[1], "web address" in reasons[2]] == [True] * 3
 
 
+def test_columns_in_capitals_are_the_same(folder):
+    """`URL,TEXT`, LAION's own header, had lost every caption without a word."""
+    pair = next(read_pairs(write(folder, "Path,TEXT,URL,Label\nimages/0.jpg,a dog,http://x/0.jpg,dog\n")))
+    assert (pair.captions, pair.label, pair.metadata) == (("a dog",), "dog", {"URL": "http://x/0.jpg"})
+
+
 @pytest.mark.parametrize(
     ("text", "suffix", "message"),
     [

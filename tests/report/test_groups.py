@@ -20,7 +20,8 @@ from retroclip.report import (
 )
 from retroclip.report.files import as_markdown
 from retroclip.report.html import Report, bar_of, make_section
-from retroclip.report.tables import caption, footnotes
+from retroclip.report.notes import footnotes
+from retroclip.report.tables import caption
 
 BOXES = {"task": "blood", "dataset": "blood", "protocol": "detection", "metric": "ap50", "memory": None, "top1": None}
 BOXES |= {"memory_pairs": None, "excluded_near_duplicates": None, "near_threshold": None}

@@ -5,8 +5,11 @@ import io
 
 from rich.console import Console
 
+from retroclip.evaluation import Forgetting
 from retroclip.report import csv_table, group, markdown_table, rich_table
-from retroclip.report.tables import count, duration, footnotes, interval_of, percent, points, side_metrics
+from retroclip.report.figures import count, duration, interval_of, percent, points
+from retroclip.report.notes import footnotes, notes_below
+from retroclip.report.tables import side_metrics
 
 
 def test_numbers():
@@ -39,6 +42,18 @@ def test_a_reference_set_is_no_memory(make_result):
     text = markdown_table([make_result("zero-shot", 0.5, memory="reference set")])
     assert "· reference set (5,000 pairs)" in text and "memory" not in text
     assert "12 of the reference set's pairs were left out" in text
+
+
+def test_what_tuning_forgets_is_told_with_a_remedy(make_result):
+    elsewhere = {"task": "scenes", "dataset": "scenes#val", "metric": "top1", "n": 300, "base": 0.767, "value": 0.737}
+    lost = Forgetting(**elsewhere, change=-3.0, interval=(-5.0, -1.0))
+    rows = [make_result("zero-shot", 0.5), make_result("gated-image", 0.9, forgetting=[lost])]
+    told = "gated-image elsewhere: scenes (scenes#val) 76.7 to 73.7, −3.0 points (−5.0 to −1.0)."
+    assert notes_below(rows)[-2] == told and notes_below(rows)[-1].endswith("--methods '*-averaged'.")
+    tried = [*rows, make_result("gated-image-averaged", 0.8)]
+    assert notes_below(tried)[-1] == told
+    rows[1].forgetting[0].interval = (-5.0, 0.2)
+    assert "averaged" not in markdown_table(rows)
 
 
 def test_top1_has_no_second_column_for_itself(make_result):

@@ -51,3 +51,8 @@ def test_lvis_by_itself_says_where_its_names_are():
         Task.load("lvis")
     with pytest.raises(TaskError, match="can't read class names"):
         task_for("lvis", "missing.parquet#val")
+
+
+def test_a_folder_has_no_class_names(tmp_path):
+    with pytest.raises(TaskError, match="it is a folder, and no COCO or LVIS json"):
+        task_for("lvis", tmp_path)

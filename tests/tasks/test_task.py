@@ -41,6 +41,14 @@ def test_prompts_use_the_display_name_and_the_description(pets):
         pets.prompts("cat")
 
 
+def test_prompts_have_no_underscores_of_folder_names():
+    task = Task("shop", classes=["grand_piano", "x_ray"], display={"x_ray": "X_ray"})
+    assert task.prompts("grand_piano") == ["a photo of a grand piano."] and task.prompts("x_ray") == [
+        "a photo of a X_ray."
+    ]
+    assert task.classes == ["grand_piano", "x_ray"] and task.label_index["Grand Piano"] == 0
+
+
 def test_a_described_task_says_so_in_its_templates(pets, tmp_path):
     described = pets.described()
     assert described.templates == ["a photo of a {}, a type of pet, {description}.", "{}, {description}"]
@@ -146,6 +154,8 @@ def test_a_file_may_leave_out_its_name_and_share_templates(tmp_path):
         ("", "no classes"),
         ("name: x\n", "no classes"),
         ("a: [", "not valid YAML"),
+        ("classes: [cat]\nclasses: [dog]", "'classes' is there twice, in lines 1 and 2"),
+        ("classes: [cat, dog]\nsynonyms:\n  cat: [puss]\n  cat: [tom]", "'cat' is there twice, in lines 3 and 4"),
         ("[]", "no classes"),
         (b"\xff\xfe", "UTF-8"),
     ],

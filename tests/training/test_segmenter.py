@@ -11,10 +11,10 @@ import retroclip
 from retroclip.encoders import Encoder
 from retroclip.encoders.loading import build
 from retroclip.encoders.pyramid import ConvPyramid
-from retroclip.errors import ModelError, SourceError
+from retroclip.errors import ModelError, SourceError, TaskError
 from retroclip.tasks import Task
 from retroclip.training.maskformer import train_maskformer
-from retroclip.training.segmenter import on_grid, pseudo_labels, train_segmenter, window
+from retroclip.training.segmenter import on_grid, pseudo_labels, segmentation_examples, train_segmenter, window
 
 TASK = Task("halves", classes=["sky", "road", "tree"], novel=["tree"])
 
@@ -51,6 +51,13 @@ def test_a_student_learns_labels(tiny_model, model):
     assert scores.shape == (3, 64, 64)
     if model == "builtin":
         assert (scores.argmax(0).numpy() == masks[0]).mean() > 0.7
+
+
+def test_more_classes_than_targets_can_name_are_refused():
+    """Indices above 254 had been others' or none's."""
+    many = Task("many", classes=[f"class {i}" for i in range(256)])
+    with pytest.raises(TaskError, match="'many' has 256 classes: a student learns at most 255"):
+        segmentation_examples(lambda image: {}, None, many, [], [], size=64)
 
 
 def test_students_are_built_on_the_stages_of_a_tower(tiny_model):

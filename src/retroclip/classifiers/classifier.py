@@ -16,6 +16,10 @@ class Classifier:
 
     `history` holds the training curve's rows and `trained_parameters` counts, where something was trained; `chosen`
     what was chosen on the training images.
+
+    >>> classifier = zero_shot(encoder, task)
+    >>> tuple(classifier.predict_images(["photos/00.jpg"]).shape), classifier.classes
+    ((1, 2), ['cat', 'dog'])
     """
 
     history: Sequence[dict[str, float]] = ()

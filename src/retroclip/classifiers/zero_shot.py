@@ -32,5 +32,9 @@ def class_texts(encoder: Encoder, task: Task) -> Tensor:
 
 
 def zero_shot(encoder: Encoder, task: Task) -> LinearClassifier:
-    """The classifier that class names alone give."""
+    """The classifier that class names alone give.
+
+    >>> zero_shot(encoder, task).classes
+    ['cat', 'dog']
+    """
     return LinearClassifier("zero-shot", encoder, task.classes, class_texts(encoder, task))

@@ -9,6 +9,7 @@ from retroclip.cli.options import (
     Describe,
     Json,
     MemoryName,
+    MetricName,
     ModelReference,
     Shots,
     Train,
@@ -17,9 +18,10 @@ from retroclip.cli.options import (
     split_pair,
     split_words,
 )
-from retroclip.cli.terminal import print_json, print_results, say, told_failures
+from retroclip.cli.terminal import print_json, print_results, say, told_failures, with_progress
 
 
+@with_progress
 def compare(
     model: ModelReference,
     task: str,
@@ -33,6 +35,7 @@ def compare(
     train: Train = None,
     shots: Shots = None,
     where: Where = None,
+    metric: MetricName = None,
     describe: Describe = False,
     out: Path | None = None,
     json: Json = False,
@@ -64,6 +67,7 @@ def compare(
     others = [(Task.load(name), data) for name, data in pairs]
     encoder, loaded, opened = load(model), Task.load(task), Memory.open(memory)
     loaded = loaded.described() if describe else loaded
+    loaded = loaded.measured_by(metric)
     if loaded.protocol != "classification":
         say(f"compare counts images one by one; {loaded.protocol}, the protocol of {loaded.name}, is evaluate's")
     chosen = split_words(methods) if methods else None

@@ -21,7 +21,7 @@ from retroclip.cli.options import (
     read_shots,
     split_words,
 )
-from retroclip.cli.terminal import print_json, print_results, say, told_failures
+from retroclip.cli.terminal import print_json, print_results, say, told_failures, with_progress
 from retroclip.cli.train import parse_settings
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ SEEDS_OF_TRAINED = 3
 AS_IMAGES = " (labelled images one by one: --protocol classification)"
 
 
+@with_progress
 def evaluate(
     model: ModelReference,
     task: str | None = None,
@@ -125,7 +126,7 @@ def evaluate(
         given: dict[str, Any] = {"method": chosen, "where": where, "seeds": runs, "options": asked}
         result = evaluate_protocol(kind, encoder, loaded, dataset, opened, **given)
     else:
-        loaded = loaded.model_copy(update={"metric": metric} if metric else {})
+        loaded = loaded.measured_by(metric)
         encoder = load(model, precision=precision)
         options: dict[str, Any] = {"seeds": runs, "where": where, "train": train, "shots": count}
         result = compare(encoder, loaded, dataset, opened, methods=[chosen], **options)[-1]

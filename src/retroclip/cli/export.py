@@ -7,9 +7,10 @@ from cyclopts import Parameter
 
 from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.options import MemoryName, Method, ModelReference
-from retroclip.cli.terminal import say
+from retroclip.cli.terminal import say, with_progress
 
 
+@with_progress
 def export(
     model: ModelReference,
     /,

@@ -9,12 +9,13 @@ from cyclopts import Parameter, validators
 
 from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.options import Describe, MemoryName, Method, ModelReference
-from retroclip.cli.terminal import say
+from retroclip.cli.terminal import say, with_progress
 
 if TYPE_CHECKING:
     from retroclip.prediction import Calibration
 
 
+@with_progress
 def predict(
     model: ModelReference,
     task: str,
@@ -63,6 +64,7 @@ def predict(
     from retroclip.methods import DEFAULT
     from retroclip.prediction import build_classifier, find_images, predict_files, withhold, write_csv
     from retroclip.prediction import calibrate as calibrated
+    from retroclip.progress import encodings_shown
     from retroclip.tasks import Task
 
     files, loaded = find_images(images), Task.load(task)
@@ -77,6 +79,8 @@ def predict(
             held = REFERENCES if opened is None and has_references(encoder) else "memory"
             say(f"{withheld.left_out} of the {held}'s {withheld.pairs} pairs show labelled images and are left out")
     classifier = build_classifier(encoder, loaded, method=method or DEFAULT, memory=opened)
+    if opened is not None and method is None:
+        say(f"answered by {classifier.name}, the default with this memory (--method names another)")
     threshold = min_confidence or 0.0
     if labelled is not None:
         classifier, found = calibrated(classifier, labelled, max_error=max_error)
@@ -88,7 +92,8 @@ def predict(
             threshold = found.threshold
             say(described_threshold(found, max_error))
     predictions = predict_files(classifier, files, min_confidence=threshold)
-    unreadable = write_csv(predictions, sys.stdout if out is None else out, tell=say)
+    with encodings_shown(out is not None or not sys.stdout.isatty()):  # rows at a terminal show how far it is
+        unreadable = write_csv(predictions, sys.stdout if out is None else out, tell=say)
     if unreadable:
         say(f"{unreadable} of {len(files)} images could not be read")
     return 1 if unreadable == len(files) else 0

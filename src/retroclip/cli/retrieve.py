@@ -8,9 +8,10 @@ from cyclopts import Parameter, validators
 
 from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.options import MemoryName, Where, split_words
-from retroclip.cli.terminal import print_facts
+from retroclip.cli.terminal import print_facts, with_progress
 
 
+@with_progress
 def retrieve(
     memory: MemoryName,
     task: str,

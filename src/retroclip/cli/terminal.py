@@ -4,14 +4,20 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from retroclip.progress import encodings_shown
+
 if TYPE_CHECKING:
     from retroclip.evaluation import Result
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 LOG_SECONDS = 60.0
 """How often a training writes its loss to a log: at a terminal it shows each."""
@@ -81,6 +87,17 @@ def print_facts(title: str, facts: Mapping[str, Any]) -> None:
 def is_interactive() -> bool:
     """Whether progress bars make sense: somebody looks at stderr."""
     return sys.stderr.isatty()
+
+
+def with_progress(verb: Callable[P, R]) -> Callable[P, R]:
+    """The verb, on whose way it is shown how far long encodings of images and texts are."""
+
+    @wraps(verb)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with encodings_shown():
+            return verb(*args, **kwargs)
+
+    return run
 
 
 @contextmanager

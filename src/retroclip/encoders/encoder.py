@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from open_clip.model import set_model_preprocess_cfg
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -23,6 +22,7 @@ from retroclip.encoders.images import ImageLike, batches_ahead, image_batches
 from retroclip.encoders.precision import DTYPES, cast, choose_device, choose_precision
 from retroclip.encoders.texts import encode_tokens, text_lengths
 from retroclip.errors import ModelError
+from retroclip.progress import counted, encodings_shown
 
 
 class Encoder:
@@ -32,6 +32,10 @@ class Encoder:
     `model_cfg` and `preprocess_cfg` are open_clip's configuration dictionaries, which is all that `save` needs besides.
     `history` and `trained_parameters` say how it was customized, if it was; they aren't saved. `loaded_from` is a
     reference that `load` finds it by from any working directory; None for a model made here.
+
+    >>> images = encoder.encode_images(["photos/00.jpg", "photos/01.jpg"])
+    >>> tuple((images @ encoder.encode_texts(["a red bus"]).T).shape)
+    (2, 1)
     """
 
     history: Any = None
@@ -116,10 +120,12 @@ class Encoder:
             batches: Iterator[Tensor] = iter(images.split(batch_size))
         else:
             batches = image_batches(images, self.preprocess, batch_size, ahead=batches_ahead(self.device))
-        count = -(-len(images) // batch_size)
-        shown = track(batches, "images", total=count, transient=True) if progress else batches
-        with self._inference():
-            rows = [self._finish(self.encode_pixels(batch), "image") for batch in shown]
+        rows = []
+        shown = encodings_shown() if progress else nullcontext()
+        with shown, counted(len(images), "images") as done, self._inference():
+            for batch in batches:
+                rows.append(self._finish(self.encode_pixels(batch), "image"))
+                done(len(batch))
         return torch.cat(rows)
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
@@ -143,10 +149,11 @@ class Encoder:
         lengths = text_lengths(self.model, tokens)
         order = lengths.argsort(stable=True)
         rows = torch.empty(len(texts), self.dim)
-        with self._inference():
+        with counted(len(texts), "texts") as done, self._inference():
             for batch in order.split(batch_size):
                 trimmed = tokens[batch, : int(lengths[batch].max())].to(self.device)
                 rows[batch] = self._finish(encode_tokens(self.model, trimmed), "text")
+                done(len(batch))
         return rows
 
     def save(self, directory: str | Path, *, dtype: str = "fp32") -> Path:

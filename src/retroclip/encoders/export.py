@@ -117,6 +117,8 @@ def _write(module: nn.Module, size: tuple[int, int], names: list[str], file: Pat
             dynamo=True,
             verbose=False,
         )
+    except OSError:
+        raise  # of the disk, not of the model
     except Exception as error:  # the exporter raises whatever it meets
         first = " ".join(str(error).split())[:160] or type(error).__name__
         raise ModelError(f"this model can't be exported as ONNX ({type(error).__name__}: {first})") from error

@@ -49,6 +49,9 @@ def load(reference: str | Path, *, precision: str = "auto", device: str | torch.
     `precision` is "auto" (bf16 where it is faster, else fp32), "fp32" or "bf16"; `device` is CUDA if there is one, else
     the CPU. Raises ModelError, one line, for a reference that names nothing, weights that don't fit or can't be read
     safely, and a known mismatch of activations.
+
+    >>> load("builtin").dim
+    384
     """
     record = _record(reference)
     kind = record.get("kind", "encoder")

@@ -49,7 +49,6 @@ def evaluate(
     near_threshold: float = NEAR,
     resamples: int = RESAMPLES,
     batch_size: int = 64,
-    progress: bool = False,
 ) -> Result:
     """Evaluate a model on labelled images.
 
@@ -60,6 +59,9 @@ def evaluate(
 
     Raises SourceError (empty set, over 10 % unreadable), TaskError (labels or classes that don't fit the task),
     ModelError (NaN scores).
+
+    >>> 0 <= evaluate(encoder, task, "labelled/").value <= 1
+    True
     """
     task = as_task(task)
     samples = load_samples(task, dataset, where=where)
@@ -70,7 +72,7 @@ def evaluate(
         model.encoder = clean
     else:
         model = clean
-    answered = answer(model, task, samples, base=base, batch_size=batch_size, progress=progress)
+    answered = answer(model, task, samples, base=base, batch_size=batch_size)
     name = method or (model.name if isinstance(model, Classifier) else "zero-shot")
     return summarise(model, task, samples, [answered.outcome], method=name, resamples=resamples).model_copy(
         update={
@@ -88,14 +90,13 @@ def answer(
     *,
     base: "Encoder | None" = None,
     batch_size: int = 64,
-    progress: bool = False,
 ) -> Answered:
     """Embed and classify every sample. Images under `base` are embedded once for all models that sit on it."""
     start = time.perf_counter()
     classifier = head(model, task)
     shared = shared_base(classifier.encoder, samples, base)
     saved = samples.base_seconds if shared is not None and samples.has_base(shared) else 0.0
-    embeddings = embed(classifier.encoder, samples, shared=shared, batch_size=batch_size, progress=progress)
+    embeddings = embed(classifier.encoder, samples, shared=shared, batch_size=batch_size)
     outcome = classified(classifier, embeddings, samples.labels, keep_scores=task.metric in RANKING_METRICS)
     return Answered(outcome, time.perf_counter() - start + saved)
 
@@ -118,13 +119,11 @@ def classified(
     return Outcome.joined(parts)
 
 
-def embed(
-    encoder: "Encoder", samples: Samples, *, shared: "Encoder | None", batch_size: int, progress: bool
-) -> torch.Tensor:
+def embed(encoder: "Encoder", samples: Samples, *, shared: "Encoder | None", batch_size: int) -> torch.Tensor:
     """Embeddings `(n, d)` of the samples; those under `shared` are kept, and only refined by a consulted memory."""
     if shared is None:
-        return samples.embed(encoder, batch_size=batch_size, progress=progress)
-    kept = samples.embed_base(shared, batch_size=batch_size, progress=progress)
+        return samples.embed(encoder, batch_size=batch_size)
+    kept = samples.embed_base(shared, batch_size=batch_size)
     return kept if shared is encoder else cast("MemoryEncoder", encoder).refine_images(kept)
 
 
@@ -197,6 +196,7 @@ def summarise(
         templates=list(task.templates),
         missing_classes=samples.missing_classes,
         rejected=list(samples.rejected),
+        unlabelled=samples.unlabelled,
         fingerprint=getattr(encoder, "fingerprint", None),
         precision=getattr(encoder, "precision", None),
         data_hash=samples.hash,

@@ -62,6 +62,10 @@ def compare(
 
     A method that fails becomes a row with `error`. Raises only for what concerns all rows: labels that don't fit the
     task, an empty data set, a memory made by another model, unknown method names, no seed.
+
+    >>> results = compare(encoder, task, "labelled/", memory, methods=["primed"])
+    >>> [result.method for result in results]
+    ['zero-shot', 'primed']
     """
     from retroclip.methods import DEFAULT, get_method, pick_method
 

@@ -30,6 +30,7 @@ from retroclip.evaluation.proposals import choose_proposals
 from retroclip.evaluation.protocols import register_protocol
 from retroclip.evaluation.result import Result
 from retroclip.evaluation.training_set import check_training, set_name, training_state
+from retroclip.progress import counted
 
 if TYPE_CHECKING:
     from retroclip.classifiers import Classifier
@@ -101,17 +102,21 @@ def evaluate_detection(
         detector = trained_detector(classifier, task, train, data, size=size, epochs=epochs, seed=seed, work=work)
         fit_seconds, trained = time.perf_counter() - fitting, sum(each.numel() for each in detector.parameters())
         logits.dense = detector.dense or logits.dense  # where both see the same pixels, the tower runs once
-    for i, image in enumerate(data.images):
-        boxes, objectness = windows(i)
-        scores = with_background(logits(image, boxes)) * objectness[:, None] ** 0.5
-        if train is not None:
-            untrained["grid"].append(keep_best(boxes, scores, i, limit=most))
-            boxes, learnt, objectness = (part[:limit] for part in detector.detect(image))
-            own = with_background(logits(image, boxes))
-            untrained["zero-shot"].append(keep_best(boxes, own * objectness[:, None] ** 0.5, i, limit=most))
-            scores = mixed(finite(learnt, "the trained detector"), own, objectness, np.isin(task.classes, task.novel))
-        found.append(keep_best(boxes, scores, i, limit=most))
-        chance.append(keep_best(boxes, rng.random(scores.shape), i, limit=most))
+    with counted(len(data.images), "images") as done:
+        for i, image in enumerate(data.images):
+            boxes, objectness = windows(i)
+            scores = with_background(logits(image, boxes)) * objectness[:, None] ** 0.5
+            if train is not None:
+                untrained["grid"].append(keep_best(boxes, scores, i, limit=most))
+                boxes, learnt, objectness = (part[:limit] for part in detector.detect(image))
+                own = with_background(logits(image, boxes))
+                untrained["zero-shot"].append(keep_best(boxes, own * objectness[:, None] ** 0.5, i, limit=most))
+                scores = mixed(
+                    finite(learnt, "the trained detector"), own, objectness, np.isin(task.classes, task.novel)
+                )
+            found.append(keep_best(boxes, scores, i, limit=most))
+            chance.append(keep_best(boxes, rng.random(scores.shape), i, limit=most))
+            done(1)
     result = summarise_detections(data, task, found, chance, method=method or "zero-shot", resamples=resamples)
     if train is not None:
         result = beside_untrained(result, data, task, found, untrained, chance, resamples)

@@ -17,6 +17,7 @@ from retroclip.evaluation.leakage import NEAR, has_references, memory_record, ne
 from retroclip.evaluation.outcome import Outcome
 from retroclip.evaluation.result import Result, SampleHash
 from retroclip.evaluation.samples import MAX_REJECTED
+from retroclip.progress import counted
 
 if TYPE_CHECKING:
     from retroclip.encoders import Encoder
@@ -105,13 +106,12 @@ def read_captioned(
     where: str | None = None,
     keep_pictures: bool = False,
     batch_size: int = 64,
-    progress: bool = False,
 ) -> CaptionedImages:
     """Embed the images of a source that have a caption as they are read: a few hundred are held at a time.
 
     Raises SourceError where there is none, or over 10 % can't be read.
     """
-    from retroclip.pairs import Rejected, read_pairs
+    from retroclip.pairs import Rejected, count_pairs, read_pairs
 
     name, _, split = Path(str(source)).name.partition("#") if isinstance(source, str | Path) else ("pairs", "", "")
     digest = SampleHash()
@@ -129,16 +129,18 @@ def read_captioned(
                 yield pair.key, pair.image, pair.captions
 
     waiting = usable()
-    while part := list(islice(waiting, READ_AT_ONCE)):
-        embeddings, bad = encode_readable(encoder, [image for _, image, _ in part], batch_size, progress)
-        unreadable += len(bad)
-        data.rejected += [f"{part[row][0]}: {reason}" for row, reason in bad.items()]
-        kept = [own for row, own in enumerate(part) if row not in bad]
-        rows.append(embeddings)
-        data.captions += [captions for _, _, captions in kept]
-        data.pictures += [image for _, image, _ in kept] if keep_pictures else []
-        for _, image, captions in kept:
-            digest.add(image, "\n".join(captions))
+    with counted(lambda: count_pairs(source) if isinstance(source, str | Path) else None, "images") as done:
+        while part := list(islice(waiting, READ_AT_ONCE)):
+            embeddings, bad = encode_readable(encoder, [image for _, image, _ in part], batch_size)
+            unreadable += len(bad)
+            data.rejected += [f"{part[row][0]}: {reason}" for row, reason in bad.items()]
+            kept = [own for row, own in enumerate(part) if row not in bad]
+            rows.append(embeddings)
+            data.captions += [captions for _, _, captions in kept]
+            data.pictures += [image for _, image, _ in kept] if keep_pictures else []
+            for _, image, captions in kept:
+                digest.add(image, "\n".join(captions))
+            done(len(part))
     if not data.captions:
         raise SourceError(f"{source} has no image with a caption: image-text retrieval needs both")
     if unreadable > MAX_REJECTED * (unreadable + len(data.captions)):
@@ -149,13 +151,13 @@ def read_captioned(
 
 
 def encode_readable(
-    encoder: "Encoder", images: Sequence[bytes | Path], batch_size: int = 64, progress: bool = False
+    encoder: "Encoder", images: Sequence[bytes | Path], batch_size: int = 64
 ) -> tuple[torch.Tensor, dict[int, str]]:
     """Embeddings of those images that can be decoded, and position and reason of the others."""
     from retroclip.pairs import decode_image
 
     try:
-        return encoder.encode_images(images, batch_size=batch_size, progress=progress), {}
+        return encoder.encode_images(images, batch_size=batch_size), {}
     except BadImageError:
         bad = {}
         for row, image in enumerate(images):
@@ -164,7 +166,7 @@ def encode_readable(
             except BadImageError as error:
                 bad[row] = str(error)
         kept = [image for row, image in enumerate(images) if row not in bad]
-        return encoder.encode_images(kept, batch_size=batch_size, progress=progress), bad
+        return encoder.encode_images(kept, batch_size=batch_size), bad
 
 
 def evaluate_retrieval(
@@ -179,7 +181,6 @@ def evaluate_retrieval(
     seed: int = 0,
     resamples: int = RESAMPLES,
     batch_size: int = 64,
-    progress: bool = False,
 ) -> Result:
     """Recall at K of image → text and text → image on captioned images; `value` is image → text at 1.
 
@@ -191,7 +192,7 @@ def evaluate_retrieval(
     start = time.perf_counter()
     base: Encoder = getattr(encoder, "base", encoder) if hasattr(encoder, "refine_images") else encoder
     consulted: Memory | None = memory if base is encoder else cast("MemoryEncoder", encoder).memory
-    reading: dict[str, Any] = {"where": where, "batch_size": batch_size, "progress": progress}
+    reading: dict[str, Any] = {"where": where, "batch_size": batch_size}
     refers = has_references(encoder)
     data = read_captioned(base, source, keep_pictures=refers or consulted is not None, **reading)
     excluded = np.zeros(0, np.int64)

@@ -75,7 +75,12 @@ class Result(BaseModel):
     those of other `metrics`; `baselines` are the same metrics for what `baseline` names, chance or a majority. A method
     that failed has `error` and no value. `class_counts` are the samples of each class, `confusions` the most frequent
     mistakes (means over the seeds). `near_thumbnails` says whether a reference set keeps thumbnails to tell
-    near-duplicates by, beside the cosine. `outcomes` (the answers themselves, one a seed) are not part of the JSON.
+    near-duplicates by, beside the cosine. `unlabelled` images of the data set weren't evaluated.
+    `outcomes` (the answers themselves, one a seed) are not part of the JSON.
+
+    >>> result = evaluate(encoder, task, "labelled/")
+    >>> result.metric, result.n, sorted(result.per_class)
+    ('top1', 20, ['cat', 'dog'])
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
@@ -116,6 +121,7 @@ class Result(BaseModel):
     templates: list[str] = []
     missing_classes: list[str] = []
     rejected: list[str] = []
+    unlabelled: int = 0
     memory: str | None = None
     memory_pairs: int | None = None
     excluded_near_duplicates: int | None = None

@@ -27,7 +27,8 @@ NAMED_LABELS = 5
 class Samples:
     """The evaluation set of one task. `labels` `(n,)` are indices into `classes`; `images` are encoded bytes.
 
-    Where images may have several classes, `labels` `(n, K)` are booleans.
+    Where images may have several classes, `labels` `(n, K)` are booleans. `unlabelled` images of the data set have none
+    and are not here.
 
     `base_embeddings` caches the embeddings `(n, d)` under the one encoder that `embed_base` was first called with.
     """
@@ -39,6 +40,7 @@ class Samples:
     labels: NDArray[Any]
     classes: list[str]
     rejected: list[str] = field(default_factory=list)
+    unlabelled: int = 0
     base_seconds: float = 0.0
     _base: tuple["Encoder", torch.Tensor] | None = None
     _hash: str | None = None
@@ -69,14 +71,14 @@ class Samples:
         present = set(np.flatnonzero(self.labels.any(0)).tolist() if self.several else self.labels.tolist())
         return [name for index, name in enumerate(self.classes) if index not in present]
 
-    def embed_base(self, encoder: "Encoder", *, batch_size: int = 64, progress: bool = False) -> torch.Tensor:
+    def embed_base(self, encoder: "Encoder", *, batch_size: int = 64) -> torch.Tensor:
         """Embeddings `(n, d)` under `encoder`, computed once and kept; `base_seconds` says how long it took.
 
         Images that can't be read are left out first, and named in `rejected`.
         """
         if self._base is None or self._base[0] is not encoder:
             start = time.perf_counter()
-            embeddings = self.embed(encoder, batch_size=batch_size, progress=progress)
+            embeddings = self.embed(encoder, batch_size=batch_size)
             self._base, self.base_seconds = (encoder, embeddings), time.perf_counter() - start
         return self._base[1]
 
@@ -84,14 +86,14 @@ class Samples:
         """Whether the embeddings under this very encoder are kept already."""
         return self._base is not None and self._base[0] is encoder
 
-    def embed(self, encoder: "Encoder", *, batch_size: int = 64, progress: bool = False) -> torch.Tensor:
+    def embed(self, encoder: "Encoder", *, batch_size: int = 64) -> torch.Tensor:
         """Embeddings `(n, d)` of the readable images under any encoder."""
         try:
-            return encoder.encode_images(self.images, batch_size=batch_size, progress=progress)
+            return encoder.encode_images(self.images, batch_size=batch_size)
         except BadImageError:
             # Looked for only now: decoding everything beforehand would double the cost of every clean run.
             self.drop_unreadable()
-            return encoder.encode_images(self.images, batch_size=batch_size, progress=progress)
+            return encoder.encode_images(self.images, batch_size=batch_size)
 
     def drop_unreadable(self) -> None:
         """Leave out images that can't be decoded, naming them in `rejected`; SourceError if over 10 % are bad."""
@@ -145,11 +147,10 @@ def load_samples(task: "Task", dataset: "LabelledSet | str | Path | Samples", *,
         split=dataset.split,
         keys=list(dataset.keys),
         images=list(dataset.images),
-        labels=class_marks(dataset, task)
-        if dataset.label_sets
-        else class_indices(dataset.labels, task, _named(dataset)),
+        labels=_labels(dataset, task),
         classes=list(task.classes),
         rejected=[f"{row.key}: {row.reason}" for row in dataset.rejected],
+        unlabelled=dataset.skipped,
     )
 
 

@@ -26,6 +26,7 @@ from retroclip.evaluation.mistakes import count_matrix, mistakes
 from retroclip.evaluation.protocols import register_protocol
 from retroclip.evaluation.result import Result
 from retroclip.evaluation.training_set import check_training, set_name, training_state
+from retroclip.progress import counted
 
 if TYPE_CHECKING:
     from retroclip.classifiers import Classifier
@@ -114,11 +115,13 @@ def evaluate_segmentation(
 def confusions(segmenter: Callable[[bytes], Tensor], task: "Task", data: MaskedImages) -> NDArray[np.int64]:
     """A confusion matrix an image (n, K, K) of what gives scores (K, H, W); ModelError where they are NaN."""
     matrices = []
-    for key, image, mask in zip(data.keys, data.images, data.masks, strict=True):
-        scores = segmenter(image)
-        if bool(torch.isnan(scores).any()):
-            raise ModelError(f"the model gave NaN scores for pixels of {key}: check its weights")
-        matrices.append(confusion(scores.argmax(0).numpy(), mask, len(task.classes)))
+    with counted(len(data.images), "images") as done:
+        for key, image, mask in zip(data.keys, data.images, data.masks, strict=True):
+            scores = segmenter(image)
+            if bool(torch.isnan(scores).any()):
+                raise ModelError(f"the model gave NaN scores for pixels of {key}: check its weights")
+            matrices.append(confusion(scores.argmax(0).numpy(), mask, len(task.classes)))
+            done(1)
     return np.stack(matrices)
 
 

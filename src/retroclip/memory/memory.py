@@ -28,6 +28,11 @@ class Memory(OpenMemory):
     An object reads one fixed version, also while another process writes; its own writes and `refresh` move it on.
     Rows have stable int64 ids, given in order of adding and never reused. A pair's text embedding is the normalised
     mean of its captions' embeddings; a pair without caption has none and is never found by text.
+
+    >>> memory = Memory.create("mem", encoder, ["photos/"])
+    >>> hits = memory.search(encoder.encode_texts(["a red bus"]), by="text", k=3)
+    >>> len(memory), memory.take(hits.ids[0], ["key", "captions"]).num_rows
+    (20, 3)
     """
 
     @classmethod

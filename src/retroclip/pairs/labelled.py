@@ -15,6 +15,9 @@ class LabelledSet:
     """Images (encoded) with one label each, aligned. `skipped` counts the rows without a label.
 
     Where every image may have any number of labels, they are in `label_sets`, and `labels` is empty.
+
+    >>> len(load_labelled("labelled/"))
+    20
     """
 
     name: str
@@ -43,6 +46,9 @@ def load_labelled(dataset: str | Path, *, where: str | None = None) -> LabelledS
 
     Raises:
         SourceError: as read_pairs, and when no row has a label.
+
+    >>> load_labelled("labelled/").classes
+    ['cat', 'dog']
     """
     text = str(dataset)
     path, mark, split = (text, "", "") if Path(text).exists() else text.rpartition("#")
@@ -66,6 +72,8 @@ def load_labelled(dataset: str | Path, *, where: str | None = None) -> LabelledS
         data.skipped += len(several)
     elif several:
         data.keys, data.images, data.label_sets = (list(column) for column in zip(*several, strict=True))  # type: ignore[assignment]
+    if not data.keys and where and not data.skipped and not data.rejected:
+        raise SourceError(f"{text}: no row is one where {where}")
     if not data.keys:
         found = f"{data.skipped} images without a label and {len(data.rejected)} that can't be read"
         chosen = f" for where {where!r}" if where else ""

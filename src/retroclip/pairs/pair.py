@@ -15,6 +15,9 @@ class Pair:
     `image` is still encoded (JPEG, PNG, …), as found. `boxes` are `(label, x, y, w, h)` in pixels of the stored image,
     x and y at the top left corner; `mask` is a PNG of class indices. `labels` are those of an image that may have any
     number of them, none included; `label` is None there. `faults` tell of files beside the image that can't be used.
+
+    >>> Pair("cat", b"the bytes of a file", captions=("a sleeping cat",)).caption
+    'a sleeping cat'
     """
 
     key: str

@@ -24,6 +24,12 @@ BATCH_ROWS = 256
 
 BOX = ("label", "x", "y", "w", "h")
 
+OTHER_NAMES = {
+    "caption": "caption", "captions": "captions", "text": "caption", "title": "caption", "label": "label",
+    "class": "label",
+}  # fmt: skip
+"""What columns of captions and labels are called elsewhere, in whatever case; a table says the same."""
+
 _PAIR_COLUMNS = frozenset(
     ["key", "image", "caption", "captions", "label", "labels", "source", "license", "boxes", "mask"]
 )
@@ -33,7 +39,8 @@ _PAIR_COLUMNS = frozenset(
 class ParquetReader:
     """Rows with the columns key, image, caption, captions, label, labels, split, source, license, boxes, mask.
 
-    Only `image` must be there: bytes, or a struct with `bytes`. Any other column goes to the metadata.
+    Only `image` must be there: bytes, or a struct with `bytes`. Captions may also be called text or title, labels
+    class. Any other column goes to the metadata.
     """
 
     kind = "parquet"
@@ -124,6 +131,7 @@ def _read_group(
 
 
 def pair_of_row(ref: SourceRef, row: dict[str, Any], number: str, names: Sequence[str] | None) -> Pair | Rejected:
+    row = _known(row)
     key = str(row["key"]) if row.get("key") not in (None, "") else number
     image = row["image"]["bytes"] if isinstance(row["image"], dict) else row["image"]
     source = str(row.get("source") or ref.name)
@@ -148,6 +156,16 @@ def pair_of_row(ref: SourceRef, row: dict[str, Any], number: str, names: Sequenc
         metadata={name: value for name, value in metadata.items() if value is not None},
         labels=_labels(row.get("labels"), names),
     )
+
+
+def _known(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with `OTHER_NAMES` replaced where nothing has the right name."""
+    found = dict(row)
+    for name in row:
+        field = OTHER_NAMES.get(name.casefold(), name)
+        if field not in found and not (field == "caption" and "captions" in found):
+            found[field] = found.pop(name)
+    return found
 
 
 def _box(box: Any) -> Any:

@@ -30,6 +30,10 @@ def read_pairs(source: Source | Sequence[Source], *, where: str | None = None) -
 
     Raises:
         SourceError: at the call: no such path, kind, column or split, an empty folder, or a predicate not understood.
+
+    >>> pair = next(read_pairs("photos/"))
+    >>> pair.key, pair.captions
+    ('00', ('picture 0 of a cat',))
     """
     predicate = parse_where(where) if where is not None and where.strip() else None
     refs = _resolve_all(source)

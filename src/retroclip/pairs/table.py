@@ -97,8 +97,12 @@ def _parsed(lines: list[str], delimiter: str) -> tuple[list[str] | None, bool]:
 
 
 def _columns(ref: SourceRef, header: list[str]) -> dict[str, str]:
-    """Field → the header's name for it."""
-    found = {name: next((alias for alias in aliases if alias in header), None) for name, aliases in _ALIASES.items()}
+    """Field → the header's name for it, in whatever case ("TEXT")."""
+    by_name = {name.casefold(): name for name in reversed(header)} | {name: name for name in header}
+    found = {
+        name: next((by_name[alias] for alias in aliases if alias in by_name), None)
+        for name, aliases in _ALIASES.items()
+    }
     if found["image"] is None:
         wanted = ", ".join(_ALIASES["image"])
         raise SourceError(f"{ref.path} has no image column ({wanted}); it has: {', '.join(header)}")

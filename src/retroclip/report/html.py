@@ -14,7 +14,7 @@ from markupsafe import Markup
 from retroclip.errors import BadImageError
 from retroclip.evaluation import Result
 from retroclip.files import write_whole
-from retroclip.report import plots, tables
+from retroclip.report import figures, notes, plots, tables
 from retroclip.report.evidence import Example, MemorySummary, RetrievedClass
 from retroclip.report.groups import BASE, group, leading, tell_apart
 from retroclip.report.labels import by_row, row_labels, settings, settings_differ
@@ -93,20 +93,21 @@ def render(report: Report) -> str:
         loader=PackageLoader("retroclip.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "percent": tables.percent,
-        "points": tables.points,
-        "interval": tables.interval_of,
-        "duration": tables.duration,
-        "count": tables.count,
-        "amount": tables.amount,
+        "percent": figures.percent,
+        "points": figures.points,
+        "interval": figures.interval_of,
+        "duration": figures.duration,
+        "count": figures.count,
+        "amount": figures.amount,
         "thumbnail": thumbnail,
-        "deviation": tables.with_deviation,
+        "deviation": figures.with_deviation,
         "data_name": tables.data_name,
     }
     environment.globals |= {
         "caption": tables.caption,
-        "shared_notes": tables.shared_notes,
-        "row_notes": tables.row_notes,
+        "shared_notes": notes.shared_notes,
+        "row_notes": notes.row_notes,
+        "forgetting_remedy": notes.forgetting_remedy,
         "circumstances": circumstances,
         "measured_on": tables.measured_on,
         "side_metrics": tables.side_metrics,
@@ -205,7 +206,7 @@ def circumstances(section: Section) -> list[tuple[str, Any]]:
         ("Data", f"{tables.data_name(first)}, {first.n:,} images, hash {first.data_hash}"),
         ("Task", f"{first.task}, protocol {first.protocol}, metric {first.metric}"),
         ("Templates", of_rows(lambda r: " · ".join(r.templates))),
-        ("Memory", first.memory and f"{first.memory}, {tables.count(first.memory_pairs)} pairs"),
+        ("Memory", first.memory and f"{first.memory}, {figures.count(first.memory_pairs)} pairs"),
         ("Near-duplicates left out of the memory", first.excluded_near_duplicates),
         ("Classes without an image", ", ".join(first.missing_classes)),
         ("Images left out as unreadable", "; ".join(first.rejected)),

@@ -1,67 +1,16 @@
 """The comparison as a table: for the terminal (rich) and Markdown."""
 
-import math
 from collections.abc import Sequence
 
 from rich.table import Table
 
 from retroclip.evaluation import Result
 from retroclip.evaluation.result import REFERENCES
-from retroclip.evaluation.training_set import MARK
+from retroclip.report.figures import count, duration, interval_of, percent, points, with_deviation
 from retroclip.report.groups import joined, key_of, leading, shots_text
 from retroclip.report.labels import row_labels, settings_differ, templates_in_words
+from retroclip.report.notes import COMPARED, notes_below
 from retroclip.report.overview import overview
-
-# What trained detectors and segmenters are compared with: told below the table, not a column each.
-COMPARED = ("zero-shot-", "grid-", "gain-")
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share as a percentage without the sign: 0.873 → '87.3'."""
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
-
-
-def points(value: float | None) -> str:
-    """A gain in points with its sign: 2.34 → '+2.3'."""
-    if value is None or math.isnan(value):
-        return "–"
-    return "0.0" if abs(value) < 0.05 else f"{value:+.1f}".replace("-", "−")
-
-
-def interval_of(low_high: tuple[float, float] | None, *, signed: bool = False) -> str:
-    """An interval of shares ('84.9–89.1') or, signed, of points ('+1.2 to +3.4')."""
-    if low_high is None or any(map(math.isnan, low_high)):
-        return "–"
-    low, high = low_high
-    return f"{points(low)} to {points(high)}" if signed else f"{percent(low)}–{percent(high)}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds to read: '0.4 s', '12 s', '3 min 20 s'."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    return f"{whole} s" if whole < 120 else f"{whole // 60} min {whole % 60:02d} s"
-
-
-def count(number: int | None) -> str:
-    """A count to read: '0', '12,345', '1.58 M'."""
-    if number is None:
-        return "–"
-    return f"{number / 1e6:.2f} M" if number >= 1_000_000 else f"{number:,}"
-
-
-def amount(number: float | None) -> str:
-    """A count that may be a mean over seeds: '12', '12.3', '1,234'."""
-    if number is None:
-        return "–"
-    return f"{number:,.0f}" if number >= 100 or float(number).is_integer() else f"{number:,.1f}"
-
-
-def with_deviation(result: Result) -> str:
-    """The value as a percentage, ± the standard deviation over seeds where there are several."""
-    deviation = f" ± {percent(result.sd)}" if result.sd is not None else ""
-    return percent(result.value) + deviation
 
 
 def data_name(result: Result) -> str:
@@ -123,97 +72,6 @@ def side_value(result: Result, name: str) -> float | None:
     return result.top1 if name == "top1" and result.top1 is not None else result.metrics.get(name)
 
 
-def footnotes(results: Sequence[Result]) -> list[str]:
-    """What a reader must know beside the figures: `shared_notes`, then `row_notes`."""
-    return shared_notes(results) + row_notes(results)
-
-
-def shared_notes(results: Sequence[Result]) -> list[str]:
-    """What holds for all rows of a table."""
-    notes = ["Intervals: 95 %, bootstrap over the images."]
-    if any(r.gain is not None for r in results):
-        notes.append("Gains are over zero-shot, in percentage points, their intervals paired.")
-    if controls := list(dict.fromkeys(r.control for r in results if r.control)):
-        notes.append(f"Over control: the same over the best method that trains nothing ({', '.join(controls)}).")
-    if settings_differ(results):
-        notes.append("Rows differ in settings: none of them is called the best.")
-    return notes + [text for texts in _told(results) if len(own := set(texts.values())) == 1 for text in own if text]
-
-
-def row_notes(results: Sequence[Result]) -> list[str]:
-    """What isn't the same for all rows of a table, a line for each row that has something to say."""
-    lines = []
-    differing = [texts for texts in _told(results) if len(set(texts.values())) > 1]
-    for position, label in enumerate(row_labels(results)):
-        if own := [texts[position] for texts in differing if texts.get(position)]:
-            lines.append(f"{label}: {' '.join(own)}")
-    return lines
-
-
-def _told(results: Sequence[Result]) -> list[dict[int, str]]:
-    """Each kind of note by the position of the rows that didn't fail; of a memory only for rows that read one."""
-    done = {position: result for position, result in enumerate(results) if result.error is None}
-    reading = {position: r for position, r in done.items() if r.excluded_near_duplicates is not None}
-    kinds = (_missing, _baseline, _other_intervals, _compared, _rejected)
-    return [
-        {position: _excluded(r) for position, r in reading.items()},
-        *({position: told(r) for position, r in done.items()} for told in kinds),
-    ]
-
-
-def _excluded(result: Result) -> str:
-    consulted = REFERENCES if result.memory == REFERENCES else "memory"
-    # A memory may keep images of some pairs only; of reference sets, older ones keep no thumbnails.
-    alone, both = " alone: it keeps no thumbnails", ", and alike as thumbnails where there are images"
-    return (
-        f"{result.excluded_near_duplicates:,} of the {consulted}'s pairs were left out as near-duplicates of "
-        f"evaluation images (cosine over {result.near_threshold}{alone if result.near_thumbnails is False else both})."
-    )
-
-
-def _missing(result: Result) -> str:
-    missing = len(result.missing_classes)
-    return f"{missing} classes of the task have no evaluation image." if missing else ""
-
-
-def _baseline(result: Result) -> str:
-    shown = ", ".join(f"{name} {percent(value)}" for name, value in result.baselines.items())
-    return f"Baseline, {result.baseline}: {shown}." if result.baseline else ""
-
-
-def _other_intervals(result: Result) -> str:
-    others = {name: value for name, value in result.intervals.items() if not name.startswith(COMPARED)}
-    shown = ", ".join(f"{name} {interval_of(value)}" for name, value in others.items())
-    return f"95 % intervals of the others: {shown}." if others else ""
-
-
-def _compared(result: Result) -> str:
-    compared = [compared_text(result, name) for name in result.metrics if name.startswith(COMPARED)]
-    return f"Beside it: {', '.join(compared)}." if compared else ""
-
-
-def _rejected(result: Result) -> str:
-    rejected = len(result.rejected)
-    return f"{rejected} evaluation images{_parts(result)} could not be used and were left out." if rejected else ""
-
-
-def compared_text(result: Result, name: str) -> str:
-    """A figure of the untrained model, or the gain over it in points, with its interval where there is one."""
-    value, interval = result.metrics[name], result.intervals.get(name)
-    if not name.startswith("gain-"):
-        return f"{name} {percent(value)}" + (f" ({interval_of(interval)})" if interval else "")
-    low_high = (100 * interval[0], 100 * interval[1]) if interval else None
-    shown = f" ({interval_of(low_high, signed=True)})" if low_high else ""
-    return f"{name} {points(100 * value)}{shown} points"
-
-
-def _parts(result: Result) -> str:
-    """What else than whole images a protocol rejects."""
-    parts = {"regions": " or boxes", "detection": " or boxes", "segmentation": " or masks"}.get(result.protocol, "")
-    training = sum(reason.startswith(MARK) for reason in result.rejected)
-    return f"{parts} ({training} of them in the training set)" if training else parts
-
-
 def _columns(results: Sequence[Result]) -> list[str]:
     gains = ["gain", "95 % of gain"] if any(r.gain is not None for r in results) else []
     gains += ["over control", "95 % of it"] if any(r.control is not None for r in results) else []
@@ -237,10 +95,7 @@ def _cells(result: Result, label: str, columns: Sequence[str], side: Sequence[st
 def rich_table(results: Sequence[Result], added: Sequence[str] = ()) -> Table:
     """One group of results for the terminal; the best value is bold, failures are below; `added` as of `caption`."""
     columns, labels = _columns(results), row_labels(results)
-    failures = [f"{_plain(r.method)} failed: {_plain(r.error)}" for r in results if r.error is not None]
-    table = Table(
-        title=_plain(caption(results, added)), caption="\n".join([*map(_plain, footnotes(results)), *failures])
-    )
+    table = Table(title=_plain(caption(results, added)), caption="\n".join(map(_plain, notes_below(results))))
     short = max(map(len, labels)) <= 30
     for position, column in enumerate(columns):
         table.add_column(
@@ -267,8 +122,7 @@ def markdown_table(results: Sequence[Result], added: Sequence[str] = ()) -> str:
     lines += [
         _md_row(_cells(r, label, columns, side_metrics(results))) for r, label in zip(results, labels, strict=True)
     ]
-    failures = [f"{r.method} failed: {r.error}" for r in results if r.error is not None]
-    return "\n".join([*lines, "", *[f"{_md(note)}  " for note in [*footnotes(results), *failures]]]) + "\n"
+    return "\n".join([*lines, "", *[f"{_md(note)}  " for note in notes_below(results)]]) + "\n"
 
 
 def _md(text: str) -> str:

@@ -51,6 +51,10 @@ def retrieve(
     `cover.facility_location`). All that is dropped is counted in `provenance["counts"]`. A pair's best class is told
     in `found.merged`. Raises TaskError for a search mode or selection that isn't one, MemoryStoreError for another
     model's memory.
+
+    >>> found = retrieve(memory, task, search=("t2t", "t2i"), k=50)
+    >>> len(found), {task.classes[own[0]] for own in found.classes} <= {"cat", "dog"}
+    (20, True)
     """
     modes = _ordered(search)
     if selection not in SELECTIONS:

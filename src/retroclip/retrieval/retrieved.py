@@ -35,6 +35,10 @@ class Retrieved:
     for a pair without caption. `images` are still encoded; None where the memory stored none. `provenance` names the
     memory, model and settings and counts what was found and dropped. `cached` is where one tuning leaves what the next
     one would compute again from the same images; it is not saved.
+
+    >>> retrieve(memory, task, k=3).save("found")
+    >>> Retrieved.load("found").task.name
+    'pets'
     """
 
     task: Task

@@ -30,6 +30,8 @@ def task_from_annotations(path: Path, name: str | None = None) -> Task:
     Underscores become spaces. LVIS's synonyms and definitions are taken over; its rare classes (`frequency: r`) are
     `novel`, as in open-vocabulary detection on LVIS (ViLD, RegionCLIP). Raises TaskError for another file.
     """
+    if path.is_dir():
+        raise TaskError(f"can't read class names from {path}: it is a folder, and no COCO or LVIS json")
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:

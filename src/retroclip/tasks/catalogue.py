@@ -13,10 +13,9 @@ import yaml
 from retroclip.errors import TaskError
 from retroclip.pairs.clip_benchmark import CLASS_NAMES, class_names, dataset_type, read_templates
 from retroclip.tasks.annotations import LVIS, task_from_annotations
+from retroclip.tasks.reading import TEXTS, read_yaml
 from retroclip.tasks.task import Task
 
-# libyaml where PyYAML was built with it: several times faster.
-_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 _SUFFIXES = (".yaml", ".yml", ".txt")
 
 
@@ -28,7 +27,11 @@ def _files() -> dict[str, Any]:
 
 
 def catalogue() -> list[str]:
-    """Names of the tasks that ship, sorted."""
+    """Names of the tasks that ship, sorted.
+
+    >>> "caltech101" in catalogue()
+    True
+    """
     return list(_files())
 
 
@@ -84,9 +87,8 @@ def _load_file(path: Path) -> Task:
 
 
 def _parse(text: str, name: str) -> Task:
-    """Every scalar is read as text, so that classes named 0 or "no" stay what they are."""
     try:
-        record = yaml.load(text, Loader=_LOADER)
+        record = read_yaml(text, TEXTS)
     except yaml.YAMLError as error:
         raise TaskError(f"task {name!r} is not valid YAML: {' '.join(str(error).split())[:200]}") from None
     if isinstance(record, list):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from retroclip.errors import TaskError
 from retroclip.pairs.voc import SETS, VocReader
+from retroclip.tasks.reading import read_yaml
 from retroclip.tasks.task import Metric
 
 EVALUATED = ("test", "val", "validation", "valid")
@@ -69,7 +70,7 @@ def load_suite(reference: str | Path) -> Suite:
     if not path.is_file():
         raise TaskError(f"no suite {text!r}: choose {', '.join(list_suites())}, or give a YAML file with `tasks:`")
     try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        record = read_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TaskError(f"suite {path} is not valid YAML: {' '.join(str(error).split())[:200]}") from None
     return _parse(path.stem, record)

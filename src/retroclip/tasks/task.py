@@ -50,6 +50,10 @@ class Task(BaseModel):
 
     Raises:
         TaskError: no classes, a class named twice, a template without {}, an unknown key, an unknown metric.
+
+    >>> task = Task("pets", classes=["cat", "dog"], templates=["a photo of a {}, a type of pet."])
+    >>> task.prompts("cat")
+    ['a photo of a cat, a type of pet.']
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -156,8 +160,8 @@ class Task(BaseModel):
         return index
 
     def display_name(self, name: str) -> str:
-        """What a class is called in prompts."""
-        return self.display.get(name, name)
+        """What a class is called in prompts: by default its name, with spaces for the underscores of folders."""
+        return self.display.get(name, name.replace("_", " "))
 
     def prompts(self, name: str, *, describe: bool = False) -> list[str]:
         """Every template filled with a class's name; `describe` adds ", " and its description (iCAR, Eq. 5).
@@ -186,6 +190,10 @@ class Task(BaseModel):
                 f"task {self.name!r} has no descriptions: give them in a YAML file, `descriptions: {{class: sentence}}`"
             )
         return self.model_copy(update={"templates": [described_template(template) for template in self.templates]})
+
+    def measured_by(self, metric: Metric | None) -> Task:
+        """The same task with another metric; itself for None."""
+        return self if metric is None else self.model_copy(update={"metric": metric})
 
     @classmethod
     def load(cls, reference: str | Path | Task) -> Task:

@@ -172,6 +172,10 @@ def customize(
     Under `torchrun` the processes share each batch's rows out, and all return the same model.
     Raises RetroclipError for an unknown tuning or recipe or no usable pair, ModelError where a tower can't be gated and
     for a model that consults a memory or a reference set.
+
+    >>> custom = customize(encoder, retrieve(memory, task), tuning="gated-image", epochs=1)
+    >>> evaluate(custom, task, "labelled/").n
+    20
     """
     if tuning not in TUNINGS:
         raise RetroclipError(f"no tuning is called {tuning!r}: choose one of {', '.join(TUNINGS)}")

@@ -24,7 +24,7 @@ from retroclip.classifiers.segmenting import segment
 from retroclip.classifiers.zero_shot import class_texts, zero_shot
 from retroclip.encoders.dense import whole_image
 from retroclip.encoders.pyramid import staged_maps
-from retroclip.errors import SourceError
+from retroclip.errors import SourceError, TaskError
 from retroclip.training.epochs import Stateful, epochs_left
 
 if TYPE_CHECKING:
@@ -136,9 +136,12 @@ def segmentation_examples(
     Novel classes are not told apart: their pixels get the untrained model's best novel class with `pseudo`, else
     `IGNORE`, as have pixels of no class. Targets have the size of their image where all images have one, else that of
     what the tower saw of it.
-    SourceError where no pixel of any image has a target.
+    SourceError where no pixel of any image has a target, TaskError for more classes than targets can name.
     """
     from retroclip.pairs import decode_image
+
+    if len(task.classes) > IGNORE:
+        raise TaskError(f"task {task.name!r} has {len(task.classes)} classes: a student learns at most {IGNORE}")
 
     mixed = len({mask.shape for mask in masks}) > 1
     novel = [i for i, name in enumerate(task.classes) if name in task.novel]
