@@ -21,13 +21,13 @@ def count(rows, what="images", *, known=True):
             done(1)
 
 
-def test_a_log_gets_a_line_a_minute_and_none_at_the_end(clock, capsys):
+def test_a_log_gets_a_line_a_minute(clock, capsys):
     with encodings_shown():
         count(6)
-    assert capsys.readouterr().err == "images: 3 of 6, 0 a second, 0:01:00 left\n"
+    assert capsys.readouterr().err == "encoding: 3 of 6 images, 0 images/s, 0:01:00 left\nencoding: 6 images, 0 images/s\n"
     with encodings_shown():
         count(3, known=False)
-    assert capsys.readouterr().err == "images: 3, 0 a second\n"
+    assert capsys.readouterr().err == "encoding: 3 images, 0 images/s\n"
 
 
 def test_nothing_unless_somebody_waits_nor_of_parts(clock, capsys):

@@ -4,8 +4,9 @@ import io
 import re
 import tarfile
 
+from retroclip import progress
 from retroclip.evaluation.cleaning import clean_memory
-from retroclip.memory import Blocklist, Memory, progress
+from retroclip.memory import Blocklist, Memory
 
 
 def shards(folder, stub, count):

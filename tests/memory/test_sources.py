@@ -52,7 +52,7 @@ def test_splits_of_a_data_set_do_not_hide_each_other(tmp_path, encoder, stub):
 
 def test_the_description_of_a_data_set_is_no_name(tmp_path, encoder, stub, monkeypatch):
     """Progress had looked for a folder of that name, and ended the run after a minute."""
-    monkeypatch.setattr("retroclip.memory.progress.LOG_SECONDS", 0.0)
+    monkeypatch.setattr("retroclip.progress.LOG_SECONDS", 0.0)
     memory = Memory.create(tmp_path / "m", encoder, DataSet([stub.photo(0)]), progress=True)
     assert len(memory) == 1 and memory.info()["creation"]["sources"] == ["<DataSet>"]
 

@@ -11,16 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from retroclip.progress import encodings_shown
+from retroclip.progress import LOG_SECONDS, encodings_shown
 
 if TYPE_CHECKING:
     from retroclip.evaluation import Result
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-LOG_SECONDS = 60.0
-"""How often a training writes its loss to a log: at a terminal it shows each."""
 
 
 def say(text: str) -> None:

@@ -1,26 +1,19 @@
-"""How far long work is: a bar on a terminal, a line a minute in a log."""
+"""How far long work on a memory is, and how many pairs its sources have."""
 
 import os
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from retroclip.memory.disk import size_on_disk
 from retroclip.memory.sources import describe_sources
 from retroclip.pairs import Pair, count_pairs, is_embedding_folder, open_embeddings, read_pairs, resolve
+from retroclip.progress import progress
 
 Report = Callable[[int, int], None]
 Done = Callable[[int], None]
-LOG_SECONDS = 60.0
 SAMPLE_PAIRS = 64
 TAR_OVERHEAD = 2048  # headers and padding of an image and its text
 
@@ -34,7 +27,7 @@ def reporter(total: Callable[[], int | None], shown: bool, also: Report | None) 
     if not shown:
         yield also
         return
-    with _bar(total()) if sys.stderr.isatty() else _log(total) as show:
+    with progress(total, "encoding", "pairs") as show:
 
         def report(read: int, rejected: int) -> None:
             show(read, rejected)
@@ -50,62 +43,12 @@ def steps(doing: str, what: str, total: int, shown: bool) -> Iterator[Done]:
     if not shown:
         yield nothing
         return
-    with _bar(total, doing, what) if sys.stderr.isatty() else _log(lambda: total, doing, what) as show:
+    with progress(total, doing, what) as show:
         yield show
 
 
 def nothing(done: int) -> None:
     """What there is to call where nobody looks on."""
-
-
-@contextmanager
-def _bar(total: int | None, doing: str = "encoding", what: str = "pairs") -> Iterator[Callable[..., None]]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]} {task.fields[told]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(doing, total=total, rate="?", told=f"{what}/s")
-
-        def show(read: int, rejected: int | None = None) -> None:
-            speed = bar.tasks[0].speed
-            known = None if total is None else max(total, read)
-            told = f"{what}/s{_rejected(rejected)}"
-            bar.update(task, completed=read, total=known, told=told, rate=f"{speed:.0f}" if speed else "?")
-
-        yield show
-
-
-def _rejected(count: int | None) -> str:
-    return "" if count is None else f", {count:,} rejected"
-
-
-@contextmanager
-def _log(
-    total: Callable[[], int | None], doing: str = "encoding", what: str = "pairs"
-) -> Iterator[Callable[..., None]]:
-    """Writes a line every `LOG_SECONDS`; what is done by then asks for no total either."""
-    since, before = time.monotonic(), 0
-    ask = cache(total)
-
-    def show(read: int, rejected: int | None = None) -> None:
-        nonlocal since, before
-        seconds = time.monotonic() - since
-        if seconds < LOG_SECONDS:
-            return
-        rate = (read - before) / seconds
-        of, left, expected = "", "", ask()
-        if expected is not None and expected > read:
-            of = f" of {expected:,}"
-            left = f", {timedelta(seconds=round((expected - read) / rate))} left" if rate else ""
-        print(f"{doing}: {read:,}{of} {what}, {rate:,.0f} {what}/s{_rejected(rejected)}{left}", file=sys.stderr)
-        sys.stderr.flush()
-        since, before = time.monotonic(), read
-
-    yield show
 
 
 def total_pairs(sources: Any) -> int | None:
