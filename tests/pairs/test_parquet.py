@@ -167,5 +167,5 @@ def test_several_labels_come_from_a_list_or_from_boxes(table, tmp_path):
 
 
 def test_a_filter_that_no_row_passes_is_told_as_such(file):
-    with pytest.raises(SourceError, match="no row is one where label = 'cow'"):
+    with pytest.raises(SourceError, match="has no row where label = 'cow'"):
         load_labelled(file, where="label = 'cow'")

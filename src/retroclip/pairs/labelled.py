@@ -73,7 +73,7 @@ def load_labelled(dataset: str | Path, *, where: str | None = None) -> LabelledS
     elif several:
         data.keys, data.images, data.label_sets = (list(column) for column in zip(*several, strict=True))  # type: ignore[assignment]
     if not data.keys and where and not data.skipped and not data.rejected:
-        raise SourceError(f"{text}: no row is one where {where}")
+        raise SourceError(f"{text} has no row where {where}")
     if not data.keys:
         found = f"{data.skipped} images without a label and {len(data.rejected)} that can't be read"
         chosen = f" for where {where!r}" if where else ""
