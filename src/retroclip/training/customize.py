@@ -155,7 +155,8 @@ def customize(
 
     `recipe` names the set of `recipes.RECIPES` that holds where nothing else is given: "anchored" is ours, "react" has
     REACT's loss, "react-published" all that its authors publish. `tuning` is one of `TUNINGS`, with its own `lr`;
-    `gates` blocks are gated (default: half of them, at most 6). `views` augmented views of each image are made
+    `gates` blocks are gated (default: half of them, at most 6). Without `epochs` few pairs get more of them than the
+    recipe says, for 30 steps at least [D]. `views` augmented views of each image are made
     beforehand, besides the plain one, and one is drawn at each step: so whatever is frozen is computed once a view. Or
     "anew": another view at every epoch and never the plain one, as REACT trains, for which the frozen part runs at
     every step. `augmentation`: "mild", or "react" for REACT's own (small crops, RandAugment, erasing). `warmup` is a
@@ -206,6 +207,7 @@ def customize(
     shown: dict[str, Any] = {"views": own["views"], "augmentation": own["augmentation"], "seed": seed}
     examples = prepare(towers, retrieved, cleaned=cleaned, others=own["others"], borrow=own["borrow"], **shown)
     steps = own["epochs"] * -(-len(examples) // own["batch_size"])
+    steps = max(steps, own["fewest_steps"]) if epochs is None else steps
     terms = Terms(own["positives"], loss, own["class_texts"], own["distillation"])
     objective = Contrast(towers, examples.prompts, terms, examples.counts)
     batches = examples.batches(own["batch_size"], seed)

@@ -21,6 +21,7 @@ REACT_LOSS: dict[str, Any] = {
 }
 OURS: dict[str, Any] = {
     "epochs": 5,
+    "fewest_steps": 30,
     "batch_size": 128,
     "weight_decay": 0.05,
     "warmup": 0.1,
@@ -43,6 +44,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "react-published": REACT_LOSS
     | {
         "epochs": 32,
+        "fewest_steps": 0,
         "batch_size": 4096,
         "weight_decay": 0.05,
         "warmup": 5000 / (32 * 10_000_000 / 4096),
@@ -56,7 +58,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 untuned model (docs/decisions.md); and all that REACT's authors publish, for millions of pairs: loss, rates, batches,
 epochs, warm-up (5,000 of the 78,125 steps that 10 M pairs make, as a share), AdamW's ε and augmentation. For fewer
 pairs the paper raises the epochs until there are about as many steps. Batches go through the model in parts there,
-which changes nothing but the room they take."""
+which changes nothing but the room they take. Five epochs of ours are a few steps on a hundred pairs, so that they take
+`fewest_steps` at least, unless told how many epochs (docs/decisions.md)."""
 
 
 def chosen(recipe: str, tuning: str, given: Mapping[str, Any]) -> dict[str, Any]:
