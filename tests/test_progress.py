@@ -24,7 +24,8 @@ def count(rows, what="images", *, known=True):
 def test_a_log_gets_a_line_a_minute(clock, capsys):
     with encodings_shown():
         count(6)
-    assert capsys.readouterr().err == "encoding: 3 of 6 images, 0 images/s, 0:01:00 left\nencoding: 6 images, 0 images/s\n"
+    told = "encoding: 3 of 6 images, 0 images/s, 0:01:00 left\nencoding: 6 images, 0 images/s\n"
+    assert capsys.readouterr().err == told
     with encodings_shown():
         count(3, known=False)
     assert capsys.readouterr().err == "encoding: 3 images, 0 images/s\n"
