@@ -22,9 +22,9 @@ class Ordering:
 
 
 FREE_START = (
-    "it does learn from its neighbours, see it beside the same layer without retrieval; but it starts at random and has "
-    "some thousand pairs to learn from, where the paper has millions. From our identity start the order is the paper's. "
-    "How many pairs the free start needs wasn't measured."
+    "it does learn from its neighbours, see it beside the same layer without retrieval; but it starts at random and "
+    "has some thousand pairs to learn from, where the paper has millions. From our identity start the order is the "
+    "paper's. How many pairs the free start needs wasn't measured."
 )
 ROBUST = "RA-CLIP, section E: robust to poor retrieval, since the input's own embedding counts, too"
 
