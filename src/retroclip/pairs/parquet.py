@@ -25,7 +25,7 @@ BATCH_ROWS = 256
 BOX = ("label", "x", "y", "w", "h")
 
 CALLED = {"captions": ("captions",), "caption": ("caption", "title", "text"), "label": ("label", "class")}
-"""What columns of captions and labels are called elsewhere, in whatever case, the first that is there; in tables, too."""
+"""What columns of captions and labels are called elsewhere, in any case, the first that is there; in tables, too."""
 
 _PAIR_COLUMNS = frozenset(
     ["key", "image", "caption", "captions", "label", "labels", "source", "license", "boxes", "mask"]
