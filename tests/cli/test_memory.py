@@ -44,6 +44,11 @@ def test_many_questions_in_one_call(run, memory, tmp_path, monkeypatch):
     assert "picture 7 of a dog" in rows[0] and "picture 3 of a dog" in rows[1]
     (tmp_path / "some.txt").write_text("photos/05.jpg\n")
     assert run("memory search mem --images some.txt --json").status == 1
+    (tmp_path / "some.txt").write_text("photos/gone.jpg\nphotos/07.jpg\n")
+    told = run("memory search mem --images some.txt -k 1 --json")
+    assert [len(answer["hits"]) for answer in json.loads(told.out)] == [0, 1] and told.status == 0
+    assert "photos/gone.jpg: No such file" in told.err and "1 of 2 images could not be read" in told.err
+    assert run("memory search mem --texts words.txt --json --where nonesuch=1").out == ""
     (tmp_path / "none.txt").write_bytes(b"\xff\xfe")
     assert "none.txt is not UTF-8" in run("memory search mem --texts none.txt").line
     (tmp_path / "none.txt").write_text(" \n")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from retroclip import progress
 from retroclip.errors import RetroclipError, SourceError
 from retroclip.evaluation import evaluate_retrieval, image_text, retrieval_metrics
 from retroclip.evaluation.image_text import retrieval_ranks
@@ -85,6 +86,16 @@ def test_evaluate_retrieval_reads_pairs_and_leaves_out_the_incomplete(encoder, d
     # Every image shares its caption with the other images of its class, and ties count against it.
     assert result.value == 0
     assert set(result.metrics) == {f"{way}-recall@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)}
+
+
+@pytest.mark.parametrize(("where", "total"), [(None, " of 500"), ("label = 'star'", "")])
+def test_how_many_a_predicate_chooses_is_not_told(where, total, encoder, captioned, monkeypatch, capsys):
+    monkeypatch.setattr("retroclip.pairs.read_pairs", lambda source, where=None: iter(captioned))
+    monkeypatch.setattr("retroclip.pairs.count_pairs", lambda source: 500)
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.0)
+    with progress.encodings_shown():
+        image_text.read_captioned(encoder, "captions.parquet", where=where)
+    assert capsys.readouterr().err.startswith(f"encoding: 120{total} images, ")
 
 
 def test_no_captioned_image_is_refused(encoder, monkeypatch):

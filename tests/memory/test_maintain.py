@@ -1,6 +1,7 @@
 """Compaction keeps rows and ids; a purge leaves no byte of what it removed in any file."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,6 +56,14 @@ def test_large_images_are_handled_few_at_a_time(tmp_path, memory, monkeypatch):
     assert memory.verify() == []
     memory.export(tmp_path / "out", "parquet")
     assert ParquetFile(tmp_path / "out" / "pairs-0.parquet").metadata.row_group(0).num_rows <= 15
+
+
+def test_few_large_images_among_many_small_rows_count(memory, encoder, pairs, stub, monkeypatch):
+    """By the mean of all rows, photos after millions of embeddings were read by thousands."""
+    monkeypatch.setattr(tables, "READ_BYTES", 2**20)
+    small, noise = memory._store.rows_at_a_time(), np.random.default_rng(0).bytes(200_000)
+    memory.add([replace(pairs[0], key=f"large {i}", image=stub.photo(i) + noise) for i in range(3)], encoder)
+    assert memory._store.rows_at_a_time() < 10 < small
 
 
 def test_compact_keeps_what_another_reader_reads(memory):

@@ -50,13 +50,18 @@ def test_every_column_finds_its_field(file, table):
 
 
 def test_captions_and_labels_by_the_names_that_others_give_them(tmp_path, make_encoded):
+    """Of a text and a title the same one as in a table, whichever column is first."""
     row = {"image": make_encoded(0), "TEXT": "a dog", "title": "Rex", "class": "dog", "url": "http://x"}
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
     pq.write_table(pa.Table.from_pylist([row | {"captions": ["it runs"], "label": "pet"}]), tmp_path / "b.parquet")
     (theirs,), (ours,) = (list(read_pairs(tmp_path / name)) for name in ("a.parquet", "b.parquet"))
-    assert (theirs.captions, theirs.label) == (("a dog",), "dog")
-    assert theirs.metadata == {"title": "Rex", "url": "http://x"}
+    assert (theirs.captions, theirs.label) == (("Rex",), "dog")
+    assert theirs.metadata == {"TEXT": "a dog", "url": "http://x"}
     assert (ours.captions, ours.label, ours.metadata["TEXT"]) == (("it runs",), "pet", "a dog")
+    (tmp_path / "a.png").write_bytes(row["image"])
+    (tmp_path / "a.csv").write_text("image,TEXT,title,class\na.png,a dog,Rex,dog\n")
+    (listed,) = read_pairs(tmp_path / "a.csv")
+    assert (listed.captions, listed.label) == (theirs.captions, theirs.label)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

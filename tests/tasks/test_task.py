@@ -156,6 +156,7 @@ def test_a_file_may_leave_out_its_name_and_share_templates(tmp_path):
         ("a: [", "not valid YAML"),
         ("classes: [cat]\nclasses: [dog]", "'classes' is there twice, in lines 1 and 2"),
         ("classes: [cat, dog]\nsynonyms:\n  cat: [puss]\n  cat: [tom]", "'cat' is there twice, in lines 3 and 4"),
+        ("classes: [cat, dog]\nsynonyms: {cat: [puss], cat: [tom]}", "'cat' is there twice, in lines 2 and 2"),
         ("[]", "no classes"),
         (b"\xff\xfe", "UTF-8"),
     ],

@@ -21,7 +21,11 @@ def customize(
     tuning: Tuning = "gated-image",
     out: Path,
     epochs: Annotated[
-        int | None, Parameter(help="For react-published 32. Default: 5.", validator=validators.Number(gte=1))
+        int | None,
+        Parameter(
+            help="For react-published 32, for few pairs as many as make 30 steps. Default: 5.",
+            validator=validators.Number(gte=1),
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, Parameter(help="For react-published 4096. Default: 128.", validator=validators.Number(gte=1))

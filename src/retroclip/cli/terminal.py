@@ -32,12 +32,16 @@ def print_json(value: Any) -> None:
 
 
 def print_json_list(values: Iterable[Any]) -> None:
-    """`print_json` of a list whose items come one by one, one a line: however many they are, none is kept."""
-    sys.stdout.write("[")
-    for number, value in enumerate(values):
-        sys.stdout.write(",\n" if number else "\n")
+    """`print_json` of a list whose items come one by one, one a line: however many they are, none is kept.
+
+    What ends with an error before its first item prints nothing.
+    """
+    before = "[\n"
+    for value in values:
+        sys.stdout.write(before)
         json.dump(value, sys.stdout, ensure_ascii=False, default=str)
-    sys.stdout.write("\n]\n")
+        before = ",\n"
+    sys.stdout.write("[]\n" if before == "[\n" else "\n]\n")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:

@@ -129,7 +129,8 @@ def read_captioned(
                 yield pair.key, pair.image, pair.captions
 
     waiting = usable()
-    with counted(lambda: count_pairs(source) if isinstance(source, str | Path) else None, "images") as done:
+    countable = isinstance(source, str | Path) and not where  # of chosen ones nobody knows how many there are
+    with counted(lambda: count_pairs(source) if countable else None, "images") as done:
         while part := list(islice(waiting, READ_AT_ONCE)):
             embeddings, bad = encode_readable(encoder, [image for _, image, _ in part], batch_size)
             unreadable += len(bad)

@@ -44,8 +44,9 @@ def has_version(path: Location) -> bool:
 
 
 def rows_at_a_time(dataset: Any) -> int:
-    """How many whole rows are about `READ_BYTES`, by the mean of what the files hold; at most `MOST_ROWS`."""
-    parts = dataset.get_fragments()
-    rows = sum(part.physical_rows for part in parts)
-    size = sum(file.file_size_bytes or 0 for part in parts for file in part.data_files())
-    return max(1, min(MOST_ROWS, READ_BYTES * rows // max(size, 1)))
+    """How many whole rows are about `READ_BYTES`, by the fragment with the largest ones; at most `MOST_ROWS`."""
+    most = MOST_ROWS
+    for part in dataset.get_fragments():  # photos may follow millions of embeddings without
+        size = sum(file.file_size_bytes or 0 for file in part.data_files())
+        most = min(most, READ_BYTES * part.physical_rows // max(size, 1))
+    return max(1, most)

@@ -24,11 +24,8 @@ BATCH_ROWS = 256
 
 BOX = ("label", "x", "y", "w", "h")
 
-OTHER_NAMES = {
-    "caption": "caption", "captions": "captions", "text": "caption", "title": "caption", "label": "label",
-    "class": "label",
-}  # fmt: skip
-"""What columns of captions and labels are called elsewhere, in whatever case; a table says the same."""
+CALLED = {"captions": ("captions",), "caption": ("caption", "title", "text"), "label": ("label", "class")}
+"""What columns of captions and labels are called elsewhere, in any case, the first that is there; in tables, too."""
 
 _PAIR_COLUMNS = frozenset(
     ["key", "image", "caption", "captions", "label", "labels", "source", "license", "boxes", "mask"]
@@ -159,11 +156,11 @@ def pair_of_row(ref: SourceRef, row: dict[str, Any], number: str, names: Sequenc
 
 
 def _known(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with `OTHER_NAMES` replaced where nothing has the right name."""
-    found = dict(row)
-    for name in row:
-        field = OTHER_NAMES.get(name.casefold(), name)
-        if field not in found and not (field == "caption" and "captions" in found):
+    """The row with the right names for those that are `CALLED` otherwise; a title or text beside captions stays."""
+    found, by_name = dict(row), {name.casefold(): name for name in reversed(row)}
+    for field, names in CALLED.items():
+        name = next((by_name[name] for name in names if name in by_name), field)
+        if name in found and field not in found and not (field == "caption" and "captions" in found):
             found[field] = found.pop(name)
     return found
 

@@ -11,14 +11,15 @@ from typing import Any
 
 from retroclip.errors import SourceError
 from retroclip.pairs.pair import Pair, Rejected, clean_captions, clean_label, printable
+from retroclip.pairs.parquet import CALLED
 from retroclip.pairs.readers import check_columns, no_such_split, register_reader
 from retroclip.pairs.reference import SourceRef
 from retroclip.pairs.where import Predicate
 
 _ALIASES = {
     "image": ("image", "filepath", "path", "file", "filename", "file_name", "image_path"),
-    "caption": ("caption", "title", "text", "captions"),
-    "label": ("label", "class"),
+    "caption": (*CALLED["caption"], *CALLED["captions"]),
+    "label": CALLED["label"],
     "key": ("key",),
     "source": ("source",),
     "license": ("license", "licence"),

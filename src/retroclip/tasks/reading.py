@@ -29,8 +29,10 @@ def _check_keys(node: yaml.Node) -> None:
         lines: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
-            if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
-                raise yaml.YAMLError(f"{key.value!r} is there twice, in lines {lines[key.value]} and {line}")
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in lines:
+                    raise yaml.YAMLError(f"{key.value!r} is there twice, in lines {lines[key.value]} and {line}")
+                lines[key.value] = line
             _check_keys(value)
     elif isinstance(node, yaml.SequenceNode):
         for each in node.value:

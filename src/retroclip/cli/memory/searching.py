@@ -1,5 +1,6 @@
 """`retroclip memory search`: one question, or many that share one loading of model and memory."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -57,7 +58,8 @@ def search(
     opened = Memory.open(memory)
     encoder = load(opened.model_reference)
     opened.check_encoder(encoder)
-    answers = _answers(opened, encoder, questions, {"by": by, "k": k, "where": where}, progress=many)
+    shown = many and not (json and sys.stdout.isatty())  # rows at a terminal show how far it is
+    answers = _answers(opened, encoder, questions, {"by": by, "k": k, "where": where}, progress=shown)
     if not many:
         _, hits, error = next(answers)
         if error is not None:
@@ -88,13 +90,13 @@ def _questions(texts: Path | None, images: Path | None) -> Sequence[str | Path]:
     """The lines of a file of texts, or the image files that a folder or a list has."""
     from retroclip.prediction import find_images
 
-    if images is not None:
-        return find_images([Path(line) for line in _lines(images)] if images.suffix == ".txt" else [images])
-    return _lines(Path(str(texts)))
+    if images is None:
+        return _lines(Path(str(texts)))
+    return [Path(line) for line in _lines(images)] if images.suffix == ".txt" else find_images([images])
 
 
 def _lines(file: Path) -> list[str]:
-    """The lines of a file that aren't empty. Raises SourceError where there is none, or they aren't UTF-8."""
+    """The lines of a file that aren't empty. Raises SourceError where it has none, or they aren't UTF-8."""
     from retroclip.errors import SourceError
 
     try:
