@@ -23,10 +23,15 @@ def in_chunks(encode: Callable[[Tensor], Tensor], rows: Tensor, size: int | None
     return torch.cat([checkpoint(encode, part, use_reentrant=False) for part in rows.split(size)])
 
 
+def has_batch_norms(module: nn.Module) -> bool:
+    """Whether a batch norm is trained: its statistics are those of the rows it sees, and chunks would change them."""
+    norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    return any(any(p.requires_grad for p in norm.parameters()) for norm in norms)
+
+
 def refuse_batch_norms(module: nn.Module, size: int | None) -> None:
-    """RetroclipError where chunks would change the loss: a batch norm takes its statistics from the rows it sees."""
-    trained = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    if size is not None and any(any(p.requires_grad for p in norm.parameters()) for norm in trained):
+    """RetroclipError where chunks would change the loss."""
+    if size is not None and has_batch_norms(module):
         raise RetroclipError(
             "micro_batch can't be used with batch norms, whose statistics are those of the whole batch"
         )

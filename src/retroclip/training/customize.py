@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from retroclip.encoders.attention import flat_attention
 from retroclip.encoders.consulting import refuse_consulting
 from retroclip.errors import RetroclipError
-from retroclip.training.chunks import refuse_batch_norms
+from retroclip.training.chunks import has_batch_norms, refuse_batch_norms
 from retroclip.training.distributed import start
 from retroclip.training.examples import prepare
 from retroclip.training.loop import fit
@@ -201,9 +201,10 @@ def customize(
         raise RetroclipError(f"a loss can't be {loss!r}: choose one of {', '.join(LOSSES)}")
     start()
     torch.manual_seed(seed)
-    parts = own["micro_batch"]
-    towers = Towers(encoder, TUNINGS[tuning], gates=gates, token_drop=own["token_drop"], micro_batch=parts)
-    refuse_batch_norms(towers.model, parts)
+    towers = Towers(encoder, TUNINGS[tuning], gates=gates, token_drop=own["token_drop"], micro_batch=own["micro_batch"])
+    if micro_batch is None and has_batch_norms(towers.model):
+        towers.micro_batch = None  # of the recipe; nobody asked for it
+    refuse_batch_norms(towers.model, towers.micro_batch)
     shown: dict[str, Any] = {"views": own["views"], "augmentation": own["augmentation"], "seed": seed}
     examples = prepare(towers, retrieved, cleaned=cleaned, others=own["others"], borrow=own["borrow"], **shown)
     steps = own["epochs"] * -(-len(examples) // own["batch_size"])
