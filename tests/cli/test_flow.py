@@ -25,7 +25,8 @@ def labelled(tmp_path, make_encoded):
 def test_retrieve_customize_evaluate(run, model, memory, task, labelled):
     found = run(f"retrieve mem {task} --out found -k 8")
     assert found.status == 0
-    assert "pairs for animals in found" in found.out
+    assert "pairs for animals in found" in found.out and "names a class" not in found.err
+    assert "no caption of theirs names a class" in run("retrieve mem zebra,gnu --out other -k 8").err
     assert run(f"customize found --model {model} --out custom --epochs 1").status == 0
     result = json.loads(run(f"evaluate custom {task} {labelled} --json").out)
     assert (result["task"], result["n"], result["method"], result["metric"]) == ("animals", 12, "zero-shot", "top1")

@@ -86,16 +86,17 @@ def evaluate(
         file (`tasks: [{task: pets, dataset: pets.parquet#test, train: pets.parquet#train}]`, also with `where`,
         `protocol`, `options` and `metric`). `--method` may then name several, with commas between.
     data
-        The folder with the data of a suite, each by the name of its task (`food101.parquet`, `food101/`).
+        The folder with the data of a suite, each by the name of its task (`food101.parquet`, `food101/`). Default: the
+        working folder.
     out
         The folder for a suite's results, one JSON file each; what is there already is not measured again.
     """
     if describe and (suite is not None or task == "image-text-retrieval"):
         raise WrongUsageError("evaluate: --describe is for a TASK with classes")
     if suite is not None:
-        if task or dataset or where or metric or protocol or train or settings or data is None or out is None:
+        if task or dataset or where or metric or protocol or train or settings or out is None:
             raise WrongUsageError("evaluate: --suite takes --data and --out, and its tasks and data from the suite")
-        return evaluate_suite(model, suite, data, out, memory, method, shots, seed, seeds, precision, json)
+        return evaluate_suite(model, suite, data or Path(), out, memory, method, shots, seed, seeds, precision, json)
     if task is None or dataset is None:
         raise WrongUsageError("evaluate: name a TASK and a DATASET, or a --suite")
     if data or out:

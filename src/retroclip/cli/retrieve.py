@@ -8,7 +8,7 @@ from cyclopts import Parameter, validators
 
 from retroclip.cli.failures import WrongUsageError
 from retroclip.cli.options import MemoryName, Where, split_words
-from retroclip.cli.terminal import print_facts, with_progress
+from retroclip.cli.terminal import print_facts, say, with_progress
 
 
 @with_progress
@@ -56,6 +56,7 @@ def retrieve(
 
     from retroclip.memory import Memory
     from retroclip.pairs import load_labelled
+    from retroclip.retrieval import named_classes
     from retroclip.retrieval import retrieve as retrieve_pairs
     from retroclip.tasks import Task
 
@@ -72,6 +73,8 @@ def retrieve(
     )
     found.save(out)
     print_facts(f"{len(found)} pairs for {found.task.name} in {out}", found.provenance)
+    if len(found) and not any(named_classes(found.captions, found.task)):
+        say("no caption of theirs names a class: they are what the memory has nearest, perhaps nothing of the task")
 
 
 def search_modes(text: str) -> tuple[str, ...]:
