@@ -29,13 +29,14 @@ def test_one_name_gives_all_that_reacts_authors_publish(encoder, retrieved, monk
     assert (told["lr"], told["steps"]) == (5e-5, 4)
 
 
-def test_few_pairs_get_more_epochs_unless_told_how_many(encoder, retrieved):
+def test_gates_get_more_epochs_on_few_pairs_unless_told_how_many(encoder, retrieved):
     def steps(**options):
-        return customize(encoder, retrieved, gates=1, **options).history["step"][-1]
+        return customize(encoder, retrieved, **options).history["step"][-1]
 
     assert steps() == 30  # one batch an epoch
     assert steps(batch_size=2) == 5 * -(-len(retrieved) // 2)
     assert steps(epochs=1) == 1
+    assert steps(tuning="locked-text") == 5  # a whole tower has learnt such pairs by heart by then
 
 
 def test_the_published_recipe_learns_and_resumes(encoder, retrieved, tmp_path):

@@ -23,7 +23,7 @@ def customize(
     epochs: Annotated[
         int | None,
         Parameter(
-            help="For react-published 32, for few pairs as many as make 30 steps. Default: 5.",
+            help="For react-published 32, for gates on few pairs as many as make 30 steps. Default: 5.",
             validator=validators.Number(gte=1),
         ),
     ] = None,

@@ -155,12 +155,12 @@ def customize(
 
     `recipe` names the set of `recipes.RECIPES` that holds where nothing else is given: "anchored" is ours, "react" has
     REACT's loss, "react-published" all that its authors publish. `tuning` is one of `TUNINGS`, with its own `lr`;
-    `gates` blocks are gated (default: half of them, at most 6). Without `epochs` few pairs get more of them than the
-    recipe says, for 30 steps at least [D]. `views` augmented views of each image are made
-    beforehand, besides the plain one, and one is drawn at each step: so whatever is frozen is computed once a view. Or
-    "anew": another view at every epoch and never the plain one, as REACT trains, for which the frozen part runs at
-    every step. `augmentation`: "mild", or "react" for REACT's own (small crops, RandAugment, erasing). `warmup` is a
-    share of all steps. `positives`, `class_texts` and `distillation` are `Terms`, as `loss` is; `others` keeps
+    `gates` blocks are gated (default: half of them, at most 6). Without `epochs` gates get more of them on few
+    pairs than the recipe says, for 30 steps at least [D]. `views` augmented views of each image are made
+    beforehand, besides the plain one, and one is drawn at each step: so whatever is frozen is computed once a view.
+    Or "anew": another view at every epoch and never the plain one, as REACT trains, for which the frozen part runs
+    at every step. `augmentation`: "mild", or "react" for REACT's own (small crops, RandAugment, erasing). `warmup`
+    is a share of all steps. `positives`, `class_texts` and `distillation` are `Terms`, as `loss` is; `others` keeps
     at most so many pairs that name no class for each that names one; `borrow` gives a pair that names no class a
     caption of its neighbours where that share of them names one (`borrow_captions`) [D];
     `token_drop` hides that share of an image's tokens from what is trained, for speed, where the layers below are
@@ -208,7 +208,8 @@ def customize(
     shown: dict[str, Any] = {"views": own["views"], "augmentation": own["augmentation"], "seed": seed}
     examples = prepare(towers, retrieved, cleaned=cleaned, others=own["others"], borrow=own["borrow"], **shown)
     steps = own["epochs"] * -(-len(examples) // own["batch_size"])
-    steps = max(steps, own["fewest_steps"]) if epochs is None else steps
+    if epochs is None and TUNINGS[tuning].gated:
+        steps = max(steps, own["fewest_steps"])
     terms = Terms(own["positives"], loss, own["class_texts"], own["distillation"])
     objective = Contrast(towers, examples.prompts, terms, examples.counts)
     batches = examples.batches(own["batch_size"], seed)

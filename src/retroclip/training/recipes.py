@@ -58,8 +58,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 untuned model (docs/decisions.md); and all that REACT's authors publish, for millions of pairs: loss, rates, batches,
 epochs, warm-up (5,000 of the 78,125 steps that 10 M pairs make, as a share), AdamW's ε and augmentation. For fewer
 pairs the paper raises the epochs until there are about as many steps. Batches go through the model in parts there,
-which changes nothing but the room they take. Five epochs of ours are a few steps on a hundred pairs, so that they take
-`fewest_steps` at least, unless told how many epochs (docs/decisions.md)."""
+which changes nothing but the room they take. Five epochs of ours are a few steps on a hundred pairs, too few for gates,
+which start closed: unless told how many epochs, these take `fewest_steps` at least (docs/decisions.md)."""
 
 
 def chosen(recipe: str, tuning: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,9 +36,14 @@ class Tuning:
     lr: float
 
     @property
+    def gated(self) -> bool:
+        """Whether gates are trained, in whichever tower."""
+        return "gated" in (self.image, self.text)
+
+    @property
     def published(self) -> float:
         """REACT's own rate."""
-        return 5e-4 if "gated" in (self.image, self.text) else 5e-5
+        return 5e-4 if self.gated else 5e-5
 
 
 TUNINGS = {
