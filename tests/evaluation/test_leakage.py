@@ -31,6 +31,8 @@ def test_nothing_near_leaves_the_memory_itself(make_memory):
     memory = make_memory(np.eye(8)[1:], np.eye(8)[1:])
     assert len(near_duplicates(memory, torch.eye(8)[:1])) == 0
     assert without(memory, np.zeros(0, np.int64)) is memory
+    hidden = without(memory, np.array([2]))
+    assert all(2 not in hidden.search(torch.eye(8)[:1], k=7, hidden=also).ids for also in (None, [3]))
 
 
 def test_an_empty_memory_has_no_duplicates(make_memory):

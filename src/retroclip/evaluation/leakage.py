@@ -145,8 +145,9 @@ class MemoryWithout:
     def embeddings(self, ids: Any = None, *, of: Literal["image", "text"] = "image") -> torch.Tensor:
         return self._memory.embeddings(self.ids() if ids is None else ids, of=of)
 
-    def search(self, queries: Any, *, hidden: Any = (), **options: Any) -> Any:
-        return self._memory.search(queries, hidden=np.union1d(self._excluded, np.asarray(hidden, np.int64)), **options)
+    def search(self, queries: Any, *, hidden: Any = None, **options: Any) -> Any:
+        also = np.asarray([] if hidden is None else hidden, np.int64)
+        return self._memory.search(queries, hidden=np.union1d(self._excluded, also), **options)
 
     def _visible(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         return ids[~np.isin(ids, self._excluded)]

@@ -31,7 +31,9 @@ def clean(
             help="Pairs whose image nearly is another's (cosine above this).", validator=validators.Number(gt=0, lte=1)
         ),
     ] = None,
-    near_to: Annotated[tuple[str, ...], Parameter(help="Pairs that nearly are an image of this data set.")] = (),
+    near_to: Annotated[
+        tuple[str, ...], Parameter(negative=(), help="Pairs that nearly are an image of this data set.")
+    ] = (),
     min_clip_score: Annotated[str | None, Parameter(help="Cosine of image and text, or `quantile`.")] = None,
     blocklist: BlocklistFile = None,
     purge: Annotated[bool, Parameter(negative=(), help="Remove their bytes, too (`memory purge`).")] = False,
