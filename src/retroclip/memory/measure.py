@@ -70,8 +70,7 @@ def tuned(
     everything = np.arange(len(rows))
     wanted = {}
     for name, sample in samples.items():
-        best = exact_search(sample.queries, rows, everything, width)[0]
-        wanted[name] = _scores(sample.queries, rows, _without(best, sample.places))
+        wanted[name] = _without(*exact_search(sample.queries, rows, everything, width), sample.places)
     parameters: dict[str, int] = {}
     recall: dict[str, dict[str, float]] = {}
 
@@ -79,8 +78,8 @@ def tuned(
         nonlocal parameters, recall
         measured = {}
         for name, sample in samples.items():
-            places = _without(index.nearest(sample.queries, rows, width, candidate)[0], sample.places)
-            found = _scores(sample.queries, rows, places)
+            ids, scores = index.nearest(sample.queries, rows, width, candidate)
+            found = _without(ids, scores, sample.places)
             measured[name] = {str(n): recall_of(wanted[name][:, :n], found[:, :n]) for n in RECALL_AT}
         enough = all(each["10"] >= target for each in measured.values())
         if enough or not recall or min(e["10"] for e in recall.values()) < target:
@@ -132,17 +131,11 @@ def recall_of(exact: FloatMatrix, found: FloatMatrix) -> float:
     return round(float(np.mean(shares)), 4) if len(shares) else 1.0
 
 
-def _scores(queries: torch.Tensor, rows: Rows, places: IdArray) -> FloatMatrix:
-    """Inner products (n, k) of queries (n, d) with the rows at places (n, k); -inf where there is none."""
-    values = [rows.gather(own.clip(0)) @ query for query, own in zip(queries, places, strict=True)]
-    return np.where(places >= 0, torch.stack(values).numpy(), -np.inf).astype(np.float32)
-
-
-def _without(found: IdArray, places: IdArray) -> IdArray:
-    """Each row of (n, k + 1) without its own place, k wide."""
+def _without(found: IdArray, scores: FloatMatrix, places: IdArray) -> FloatMatrix:
+    """The scores (n, k + 1) of the rows found but for each query's own place, k wide."""
     kept = (found != places[:, None]) | (places < 0)[:, None]
     kept[kept.all(axis=1), -1] = False
-    return found[kept].reshape(len(found), -1)
+    return scores[kept].reshape(len(found), -1)
 
 
 def latency(index: Any, rows: Rows, parameters: dict[str, int]) -> dict[str, float]:
