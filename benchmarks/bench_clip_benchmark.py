@@ -61,7 +61,8 @@ def make_peer(folder: Path) -> Path:
         site = next((folder / "lib").glob("python3*/site-packages"))
         (site / "zz_borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
         subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", "--no-deps", PEER, *BESIDE, *UNDECLARED, *OLDER], check=True
+            [python, "-I", "-m", "pip", "install", "--quiet", "--no-deps", PEER, *BESIDE, *UNDECLARED, *OLDER],
+            check=True,
         )
     return python
 

@@ -88,7 +88,7 @@ def peer_python(folder: Path) -> Path:
     if not python.exists():
         print("installing clip-retrieval ...", flush=True)
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEER], check=True)
+        subprocess.run([str(python), "-I", "-m", "pip", "install", "--quiet", *PEER], check=True)
     return python
 
 

@@ -5,9 +5,9 @@ and as many more as are wanted: a real row plus 0.6 times noise of the real rows
 plus 0.05 times isotropic noise, normalised. Queries: 1,000 other real `train` images, never rows. Every system has a
 process of its own, two threads, and is measured in batches of 1,000 queries, k = 10, the best of three; recall is
 against exact search. cpu_ms is the processor time of both cores together: where other work runs beside, half of it is
-the better measure. grown_gb: resident memory after searching, above what the process had before. autofaiss gets an
-environment of its own below --work, removed at the end. Kept: exact searches beside FAISS Flat's in results/exact.json,
-the last index that was built in results/index.json.
+the better measure. grown_gb: resident memory after building, tuning and searching, above what the process had before;
+peak_grown_gb: the most at any moment until then. autofaiss gets an environment of its own below --work, removed at the
+end. Kept: exact searches beside FAISS Flat's in results/exact.json, the last index built in results/index.json.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def main() -> None:
                     command = [str(python), "-c", PEER, str(options.work), ram.replace("GB", "G")]
                     peer = told(f"autofaiss within {ram}", command, options.work, exact)
                     if peer and mine.get("auto"):
-                        ratios = {name: peer[name] / max(mine["auto"][name], 1e-9) for name in ("ms", "build_s")}
+                        kept = [name for name in ("ms", "build_s") if mine["auto"][name]]  # exact search builds nothing
+                        ratios = {name: peer[name] / mine["auto"][name] for name in kept}
                         print(
                             "   autofaiss / auto: " + ", ".join(f"{n} {r:.1f}" for n, r in ratios.items()), flush=True
                         )
@@ -210,10 +211,10 @@ def ours(work: Path, count: str, kind: str, ram: str) -> dict[str, Any]:
     rows.release()
     found, ms, cpu = best_of(lambda: index.nearest(queries, rows, K, parameters)[0])
     alone = best_of(lambda: index.nearest(queries[:1], rows, K, parameters)[0], 1)[1]
+    memory = memory_since(before)
     np.save(work / "found.npy", found)
     places = np.random.default_rng(3).choice(int(count), min(40_000, int(count)), replace=False)
     gather = best_of(lambda: rows.gather(places), 1)[1] / 1000
-    rows.release()
     return {
         "kind": plan.factory or f"{plan.kind} {plan.lists} lists x {plan.dims} bytes",
         "parameters": json.dumps(parameters),
@@ -224,7 +225,7 @@ def ours(work: Path, count: str, kind: str, ram: str) -> dict[str, Any]:
         "cpu_ms": cpu,
         "ms_alone": alone,
         "planned_gb": plan.ram / 1e9,
-        **memory_since(before),
+        **memory,
         "gather_40000_s": gather,
     }
 
@@ -255,7 +256,7 @@ def peer_environment(work: Path) -> Path:
     """autofaiss in an environment of its own; the path of its python."""
     python = work / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(work / "venv")], check=True)
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", "autofaiss", "pyarrow<20"], check=True)
+    subprocess.run([str(python), "-I", "-m", "pip", "install", "--quiet", "autofaiss", "pyarrow<20"], check=True)
     return python
 
 

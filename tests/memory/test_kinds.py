@@ -159,3 +159,21 @@ def test_unseen_queries_lie_halfway_between_stored_ones_and_are_no_rows():
         total = own.queries[number] + own.queries[(number - 20) % 40]
         torch.testing.assert_close(unseen.queries[number], total / total.norm())
     assert (unseen.places == -1).all() and (own.places >= 0).all()
+
+
+def test_tuning_keeps_no_copy_of_the_rows(tmp_path, rows, monkeypatch):
+    build_lists(tmp_path / "index", rows, lists=64, dims=DIM)
+    samples = own_samples(rows)
+    expected = {}
+    for name, sample in samples.items():
+        found, _ = exact_search(sample.queries, HeldRows(rows.gather(np.arange(ROWS))), np.arange(ROWS), 21)
+        kept = [[place for place in line if place != own][:10] for line, own in zip(found, sample.places, strict=True)]
+        expected[name] = np.array(kept)
+    monkeypatch.setattr(HalfRows, "coarse", lambda self: pytest.fail("all rows were copied"))
+    index = ListIndex(tmp_path / "index")
+    parameters, recall = tuned(index, rows, samples, 0.95)
+    for name, sample in samples.items():
+        found = index.nearest(sample.queries, rows, 11, parameters)[0]
+        pairs = zip(found, sample.places, expected[name], strict=True)
+        shares = [np.isin(wanted, [place for place in line if place != own][:10]).mean() for line, own, wanted in pairs]
+        assert recall[name]["10"] == pytest.approx(np.mean(shares), abs=0.002)

@@ -42,8 +42,13 @@ class ArrayFile:
 
     def release(self) -> None:
         """Give back the pages read so far: they no longer count as this process's, and come back when touched."""
-        mapped: mmap.mmap = self._bytes._mmap  # type: ignore[attr-defined]
-        mapped.madvise(mmap.MADV_DONTNEED)
+        released(self._bytes)
+
+
+def released(array: Array) -> None:
+    """Give back the pages of a memory map (or of a view of one) that were touched so far; what was written stays."""
+    mapped: mmap.mmap = array._mmap  # type: ignore[attr-defined]
+    mapped.madvise(mmap.MADV_DONTNEED)
 
 
 @contextmanager

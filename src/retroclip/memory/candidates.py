@@ -4,6 +4,8 @@ import torch
 
 NOTHING = -2_000_000_000
 """Below every score: lower ones (-inf, the smallest int32) mark rows that are no candidates."""
+BLOCKED_LEAST = 2**17
+"""Scores; maxima of blocks pay for more."""
 ROUNDING = 2.0**-8
 """How far rounding to bfloat16 moves a number at most, as a share of it."""
 
@@ -22,6 +24,7 @@ class Candidates:
         self._margin = torch.zeros(queries) if margin is None else margin
         self._least = torch.full((queries,), float(NOTHING))
         self._open = torch.ones(queries, dtype=torch.bool)
+        self._all_open = self._any_open = True
         self._pieces: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def offer(self, of: torch.Tensor, scores: torch.Tensor, places: torch.Tensor, *, block: int = 64) -> None:
@@ -31,11 +34,11 @@ class Candidates:
         """
         if self._widened:
             least = self._least[of]
-            if bool(self._open[of].any()):
+            if self._all_open or (self._any_open and bool(self._open[of].any())):
                 least = torch.maximum(least, self._bar(_reached_by(scores, self.depth, block), of))
             rows, columns, values = _above(scores, least.to(scores.dtype), block)
             rows = of[rows]
-        elif bool(self._open[of].all()):
+        elif self._all_open or (self._any_open and bool(self._open[of].all())):
             best = scores.topk(min(self.depth, scores.shape[1]), dim=1, sorted=False)
             rows, columns = of.repeat_interleave(best.values.shape[1]), best.indices.flatten()
             values = best.values.flatten()
@@ -44,7 +47,7 @@ class Candidates:
         else:
             rows, columns, values = _above(scores, self._least[of].to(scores.dtype), block)
             rows = of[rows]
-        self._pieces.append((rows, places[columns], values.float()))
+        self._pieces.append((rows, places[columns].long(), values.float()))
 
     def hold(self, places: torch.Tensor, scores: torch.Tensor) -> None:
         """Places and scores (queries, m) that another index has chosen; places below 0 are empty."""
@@ -66,6 +69,7 @@ class Candidates:
         full = counts >= self.depth
         self._least[full] = self._bar(scores[first[full] + self.depth - 1], full.nonzero()[:, 0])
         self._open = ~full
+        self._all_open, self._any_open = not bool(full.any()), not bool(full.all())
         kept = scores >= self._least[queries]
         if not self._widened:  # ties with the last place would widen the rows for nothing
             kept = torch.arange(len(queries)) - first[queries] < self.depth
@@ -99,7 +103,7 @@ def _above(scores: torch.Tensor, least: torch.Tensor, block: int) -> tuple[torch
     Where n is large, maxima of blocks of columns are compared first, and then only inside the blocks that pass.
     """
     width = scores.shape[1] - scores.shape[1] % block
-    if width < 16 * block:
+    if width < 16 * block or scores.numel() < BLOCKED_LEAST:
         rows, columns = (scores >= least[:, None]).nonzero(as_tuple=True)
         return rows, columns, scores[rows, columns]
     blocked = scores[:, :width].unflatten(1, (-1, block))

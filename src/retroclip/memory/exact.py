@@ -21,7 +21,7 @@ CHUNK_SCORES = 2**24  # scores held at a time: 64 MB
 COARSE_ROWS = 2**14  # rows of one bfloat16 product: its scores stay in the cache
 COARSE_QUERIES = 512
 LEAST_K = 20  # searches for fewer score as many candidates again
-RESCORED = 2**11  # rows gathered at a time: they stay in the cache
+RESCORED = 2**10  # rows gathered at a time: they stay in the cache
 COARSE_LEAST = 2**12  # rows; over fewer, scoring the candidates again takes longer than all products in float32
 FEW = 8  # queries; fewer take as long in either format, and FAISS's loops are faster than torch's products
 COPY_LEAST = 64  # queries worth a bfloat16 copy of rows that are held in float32
@@ -129,7 +129,7 @@ def rescored(
     for start in range(0, len(of), RESCORED):
         here = slice(start, start + RESCORED)
         values[here] = torch.linalg.vecdot(queries.index_select(0, of[here]), rows.gather(places[here].numpy()))
-    rows.release()
+        rows.release()  # each row brings its neighbours in the file with it
     order = values.argsort(descending=True, stable=True)
     order = order[of[order].argsort(stable=True)]
     counts = torch.bincount(of, minlength=len(queries))

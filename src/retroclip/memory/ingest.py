@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from retroclip.encoders.images import Preprocessing
+from retroclip.encoders.images import Preprocessing, batches_ahead
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.pictures import Images, kept_image
 from retroclip.memory.schema import EncodedPair
@@ -74,7 +74,7 @@ def encoded_shards(
     as done by the interrupted run, else as duplicates.
     """
     cutter = _Cutter(encoder, options, committed, resume)
-    for item in _decoded_ahead(items, cutter.preprocessing, cutter.is_new, options):
+    for item in _decoded(items, cutter, options):
         cutter.feed(item)
         if cutter.shard.read >= options.shard_pairs or cutter.bytes >= SHARD_BYTES:
             yield cutter.cut()
@@ -107,7 +107,7 @@ def encode_block(
 ) -> tuple[Shard, set[str]]:
     """One of `blocks` encoded by itself, as `encoded_shards` would after the keys `seen`; these and its own."""
     cutter = _Cutter(encoder, options, committed, resume, seen)
-    for item in _decoded_ahead(block, cutter.preprocessing, cutter.is_new, options):
+    for item in _decoded(block, cutter, options):
         cutter.feed(item)
     return cutter.cut(), cutter.seen
 
@@ -184,10 +184,14 @@ class _Cutter:
             self.options.on_batch(self.read + self.shard.read, self.bad + self.shard.bad)
 
 
-def _decoded_ahead(
-    items: Iterable[Pair | Rejected], preprocessing: Preprocessing, is_new: Callable[[Pair], bool], options: Ingest
-) -> Iterator[_Item | Rejected]:
-    """The stream with its new images decoded and preprocessed, up to two batches ahead of whoever reads it."""
+def _decoded(items: Iterable[Pair | Rejected], cutter: "_Cutter", options: Ingest) -> Iterator[_Item | Rejected]:
+    """The stream with its new images decoded and preprocessed by threads, as many ahead as `batches_ahead` says.
+
+    On a CPU that is none: a batch is decoded whole before it is encoded. Side by side, the encoder's threads would
+    spin while they wait for one whose core decodes.
+    """
+    device = getattr(cutter.encoder, "device", torch.device("cpu"))
+    ahead = batches_ahead(device) * options.batch_size
 
     def prepare(pair: Pair) -> _Item:
         try:
@@ -195,7 +199,7 @@ def _decoded_ahead(
                 raise ValueError("no image")
             decoded = decode_image(pair.image)
             kept = replace(pair, image=kept_image(pair.image, options.images, decoded))
-            return _Item(kept, preprocessing.one(decoded), len(pair.image))
+            return _Item(kept, cutter.preprocessing.one(decoded), len(pair.image))
         except Exception as error:  # whatever a broken file makes a decoder raise, the pair is named and skipped
             return _Item(pair, error, len(pair.image or b""))
 
@@ -206,20 +210,21 @@ def _decoded_ahead(
         for item in items:
             if isinstance(item, Rejected):
                 waiting.append(item)
-            elif is_new(item):
+            elif cutter.is_new(item):
                 waiting.append(pool.submit(prepare, item))
             else:
                 waiting.append(_Item(item, skipped, len(item.image or b"")))
-            if len(waiting) > 2 * options.batch_size:
-                yield _result(waiting.popleft())
-        while waiting:
-            yield _result(waiting.popleft())
+            if len(waiting) >= ahead + options.batch_size:
+                yield from _results(waiting, options.batch_size)
+        yield from _results(waiting, len(waiting))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _result(item: "_Item | Rejected | Future[_Item]") -> _Item | Rejected:
-    return item.result() if isinstance(item, Future) else item
+def _results(waiting: deque[_Item | Rejected | Future[_Item]], count: int) -> list[_Item | Rejected]:
+    """The first `count` of what waits, once all of them are decoded."""
+    first = [waiting.popleft() for _ in range(count)]
+    return [item.result() if isinstance(item, Future) else item for item in first]
 
 
 def is_kept(item: Rejected) -> bool:

@@ -15,7 +15,7 @@ import faiss as faiss_module
 import numpy as np
 import torch
 
-from retroclip.memory.arrays import ArrayFile, new_arrays
+from retroclip.memory.arrays import ArrayFile, new_arrays, released
 from retroclip.memory.candidates import Candidates
 from retroclip.memory.exact import LEAST_K, fast_bf16, rescored
 from retroclip.memory.progress import Done, nothing
@@ -117,7 +117,7 @@ class ListIndex:
                 places = self.places[start:stop]
                 if allowed is not None:
                     scores.masked_fill_(~allowed[places], lowest)
-                candidates.offer(members, scores, places.long())
+                candidates.offer(members, scores, places)
             candidates.settle()
         return candidates
 
@@ -125,7 +125,7 @@ class ListIndex:
 def products(queries: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     """Inner products (m, n) of queries (m, c) with int8 codes (n, c), in the queries' number format; int8 → int32."""
     if queries.dtype == torch.int8:
-        return torch._int_mm(queries, codes.T)
+        return torch._int_mm(codes, queries.T).T  # the smaller matrix is the one that is packed
     return (queries @ codes.to(queries.dtype).T).float()
 
 
@@ -142,7 +142,7 @@ def fast_int8() -> bool:
     large = small.repeat(16, 1)
     other = torch.bfloat16 if fast_bf16() else torch.float32
     try:
-        if not torch.equal(torch._int_mm(small, large.T), (small.double() @ large.double().T).int()):
+        if not torch.equal(products(small, large), (small.double() @ large.double().T).int()):
             return False
         return _seconds(small, large) < _seconds(small.to(other), large)
     except RuntimeError:
@@ -206,6 +206,8 @@ def write_lists(
             turned = coder.turned(rows.gather(places))
             assigned[count + places] = nearest_centroid(turned, centroids)
             fresh[places] = coder.codes(turned).numpy()
+            rows.release()
+            released(fresh)
             done(int(places[-1]) + 1)
         if before is not None:
             assigned[:count] = before[0]
@@ -231,6 +233,9 @@ def write_lists(
                 block[later] = fresh[chosen[later] - count]
                 if before is not None:
                     block[~later] = before[1][before[2][chosen[~later]]]
+                released(block)
+                if len(rows):
+                    released(fresh)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -11,7 +11,7 @@ import torch
 from retroclip.memory.exact import exact_search
 from retroclip.memory.kinds import FaissIndex, is_graph, is_lossy, lists_of
 from retroclip.memory.lists import ListIndex
-from retroclip.memory.rows import Rows
+from retroclip.memory.rows import ChosenRows, Rows
 from retroclip.memory.schema import FloatMatrix, IdArray
 
 RECALL_AT = (1, 10, 20)
@@ -67,10 +67,7 @@ def tuned(
     """
     width = max(RECALL_AT) + 1
     target += (1 - target) * RESERVE
-    everything = np.arange(len(rows))
-    wanted = {}
-    for name, sample in samples.items():
-        wanted[name] = _without(*exact_search(sample.queries, rows, everything, width), sample.places)
+    wanted = _exact_scores(rows, samples, width)
     parameters: dict[str, int] = {}
     recall: dict[str, dict[str, float]] = {}
 
@@ -93,6 +90,19 @@ def tuned(
         if rerank >= parameters.get("rerank", 0) or reaches({**parameters, "rerank": rerank}):
             break
     return parameters, recall
+
+
+def _exact_scores(rows: Rows, samples: dict[str, Sample], width: int) -> dict[str, FloatMatrix]:
+    """The scores (n, width - 1) of each sample's nearest rows, best first, by one pass over the rows.
+
+    Rows are read a chunk at a time: an exact search of many would keep a copy of all of them in RAM for the next one.
+    """
+    everything = np.arange(len(rows))
+    queries = torch.cat([sample.queries for sample in samples.values()])
+    found, scores = exact_search(queries, ChosenRows(rows, everything), everything, width)
+    ends = np.cumsum([len(sample.places) for sample in samples.values()])[:-1]
+    parts = zip(samples.items(), np.split(found, ends), np.split(scores, ends), strict=True)
+    return {name: _without(ids, own, sample.places) for (name, sample), ids, own in parts}
 
 
 def choices(index: Any) -> Iterator[dict[str, int]]:

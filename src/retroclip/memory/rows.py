@@ -12,6 +12,7 @@ from retroclip.memory.schema import FloatMatrix, IdArray
 
 CHUNK = 2**16  # rows held as float32 at a time: 128 MB at d = 512
 COARSE_CHUNK = 2**13  # fit the cache
+SAMPLED = 2**12  # rows gathered from all over a file at a time: each brings its neighbours into RAM with it
 
 
 class Rows(Protocol):
@@ -168,5 +169,9 @@ def chunks(count: int, size: int = CHUNK) -> Iterator[IdArray]:
 
 def sampled(rows: Rows, count: int) -> FloatMatrix:
     """`count` rows at even steps, or all of them when they are fewer."""
-    places = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)
-    return rows.gather(np.unique(places)).numpy()
+    places = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64))
+    parts = []
+    for chosen in np.array_split(places, range(SAMPLED, len(places), SAMPLED)):
+        parts.append(rows.gather(chosen).numpy())
+        rows.release()
+    return np.concatenate(parts)
