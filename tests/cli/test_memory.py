@@ -71,6 +71,10 @@ def test_search_and_info_as_tables(run, memory):
     scores = [line.split()[1] for line in found.splitlines() if "picture" in line]
     assert len(scores) == 10 and all(len(score.partition(".")[2]) == 4 for score in scores)
     assert "fingerprint" in run("memory info mem").out
+    built = run("memory index mem --kind flat").out
+    told = run("memory info mem").out
+    assert "index keys image recall own" in told and "1: 1.0, 10: 1.0" in told
+    assert not set("{}[]") & set(built + told)  # nested values have lines of their own
 
 
 def test_a_memory_names_no_machine_and_finds_its_model_from_everywhere(run, model, photos, memory, monkeypatch):

@@ -77,12 +77,26 @@ def _results_console() -> Console:
 
 
 def print_facts(title: str, facts: Mapping[str, Any]) -> None:
-    """Names and values, one a line; nested ones as JSON."""
+    """Names and values, one a line; nested ones under a name of several words, what has no value not at all."""
     table = Table(title=escape(title), title_justify="left", show_header=False)
-    for name, value in facts.items():
-        shown = json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
-        table.add_row(name, escape(shown))
+    for name, value in _flat(facts):
+        table.add_row(escape(name), escape(value))
     _results_console().print(table)
+
+
+def _flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in facts.items():
+        name = f"{before} {key}".strip()
+        if isinstance(value, Mapping) and any(isinstance(own, Mapping) for own in value.values()):
+            yield from _flat(value, name)
+        elif isinstance(value, Mapping):
+            yield name, ", ".join(f"{own}: {_cell(one)}" for own, one in value.items())
+        elif value is not None:
+            yield name, _cell(value)
+
+
+def _cell(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def is_interactive() -> bool:

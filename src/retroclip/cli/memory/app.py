@@ -20,3 +20,8 @@ def read_blocklist(path: Path | None) -> Any:
     from retroclip.memory import Blocklist
 
     return None if path is None else Blocklist.read(path)
+
+
+def shown_index(index: dict[str, Any]) -> dict[str, Any]:
+    """`info()["index"]` for a table: the recall stands beside each key there anyway."""
+    return {name: value for name, value in index.items() if name != "recall"}

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from retroclip.cli.memory.app import app
+from retroclip.cli.memory.app import app, shown_index
 from retroclip.cli.options import Json, MemoryName
 from retroclip.cli.terminal import print_facts, print_json, print_table, say
 
@@ -33,7 +33,7 @@ def info(
     if json:
         print_json(facts)
     else:
-        print_facts(str(memory), facts)
+        print_facts(str(memory), facts | {"index": shown_index(facts["index"])})
 
 
 @app.command

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter, validators
 
 from retroclip.cli.failures import WrongUsageError
-from retroclip.cli.memory.app import BlocklistFile, Predicate, app, read_blocklist
+from retroclip.cli.memory.app import BlocklistFile, Predicate, app, read_blocklist, shown_index
 from retroclip.cli.options import Json, MemoryName, Where
 from retroclip.cli.terminal import print_facts, print_json, say
 
@@ -125,7 +125,7 @@ def index(
     if json:
         print_json(told)
     elif not dry_run:
-        print_facts("index", told)
+        print_facts("index", shown_index(told))
 
 
 @app.command
