@@ -18,7 +18,6 @@ from retroclip.memory.metadata import record_of
 from retroclip.memory.store import Store
 from retroclip.pairs import Pair
 
-READ_ROWS = 256
 NEW, OLD = ".migrated", ".old"
 RENAME_EXCHANGE = 2
 
@@ -70,10 +69,10 @@ class _Rows:
         self.store, self.description = store, description
 
     def __iter__(self) -> Iterator[Pair]:
-        ids = self.store.ids()
-        for start in range(0, len(ids), READ_ROWS):
-            columns = ["key", "image", "captions", "label", "source", "license", "metadata"]
-            for row in self.store.take(ids[start : start + READ_ROWS], columns).to_pylist():
+        ids, size = self.store.ids(), self.store.rows_at_a_time()
+        columns = ["key", "image", "captions", "label", "source", "license", "metadata"]
+        for start in range(0, len(ids), size):
+            for row in self.store.take(ids[start : start + size], columns).to_pylist():
                 row["captions"] = tuple(row["captions"] or ())
                 row["metadata"] = record_of(row["metadata"], json.loads)
                 yield Pair(**row)
