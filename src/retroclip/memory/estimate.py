@@ -62,7 +62,7 @@ def estimated(
         "rows": rows,
         "rows_exact": exact,
         "rejected_share": round(added.rejected / read, 4),
-        "seconds": round(rows * seconds / read, 1),
+        "seconds": round(rows * seconds / read, 2),
         "disk_bytes": int(rows * stored / read),
         "free_bytes": None if isinstance(place, Url) else shutil.disk_usage(_existing(place)).free,
         "ram_bytes": psutil.Process().memory_info().rss + 2 * held + rows * KEY_BYTES,
