@@ -156,6 +156,7 @@ def test_axis_and_bars(make_result):
     assert (bar.value, bar.low, bar.high) == (92.5, 85.0, 100.0)
     whole = make_result("c", 1.0, interval=(1.0, 1.0))
     assert axis_of([whole]) == (0.9, 1.0)
+    assert axis_of([make_result("d", 0.0, interval=(0.0, 0.0))]) == (0.0, 0.1)
 
 
 def test_section_picks_the_best_and_the_base(results):

@@ -164,7 +164,7 @@ def axis_of(results: Sequence[Result]) -> tuple[float, float]:
     highs = [result.interval[1] if result.interval else result.value or 0.0 for result in results]
     # Rounded first: 10 · 0.7 is a little over 7.
     low, high = math.floor(round(10 * min(lows), 6)) / 10, math.ceil(round(10 * max(highs), 6)) / 10
-    return (low, high) if high > low else (round(high - 0.1, 1), high)
+    return (low, high) if high > low else (max(0.0, round(high - 0.1, 1)), max(0.1, high))
 
 
 def bar_of(result: Result, axis: tuple[float, float]) -> Bar:
