@@ -291,6 +291,13 @@ def test_ray_takes_an_address_or_none(run, model, photos, monkeypatch):
     assert not (photos.parent / "other").exists()
 
 
+def test_a_recall_that_is_not_reached_is_told(run, memory, monkeypatch):
+    assert "only" not in run("memory index mem --kind flat").err
+    monkeypatch.setattr("retroclip.memory.measure.recall_of", lambda exact, found: 0.4)
+    told = run("memory index mem --kind hnsw --recall 0.9")
+    assert told.status == 0 and "image: recall@10 is only 0.400, not the 0.9 wanted" in told.err
+
+
 def test_an_emptied_memory_says_that_it_has_nothing_to_index(run, memory):
     assert "20 pairs purged" in run("memory purge mem --where 'key IS NOT NULL'").line
     assert run("memory index mem --dry-run").line == "mem: no pairs to index"

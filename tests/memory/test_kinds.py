@@ -80,6 +80,7 @@ def test_rows_that_lie_as_near_are_found_as_well():
 @pytest.mark.parametrize("share", [0.5, 0.25, 0.06, 0.001])
 def test_k_is_filled_under_filters(opened, share, monkeypatch):
     monkeypatch.setattr("retroclip.memory.search.EXACT_LEFT", 20)
+    monkeypatch.setattr("retroclip.memory.search.EXACT_FILTERED", 20)
     allowed = np.sort(np.random.default_rng(4).choice(IDS, int(share * ROWS), replace=False))
     queries = unit(200, 5)
     keys = everything(opened)
@@ -94,12 +95,27 @@ def test_k_is_filled_under_filters(opened, share, monkeypatch):
 def test_k_is_filled_when_a_filter_follows_the_lists(opened, monkeypatch):
     """The rows that match lie far from the query: no list or path that leads to them is looked into."""
     monkeypatch.setattr("retroclip.memory.search.EXACT_LEFT", 20)
+    monkeypatch.setattr("retroclip.memory.search.EXACT_FILTERED", 20)
     keys = everything(opened)
     query = unit(1, 6)
     far = (opened.rows.gather(np.arange(ROWS)) @ query[0]).argsort()[: ROWS // 3].sort().values.numpy()
     hits = search_keys(query, keys, 10, opened=opened, allowed=IDS[far])
     assert (hits.ids >= 0).all()
     assert np.isin(hits.ids, IDS[far]).all()
+
+
+@pytest.mark.parametrize("groups", [30, 6])
+def test_a_filter_of_another_kind_than_the_queries_costs_no_recall(opened, groups, monkeypatch):
+    monkeypatch.setattr("retroclip.memory.search.EXACT_LEFT", 20)
+    centres = torch.from_numpy(np.random.default_rng(0).standard_normal((60, DIM)).astype(np.float32))
+    centres[:, DIM // 2 :] *= 0.2
+    centres = torch.nn.functional.normalize(centres, dim=1)
+    keys, queries = everything(opened), unit(300, 7)
+    kept = np.flatnonzero((opened.rows.gather(np.arange(ROWS)) @ centres.T).argmax(dim=1).numpy() < groups)
+    queries = queries[(queries @ centres.T).argmax(dim=1) >= groups]
+    exact = exact_search(queries, keys.chosen(kept).rows, IDS[kept], 10)[1]
+    hits = search_keys(queries, keys, 10, opened=opened, allowed=IDS[kept])
+    assert recall_of(exact, hits.scores) >= 0.94
 
 
 def test_deleted_rows_are_not_found_and_newer_ones_are(opened):

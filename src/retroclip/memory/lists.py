@@ -27,6 +27,7 @@ TRAIN_ROWS = 64  # rows a list that centroids are trained on
 TRAIN_ROUNDS = 8
 QUERIES = 1024  # searched at a time
 NEAREST_FIRST = 2  # lists a query looks into before the bar for the others is set
+MOST = 0.95  # share of the rows; a filter that keeps as many, or some deletions, leaves no list empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +96,20 @@ class ListIndex:
         return np.concatenate([found for found, _ in parts]), np.concatenate([scores for _, scores in parts])
 
     def search(self, queries: torch.Tensor, depth: int, nprobe: int, allowed: torch.Tensor | None = None) -> Candidates:
-        """The `depth` best rows by coarse scores in the `nprobe` nearest lists. allowed: bool by position."""
+        """The `depth` best rows by coarse scores in the `nprobe` nearest lists, or more (`_probed`). allowed: bool by position."""
         turned = self.coder.turned(queries)
-        order = (turned @ self.centroids.T).topk(min(nprobe, len(self.centroids)), dim=1).indices
+        order, probed = self._probed(turned @ self.centroids.T, nprobe, allowed)
         candidates = Candidates(len(queries), depth)
         if fast_int8():
             turned = (turned * (127 / turned.abs().amax(dim=1, keepdim=True))).round().to(torch.int8)
         elif fast_bf16():
             turned = turned.bfloat16()
         lowest = torch.iinfo(torch.int32).min if turned.dtype == torch.int8 else -torch.inf
-        for probed in (order[:, :NEAREST_FIRST], order[:, NEAREST_FIRST:]):
-            lists, which = probed.flatten().sort(stable=True)
-            of = which // max(1, probed.shape[1])
+        nearest = probed & (probed.cumsum(dim=1) <= NEAREST_FIRST)
+        for now in (nearest, probed & ~nearest):
+            of, column = now.nonzero(as_tuple=True)
+            lists, which = order[of, column].sort(stable=True)
+            of = of[which]
             ends = torch.searchsorted(lists, torch.arange(len(self.centroids) + 1)).tolist()
             for number, (first, last) in enumerate(pairwise(ends)):
                 start, stop = int(self.offsets[number]), int(self.offsets[number + 1])
@@ -120,6 +123,25 @@ class ListIndex:
                 candidates.offer(members, scores, places)
             candidates.settle()
         return candidates
+
+    def _probed(
+        self, affinity: torch.Tensor, nprobe: int, allowed: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lists by affinity (n, lists), nearest first, and which of them a query looks into: (n, m) each.
+
+        A filter that keeps rows of one kind leaves the lists near a query of another kind empty. So one looks on, until
+        it has met as many kept rows as `nprobe` lists hold that kept rows typically lie in. [D]
+        """
+        if allowed is None or float(allowed.float().mean()) >= MOST:
+            order = affinity.topk(min(nprobe, affinity.shape[1]), dim=1).indices
+            return order, torch.ones_like(order, dtype=torch.bool)
+        before = torch.cat([torch.zeros(1, dtype=torch.int64), allowed[self.places].cumsum(0)])
+        kept = before[torch.from_numpy(self.offsets)].diff()
+        wanted = nprobe * float(kept.double().square().sum() / kept.sum().clamp(min=1))
+        order = affinity.argsort(dim=1, descending=True)
+        met = kept[order]
+        needed = (met.cumsum(dim=1) - met < wanted) | (torch.arange(order.shape[1]) < nprobe)
+        return order, needed & (met > 0)
 
 
 def products(queries: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:

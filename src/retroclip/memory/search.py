@@ -19,6 +19,8 @@ EXACT_SHARE = 0.2
 EXACT_SHARE_OF_LISTS = 0.05
 EXACT_LEFT = 10_000
 """So few rows are always searched exactly."""
+EXACT_FILTERED = 250_000
+"""So few that a filter keeps are, but for lists: a graph doesn't reach rows of one kind from a query of another. [D]"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +89,12 @@ def search_keys(
         live = np.delete(live, positions_of(hidden, keys.ids))
     old = live[: np.searchsorted(live, len(keys.places))]
     share = len(old) / max(len(opened.ids), 1)
-    least = EXACT_SHARE_OF_LISTS if isinstance(opened.index, ListIndex) else EXACT_SHARE
-    if share < least or (len(old) <= EXACT_LEFT and share < 1):
+    lists = isinstance(opened.index, ListIndex)
+    least = EXACT_SHARE_OF_LISTS if lists else EXACT_SHARE
+    left = EXACT_LEFT if lists or allowed is None else EXACT_FILTERED
+    if share < least or (len(old) <= left and share < 1):
         return Hits(*_exact(queries, keys, k, allowed, hidden, exclude))
-    spare = max((len(banned) for banned in exclude), default=0) if exclude is not None else 0
+    spare = max((len(own) for own in exclude), default=0) if exclude is not None else 0
     mask = None
     if len(old) < len(opened.ids):
         mask = torch.zeros(len(opened.ids), dtype=torch.bool)
@@ -106,8 +110,8 @@ def search_keys(
     found, scores = best_of(found, scores, k, exclude)
     short = np.flatnonzero((found < 0).any(axis=1)) if len(live) >= k else np.zeros(0, np.int64)
     if len(short):
-        left = None if exclude is None else [exclude[int(i)] for i in short]
-        found[short], scores[short] = _exact(queries[short], keys, k, allowed, hidden, left)
+        banned = None if exclude is None else [exclude[int(i)] for i in short]
+        found[short], scores[short] = _exact(queries[short], keys, k, allowed, hidden, banned)
     return Hits(found, scores)
 
 

@@ -122,6 +122,12 @@ def index(
         if dry_run
         else opened.index(kind, recall=recall, ram=ram, progress=True)
     )
+    for of, samples in ({} if dry_run else told["recall"]).items():
+        lowest = min((each["10"] for each in samples.values()), default=1.0)
+        if lowest < recall:
+            say(
+                f"{of}: recall@10 is only {lowest:.3f}, not the {recall:g} wanted: choose another kind, such as ivf or flat"
+            )
     if json:
         print_json(told)
     elif not dry_run:
