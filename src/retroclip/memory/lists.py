@@ -96,7 +96,7 @@ class ListIndex:
         return np.concatenate([found for found, _ in parts]), np.concatenate([scores for _, scores in parts])
 
     def search(self, queries: torch.Tensor, depth: int, nprobe: int, allowed: torch.Tensor | None = None) -> Candidates:
-        """The `depth` best rows by coarse scores in the `nprobe` nearest lists, or more (`_probed`). allowed: bool by position."""
+        """The `depth` best rows by coarse scores in the `nprobe` nearest lists, or more; allowed: bool by position."""
         turned = self.coder.turned(queries)
         order, probed = self._probed(turned @ self.centroids.T, nprobe, allowed)
         candidates = Candidates(len(queries), depth)

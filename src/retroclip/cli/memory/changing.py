@@ -125,9 +125,7 @@ def index(
     for of, samples in ({} if dry_run else told["recall"]).items():
         lowest = min((each["10"] for each in samples.values()), default=1.0)
         if lowest < recall:
-            say(
-                f"{of}: recall@10 is only {lowest:.3f}, not the {recall:g} wanted: choose another kind, such as ivf or flat"
-            )
+            say(f"{of}: recall@10 is only {lowest:.3f}, not the {recall:g} wanted: choose another kind, such as flat")
     if json:
         print_json(told)
     elif not dry_run:
