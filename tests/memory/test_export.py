@@ -17,9 +17,10 @@ def memory(tmp_path, encoder, pairs, stub, monkeypatch):
     """The pairs and some with odd names; rows deleted, compacted and replaced, so that ids aren't positions."""
     for name in PART_ROWS:
         monkeypatch.setitem(PART_ROWS, name, 25)
+    deep = {"deep": {"x": [1, 2]}, "error": None}
     odd = [
         Pair("a.b.c", stub.photo(70), ("with\nbreak", "ünï — “quotes”"), source="other"),
-        Pair("../../etc/passwd", stub.photo(71), (), 'a "label"', source="made", metadata={"deep": {"x": [1, 2]}}),
+        Pair("../../etc/passwd", stub.photo(71), (), 'a "label"', source="made", metadata=deep),
         Pair("/abs/ü", stub.photo(72, kind="JPEG"), ("a caption",), license="CC BY 4.0", source="made"),
     ]  # fmt: skip
     memory = Memory.create(tmp_path / "m", encoder, [*pairs, *odd])
