@@ -218,6 +218,7 @@ def test_metadata_is_the_json_that_python_writes():
     ]
     assert _json_objects(columns, 5).to_pylist() == expected
     assert _json_objects({}, 2).to_pylist() == ["{}", "{}"]
+    assert _json_objects({"url": pa.array([None, "x", None])}, 3).to_pylist() == ["{}", '{"url": "x"}', "{}"]
 
 
 def test_key_sets_hold_what_was_added():

@@ -209,8 +209,9 @@ def _json_objects(columns: dict[str, pa.Array], count: int) -> pa.Array:
         pc.binary_join_element_wise(_encoded(name) + ": ", _json_values(column), "", null_handling="emit_null")
         for name, column in columns.items()
     ]
-    joined = pc.binary_join_element_wise(*members, ", ", null_handling="skip")
-    return pc.binary_join_element_wise("{", joined, "}", "")
+    # "skip" leaves out rows of which all is null, so that none may be: each starts with an empty text and its comma
+    joined = pc.binary_join_element_wise("", *members, ", ", null_handling="skip")
+    return pc.binary_join_element_wise("{", pc.utf8_slice_codeunits(joined, 2), "}", "")
 
 
 def _json_values(column: pa.Array) -> pa.Array:
