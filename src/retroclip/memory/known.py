@@ -1,15 +1,21 @@
 """Whether the pairs of a stream are in a memory already."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from retroclip.memory.embedded import Embedded
+from retroclip.memory.keys import key_hashes
 from retroclip.memory.pictures import is_kept_of
 from retroclip.memory.store import Store
 from retroclip.pairs import Pair, Rejected
 
+FORMER = "regexp_like(key, '^[0-9]{4,}/[0-9]{7,}$')"
 LOOKED_UP = 64  # pairs whose rows are read at a time: one by one, each takes longer than to read the pair
 
 
@@ -41,3 +47,39 @@ class KnownRows:
         if len(wanted):
             rows = self._store.take(wanted, ["image", "source"]).to_pylist()
             self._rows.update(zip(wanted.tolist(), rows, strict=True))
+
+
+class FormerKeys:
+    """The keys by part and place that rows of embedding folders without names had before 2026-11-26, with their ids."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = Store(store.directory, store.dim)  # stays as it is while the import takes rows away
+        empty = np.zeros(0, np.int64)
+        found = [(empty, empty), *((key_hashes(keys), ids) for keys, ids in store.key_batches(FORMER))]
+        hashes, ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        order = np.argsort(hashes)
+        self._hashes, self._ids = hashes[order], ids[order]
+
+    def kept(self, rows: Embedded) -> Embedded:
+        """The rows; those that a row of their former key equals to the bit get that key again."""
+        if not len(self._ids):
+            return rows
+        hashes = key_hashes(rows.former.to_pylist())
+        found = np.searchsorted(self._hashes, hashes).clip(max=len(self._ids) - 1)
+        ids = np.where(self._hashes[found] == hashes, self._ids[found], -1)
+        places = np.flatnonzero(ids >= 0)
+        if not len(places):
+            return rows
+        there = _rows_as_bytes(self._store.take(ids[places], ["image_embedding"]))
+        same = places[there == _rows_as_bytes(rows.table.select(["image_embedding"]).take(pa.array(places)))]
+        mask = np.zeros(len(ids), bool)
+        mask[same] = True
+        keys = pc.if_else(pa.array(mask), rows.former, rows.table["key"].combine_chunks())
+        return replace(rows, table=rows.table.set_column(0, "key", keys))
+
+
+def _rows_as_bytes(table: pa.Table) -> np.ndarray:
+    """Embeddings (n, d) as n values that can be compared."""
+    column = table["image_embedding"].combine_chunks()
+    values = np.ascontiguousarray(column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1))
+    return values.view(np.dtype((np.void, values.itemsize * values.shape[1])))[:, 0]
