@@ -57,7 +57,7 @@ def test_many_questions_in_one_call(run, memory, tmp_path, monkeypatch):
 
 def test_what_filling_and_indexing_did_as_json(run, model, photos):
     made = json.loads(run(f"memory create mem photos --model {model} --json").out)
-    assert made == {"rows": 20, "rejected": 0, "captions": 0}
+    assert made == {"rows": 20, "duplicates": 0, "rejected": 0, "captions": 0}
     added = json.loads(run("memory add mem photos --json").out)
     assert (added["read"], added["rows"], added["duplicates"]) == (20, 0, 20)
     plan = json.loads(run("memory index mem --kind flat --dry-run --json").out)
@@ -224,6 +224,9 @@ def test_embeddings_of_another_tool(run, model, memory, tmp_path):
     np.save(folder / "img_emb_0.npy", rows)
     assert run(f"memory create imported embeddings --model {model} --no-index").status == 0
     assert "0 pairs added, 20 were there" in run("memory add imported embeddings").line
+    twice = run(f"memory create twice embeddings embeddings --model {model} --no-index --json")
+    assert twice.line == "twice: 20 pairs, 20 were there, 0 rejected"
+    assert json.loads(twice.out) == {"rows": 20, "duplicates": 20, "rejected": 0, "captions": 0}
     added = run("memory add imported embeddings --known replace").line
     assert "20 pairs added, 20 of them in place of old ones" in added
     np.save(folder / "img_emb_0.npy", rows[:, 1:])
