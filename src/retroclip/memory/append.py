@@ -97,7 +97,7 @@ def _encoded(
     committed = store.keys() if keeping.known == "skip" else {}
     items = keeping.blocklist.screened(items) if keeping.blocklist else items
     if not resume and keeping.known == "skip":
-        known = KnownRows(store, committed)
+        known = KnownRows(store, committed, options.labels_as_captions)
         items = numbered_on(known.ahead(items), committed, known.holds)
     if options.ray is not None:
         yield from encoded_on_ray(items, encoder, options, committed=committed, resume=resume)

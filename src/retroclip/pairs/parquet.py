@@ -137,8 +137,9 @@ def pair_of_row(ref: SourceRef, row: dict[str, Any], number: str, names: Sequenc
         return Rejected(key, source, f"no image bytes, only the path {path}" if path else "no image bytes")
     captions = as_list(row.get("caption")) + as_list(row.get("captions"))
     cleaned = clean_captions(str(caption) for caption in captions if caption is not None)
-    metadata = {name: _plain(value) for name, value in row.items() if name not in _PAIR_COLUMNS}
-    metadata |= _unpacked(metadata.pop("metadata", None))
+    columns = {name: _plain(value) for name, value in row.items() if name not in _PAIR_COLUMNS}
+    packed = _unpacked(columns.pop("metadata", None))
+    metadata = {name: value for name, value in columns.items() if value is not None} | packed
     if captions and not cleaned:
         metadata["note"] = "caption is empty"
     return Pair(
@@ -150,7 +151,7 @@ def pair_of_row(ref: SourceRef, row: dict[str, Any], number: str, names: Sequenc
         license=clean_label(row.get("license")),
         boxes=tuple(_box(box) for box in as_list(row.get("boxes"))),
         mask=row["mask"] if isinstance(row.get("mask"), bytes) else None,
-        metadata={name: value for name, value in metadata.items() if value is not None},
+        metadata=metadata,
         labels=_labels(row.get("labels"), names),
     )
 
@@ -201,7 +202,9 @@ def _unpacked(metadata: Any) -> dict[str, Any]:
         found = json.loads(metadata) if isinstance(metadata, str) else metadata
     except ValueError:
         found = metadata
-    return found if isinstance(found, dict) else {} if found is None else {"metadata": found}
+    if isinstance(found, dict):  # of a struct's fields those that another row has are null here
+        return found if found is not metadata else {name: value for name, value in found.items() if value is not None}
+    return {} if found is None else {"metadata": found}
 
 
 def _plain(value: Any) -> Any:
