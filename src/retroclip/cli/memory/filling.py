@@ -102,9 +102,9 @@ def create(
     memory
         Folder or URL to make.
     sources
-        Folders (image and same-named .txt or .json, or class sub-folders), tar shards (`{000..012}.tar`), parquet, csv;
-        or folders of embeddings in clip-retrieval's layout (img_emb/, text_emb/, metadata/), which are imported as the
-        work of the named model.
+        Folders (image and same-named .txt or .json, or class sub-folders), tar shards (`{000..012}.tar`), parquet, csv,
+        folders of tars or parquet files; or folders of embeddings in clip-retrieval's layout (img_emb/, text_emb/,
+        metadata/), which are imported as the work of the named model.
     labels_as_captions
         Give labelled pairs without caption the caption "a photo of a {label}.".
     build_index
