@@ -1,5 +1,6 @@
 """A memory from the command line, with good and bad sources."""
 
+import hashlib
 import json
 import struct
 import sys
@@ -277,6 +278,13 @@ def test_clean_and_blocklist(run, memory, photos, model):
 def test_images_as_chosen(run, model, photos):
     assert run(f"memory create small photos --model {model} --images none").status == 0
     assert json.loads(run("memory info small --json").out)["with_image"] == 0
+    listed = hashlib.sha256(next(photos.glob("*.jpg")).read_bytes()).hexdigest()
+    (photos.parent / "block.txt").write_text(f"sha256:{listed}\nkey:03\n")
+    cleaned = run("memory clean small --blocklist block.txt --json")
+    assert json.loads(cleaned.out)["blocked"] == 1
+    assert "20 pairs keep no image: the sha256 and md5 entries of block.txt (1)" in cleaned.line
+    assert run(f"memory create whole photos --model {model}").status == 0
+    assert run("memory clean whole --blocklist block.txt --json").err == ""
     assert run(f"memory create other photos --model {model} --images tiny").status == 2
 
 
