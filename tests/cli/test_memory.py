@@ -1,5 +1,6 @@
 """A memory from the command line, with good and bad sources."""
 
+import hashlib
 import json
 import struct
 import sys
@@ -57,7 +58,7 @@ def test_many_questions_in_one_call(run, memory, tmp_path, monkeypatch):
 
 def test_what_filling_and_indexing_did_as_json(run, model, photos):
     made = json.loads(run(f"memory create mem photos --model {model} --json").out)
-    assert made == {"rows": 20, "rejected": 0, "captions": 0}
+    assert made == {"rows": 20, "duplicates": 0, "rejected": 0, "captions": 0}
     added = json.loads(run("memory add mem photos --json").out)
     assert (added["read"], added["rows"], added["duplicates"]) == (20, 0, 20)
     plan = json.loads(run("memory index mem --kind flat --dry-run --json").out)
@@ -224,6 +225,9 @@ def test_embeddings_of_another_tool(run, model, memory, tmp_path):
     np.save(folder / "img_emb_0.npy", rows)
     assert run(f"memory create imported embeddings --model {model} --no-index").status == 0
     assert "0 pairs added, 20 were there" in run("memory add imported embeddings").line
+    twice = run(f"memory create twice embeddings embeddings --model {model} --no-index --json")
+    assert twice.line == "twice: 20 pairs, 20 were there, 0 rejected"
+    assert json.loads(twice.out) == {"rows": 20, "duplicates": 20, "rejected": 0, "captions": 0}
     added = run("memory add imported embeddings --known replace").line
     assert "20 pairs added, 20 of them in place of old ones" in added
     np.save(folder / "img_emb_0.npy", rows[:, 1:])
@@ -274,6 +278,13 @@ def test_clean_and_blocklist(run, memory, photos, model):
 def test_images_as_chosen(run, model, photos):
     assert run(f"memory create small photos --model {model} --images none").status == 0
     assert json.loads(run("memory info small --json").out)["with_image"] == 0
+    listed = hashlib.sha256(next(photos.glob("*.jpg")).read_bytes()).hexdigest()
+    (photos.parent / "block.txt").write_text(f"sha256:{listed}\nkey:03\n")
+    cleaned = run("memory clean small --blocklist block.txt --json")
+    assert json.loads(cleaned.out)["blocked"] == 1
+    assert "20 pairs keep no image: the sha256 and md5 entries of block.txt (1)" in cleaned.line
+    assert run(f"memory create whole photos --model {model}").status == 0
+    assert run("memory clean whole --blocklist block.txt --json").err == ""
     assert run(f"memory create other photos --model {model} --images tiny").status == 2
 
 

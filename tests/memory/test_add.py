@@ -1,11 +1,13 @@
 """Adding: what is there already is left out, and nothing else, whatever its key."""
 
+import datetime
 from pathlib import Path
 
 import pytest
 
 from retroclip.memory import Memory
 from retroclip.memory.store import Store
+from retroclip.pairs import Pair
 
 
 def folder_of(path: Path, photos: dict[str, bytes]) -> Path:
@@ -60,6 +62,34 @@ def test_without_stored_images_a_source_is_told_by_its_name(tmp_path, encoder, s
     assert memory.add([second], encoder).rows == 1
     assert memory.add([second, first], encoder).rows == 0
     assert memory.take(memory.ids(), ["key"])["key"].to_pylist() == ["IMG_1", "IMG_1~2"]
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_without_stored_images_shards_of_the_same_names_are_told_by_what_they_say(tmp_path, encoder, stub, labels):
+    def told(seed: int, **told: object) -> list[Pair]:
+        return [Pair(f"{i:05}", stub.photo(seed + i), source="00000.tar", **told) for i in range(8)]
+
+    different = [
+        told(0, captions=("a cat ",)),
+        told(10, captions=("a dog",)),
+        told(20, label="cat"),
+        told(30, label="dog"),
+        told(40, label="dog", metadata={"url": "https://x", "width": float("nan"), "sha256": None}),
+        told(50, label="dog", metadata={"url": "https://y", "sha256": None}),
+        told(60, label="dog", metadata={"sha256": "aa", "at": datetime.date(2026, 1, 1)}),
+        told(70, label="dog", metadata={"sha256": "bb", "at": datetime.date(2026, 1, 1)}),
+    ]
+    memory = Memory.create(tmp_path / "m", encoder, different[0], images="none", labels_as_captions=labels)
+    for pairs in (different[1], different[2], different[3]):
+        assert memory.add(pairs, encoder).rows == 8
+    other = Memory.create(tmp_path / "other", encoder, different[4], images="none", labels_as_captions=labels)
+    assert other.add(different[5], encoder).rows == 8
+    hashed = Memory.create(tmp_path / "hashed", encoder, different[6], images="none", labels_as_captions=labels)
+    assert hashed.add(different[7], encoder).rows == 8
+    for opened, sources in ((memory, different[:4]), (other, different[4:6]), (hashed, different[6:])):
+        for pairs in (*sources, *reversed(sources)):
+            assert opened.add(pairs, encoder).rows == 0
+    assert hashed.add(told(70, captions=("mended",), metadata={"sha256": "bb"}), encoder).rows == 0
 
 
 def test_a_killed_adding_of_renamed_rows_goes_on(tmp_path, encoder, stub):

@@ -75,7 +75,7 @@ def test_longer_vectors_are_normalised_and_single_files_may_lack(tmp_path, encod
     rows = np.random.default_rng(1).standard_normal((40, 16)) * 3
     write(folder, "img_emb", 1, rows)
     memory = Memory.create(tmp_path / "m", encoder, [str(folder)])
-    assert memory.take([41], ["key"])["key"].to_pylist() == ["0001/0000001"]
+    assert memory.take([41], ["key"])["key"][0].as_py().startswith("embeddings/0001/0000001-")
     expected = rows[1] / np.linalg.norm(rows[1])
     assert np.allclose(memory.embeddings([41])[0], expected, atol=1e-3)
     assert not memory.has_text().any()
@@ -218,6 +218,7 @@ def test_metadata_is_the_json_that_python_writes():
     ]
     assert _json_objects(columns, 5).to_pylist() == expected
     assert _json_objects({}, 2).to_pylist() == ["{}", "{}"]
+    assert _json_objects({"url": pa.array([None, "x", None])}, 3).to_pylist() == ["{}", '{"url": "x"}', "{}"]
 
 
 def test_key_sets_hold_what_was_added():
@@ -229,3 +230,50 @@ def test_key_sets_hold_what_was_added():
         keys.add(key_hashes(new))
         expected.update(new)
         assert len(keys) == len(expected)
+
+
+def nameless(root, seed, metadata=None, count=12):
+    """An embedding folder of one part whose metadata, where there are any, are those given."""
+    rows = np.random.default_rng(seed).standard_normal((count, 16))
+    write(root, "img_emb", 0, (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16))
+    if metadata is not None:
+        (root / "metadata").mkdir()
+        pq.write_table(pa.table(metadata), root / "metadata" / "metadata_0.parquet")
+    return root
+
+
+def test_folders_without_keys_do_not_hide_each_other(tmp_path, encoder):
+    urls = {"url": [f"https://x/{row}" for row in range(12)]}
+    folders = [nameless(tmp_path / "a", 0), nameless(tmp_path / "b", 1, urls), nameless(tmp_path / "there" / "a", 2)]
+    memory = Memory.create(tmp_path / "m", encoder, folders[:1])
+    for known in ("skip", "replace"):
+        assert memory.add(folders[1:], encoder, known=known).read == 24
+        assert len(memory) == 36
+    together = Memory.create(tmp_path / "together", encoder, folders)
+    rows = memory.take(memory.ids(), ["key"])["key"].to_pylist()
+    assert set(together.take(together.ids(), ["key"])["key"].to_pylist()) == set(rows) and len(set(rows)) == 36
+    assert all(str(tmp_path) not in key and key.startswith(("a/0000/", "b/0000/")) for key in rows)
+    assert memory.add(folders, encoder).duplicates == 36
+
+
+def test_rows_alone_without_a_key_get_another(tmp_path, encoder):
+    keys = [None if row == 3 else f"k{row}" for row in range(12)]
+    paths = [None if row < 4 else f"p{row}" for row in range(12)]
+    memory = Memory.create(tmp_path / "m", encoder, nameless(tmp_path / "a", 0, {"key": keys, "image_path": paths}))
+    rows = memory.take(memory.ids(), ["key"])["key"].to_pylist()
+    assert [key for key in rows if key in keys] == [key for key in keys if key]
+    assert rows[3].startswith("a/0000/0000003-")
+
+
+def test_rows_under_the_keys_of_before_are_found_again(tmp_path, encoder, monkeypatch):
+    first, second = nameless(tmp_path / "a", 0), nameless(tmp_path / "b", 1)
+    old = [f"0000/{row:07d}" for row in range(12)]
+    own = Memory.create(tmp_path / "own", encoder, first)
+    with monkeypatch.context() as patched:
+        patched.setattr("retroclip.memory.embedded._keys", lambda *_: (pa.array(old), pa.array(old)))
+        memory = Memory.create(tmp_path / "m", encoder, first)
+    assert memory.take(memory.ids(), ["key"])["key"].to_pylist() == old
+    assert memory.add([first, second], encoder).duplicates == 12
+    assert memory.add([first, second, first], encoder, known="replace").replaced == 24
+    assert len(memory) == 24 and len(own) == 12
+    assert memory.verify() == []

@@ -4,6 +4,8 @@ import io
 import json
 import tarfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from retroclip.errors import SourceError
@@ -51,6 +53,29 @@ def test_compressed_shards_and_braces(tmp_path, members):
     assert len(keys) == 12 and keys[0] == "9/000" and keys[-1] == "11/003"
     assert [pair.key for pair in read_pairs(f"{tmp_path}/s-*.tar.gz")] == keys
     assert count_pairs(f"{tmp_path}/s-{{009..011}}.tar.gz") is None
+
+
+def test_a_folder_of_shards_is_read(tmp_path, members, make_encoded):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for number in (1, 0):  # as img2dataset writes them
+        write_tar(folder / f"0000{number}.tar", [(name.replace("set", str(number)), data) for name, data in members])
+        pq.write_table(pa.table({"url": ["u"], "caption": ["x"]}), folder / f"0000{number}.parquet")
+        (folder / f"0000{number}_stats.json").write_text("{}")
+    pairs = list(read_pairs(folder))
+    assert pairs == list(read_pairs(f"{folder}/*.tar"))
+    assert [pair.source for pair in pairs] == ["00000.tar"] * 4 + ["00001.tar"] * 4
+    assert count_pairs(folder) is None
+    assert [pair.key for pair in read_pairs(f"{tmp_path}#out", where="license = 'CC0'")] == ["0/002", "1/002"]
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    for number in range(2):
+        table = pa.table({"key": [f"k{number}"], "image": [make_encoded(number)]})
+        pq.write_table(table, tables / f"pairs-{number}.parquet")
+    assert [pair.key for pair in read_pairs(tables)] == ["k0", "k1"] and count_pairs(tables) == 2
+    pq.write_table(pa.table({"caption": ["x"]}), tables / "texts.parquet")
+    with pytest.raises(SourceError, match=r"texts.parquet has no column 'image'"):
+        read_pairs(tables)
 
 
 def test_a_missing_shard_is_named(tmp_path, members):

@@ -13,7 +13,7 @@ from retroclip.memory.embedded import with_images
 from retroclip.memory.imports import Chunk, EmbeddingImport, write_behind
 from retroclip.memory.ingest import Ingest, encoded_shards, is_kept
 from retroclip.memory.keys import KeySet, key_hashes
-from retroclip.memory.known import KnownRows
+from retroclip.memory.known import FormerKeys, KnownRows
 from retroclip.memory.location import Location
 from retroclip.memory.pictures import Images
 from retroclip.memory.schema import pair_table
@@ -76,9 +76,9 @@ def ingest(
         if options.ray is not None:
             raise SourceError("embeddings are imported without encoding: leave --ray out")
         committed = KeySet()
-        for keys in store.key_batches() if keeping.known == "skip" else ():
+        for keys, _ in store.key_batches() if keeping.known == "skip" else ():
             committed.add(key_hashes(keys))
-        chunks = items.chunks(encoder, committed, check=keeping.check, resume=resume)
+        chunks = items.chunks(encoder, committed, FormerKeys(store), check=keeping.check, resume=resume)
         screened = (_screened(chunk, keeping.blocklist, options.images) for chunk in chunks)
         for _ in write_behind(screened, writer.write):
             if options.on_batch:
@@ -97,7 +97,7 @@ def _encoded(
     committed = store.keys() if keeping.known == "skip" else {}
     items = keeping.blocklist.screened(items) if keeping.blocklist else items
     if not resume and keeping.known == "skip":
-        known = KnownRows(store, committed)
+        known = KnownRows(store, committed, options.labels_as_captions)
         items = numbered_on(known.ahead(items), committed, known.holds)
     if options.ray is not None:
         yield from encoded_on_ray(items, encoder, options, committed=committed, resume=resume)

@@ -85,10 +85,14 @@ class Blocklist:
                 yield item
 
     @property
+    def hashes(self) -> int:
+        """How many entries only an image can be compared with."""
+        return sum(len(self.entries.get(kind, ())) for kind in _HASHES)
+
+    @property
     def columns(self) -> list[str]:
         """What `blocked_rows` looks at: images only where hashes are listed, for those of a memory may be terabytes."""
-        hashes = any(self.entries.get(kind) for kind in _HASHES)
-        return ["key", "source", "metadata", *(["image"] if hashes else [])]
+        return ["key", "source", "metadata", *(["image"] if self.hashes else [])]
 
     def blocked_rows(self, table: pa.Table) -> np.ndarray:
         """Which rows of a table with `columns` are on the list, as a mask."""

@@ -1,5 +1,6 @@
 """Rows from embeddings that another tool computed: columns and matrices become tables, no Python object a row."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from retroclip.pairs import EmbeddingSlice, Rejected
 
 UNIT = 2e-3  # rows this near to unit length are stored to the bit as they are
 CHECKED_ROWS = 8
+CONTENT_BYTES = 6  # of an embedding's hash in a key, beside the row's place
 NORM_ROWS = 1024  # fit the cache as float32
 ALIGNED = 0.9  # cosine of the same caption's embedding by the same model, with room for another precision
 _LICENCES = ("license", "LICENSE", "licence")
@@ -26,26 +28,32 @@ _OWN = frozenset(["key", "image", "caption", "captions", "label", "source", "lic
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A slice as rows of `pair_schema`, what was left out of it, and how many rows it had."""
+    """A slice as rows of `pair_schema`, what was left out of it, and how many rows it had.
+
+    former: what rows that the metadata give no key were called before 2026-11-26, by part and place alone; null for the
+    others.
+    """
 
     table: pa.Table
     rejected: list[Rejected]
     read: int
+    former: pa.Array
 
 
 def embedded_rows(piece: EmbeddingSlice, source: str) -> Embedded:
     """The rows of a slice in order, without those whose embeddings are not finite or have no direction.
 
     Embeddings (n, d) of any float type become fp16 of unit norm; those that are so already keep their bits. A text
-    embedding of zeros, or one whose caption is empty, is no text. source: for rows that name none.
+    embedding of zeros, or one whose caption is empty, is no text. source: the folder's name, for rows that name none,
+    and in the keys of rows that have none.
     """
     count, dim = piece.images.shape
     table = piece.metadata
     columns = {} if table is None else {name: table[name] for name in table.column_names}
-    keys = _keys(columns, piece.part, piece.places)
     sources = _texts(columns.get("source"), count).fill_null(source)
     captions = _captions(columns, count)
     vectors, image_fault = _unit_rows(piece.images)
+    keys, former = _keys(columns, piece.part, piece.places, source, vectors)
     reasons = np.where(image_fault == "", "", np.char.add("the image embedding ", image_fault))
     text: pa.Array = pa.nulls(count, pa.list_(pa.float16(), dim))
     if piece.texts is not None:
@@ -70,9 +78,10 @@ def embedded_rows(piece: EmbeddingSlice, source: str) -> Embedded:
     whole = pa.Table.from_arrays(arrays, schema=pair_schema(dim))
     bad = np.flatnonzero(reasons != "")
     if not len(bad):
-        return Embedded(whole, [], count)
+        return Embedded(whole, [], count, former)
     rejected = [Rejected(keys[i].as_py(), sources[i].as_py(), str(reasons[i])) for i in bad.tolist()]
-    return Embedded(whole.filter(pa.array(reasons == "")), rejected, count)
+    good = pa.array(reasons == "")
+    return Embedded(whole.filter(good), rejected, count, former.filter(good))
 
 
 def check_alignment(rows: Embedded, encoder: Any, path: Any, part: int) -> None:
@@ -136,14 +145,24 @@ def _texts(column: pa.ChunkedArray | None, count: int) -> pa.Array:
     return pc.if_else(pc.equal(array, ""), pa.scalar(None, pa.string()), array)
 
 
-def _keys(columns: dict[str, pa.ChunkedArray], part: int, places: np.ndarray) -> pa.Array:
-    """The rows' names: `key`, else `image_path`, else part and place."""
-    for name in ("key", "image_path"):
-        if name in columns:
-            keys = _texts(columns[name], len(places))
-            if not keys.null_count:
-                return keys
-    return pa.array([f"{part:04d}/{place:07d}" for place in places.tolist()], pa.string())
+def _keys(
+    columns: dict[str, pa.ChunkedArray], part: int, places: np.ndarray, folder: str, vectors: npt.NDArray[np.float16]
+) -> tuple[pa.Array, pa.Array]:
+    """The rows' names and, where the metadata give none, part and place, else null.
+
+    A name is `key`, else `image_path`, else the folder, part, place and a hash of the embedding: folders of one name in
+    two places hold other embeddings, and the same folder has the same names wherever it lies.
+    """
+    count = len(places)
+    named = pc.coalesce(*(_texts(columns.get(name), count) for name in ("key", "image_path")))
+    nameless = np.flatnonzero(named.is_null().to_numpy(zero_copy_only=False)).tolist()
+    former: list[str | None] = [None] * count
+    made: list[str | None] = [None] * count
+    for row in nameless:
+        former[row] = f"{part:04d}/{places[row]:07d}"
+        content = hashlib.blake2b(vectors[row].tobytes(), digest_size=CONTENT_BYTES).hexdigest()
+        made[row] = f"{folder}/{former[row]}-{content}"
+    return pc.coalesce(named, pa.array(made, pa.string())), pa.array(former, pa.string())
 
 
 def _captions(columns: dict[str, pa.ChunkedArray], count: int) -> tuple[pa.Array, pa.Array]:
@@ -209,8 +228,9 @@ def _json_objects(columns: dict[str, pa.Array], count: int) -> pa.Array:
         pc.binary_join_element_wise(_encoded(name) + ": ", _json_values(column), "", null_handling="emit_null")
         for name, column in columns.items()
     ]
-    joined = pc.binary_join_element_wise(*members, ", ", null_handling="skip")
-    return pc.binary_join_element_wise("{", joined, "}", "")
+    # "skip" leaves out rows of which all is null, so that none may be: each starts with an empty text and its comma
+    joined = pc.binary_join_element_wise("", *members, ", ", null_handling="skip")
+    return pc.binary_join_element_wise("{", pc.utf8_slice_codeunits(joined, 2), "}", "")
 
 
 def _json_values(column: pa.Array) -> pa.Array:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from retroclip.errors import MemoryStoreError, SourceError
 from retroclip.memory.embedded import Embedded, check_alignment, embedded_rows
 from retroclip.memory.keys import KeySet, key_hashes
+from retroclip.memory.known import FormerKeys
 from retroclip.pairs import EmbeddingFolder, Predicate, Rejected, is_embedding_folder, open_embeddings, parse_where
 
 
@@ -66,19 +67,21 @@ class EmbeddingImport:
     def _predicate(self) -> Predicate | None:
         return parse_where(self.where) if self.where is not None and self.where.strip() else None
 
-    def chunks(self, encoder: Any, committed: KeySet, *, check: bool, resume: bool) -> Iterator[Chunk]:
+    def chunks(
+        self, encoder: Any, committed: KeySet, former: FormerKeys, *, check: bool, resume: bool
+    ) -> Iterator[Chunk]:
         """The rows slice by slice, each key once.
 
         committed: keys that were there before; with `resume` their rows count as done by the interrupted run, else as
-        duplicates. check: compare some text embeddings of each slice with the encoder's. Raises MemoryStoreError for
-        embeddings of another model.
+        duplicates. former: what rows that are there were called before. check: compare some text embeddings of each
+        slice with the encoder's. Raises MemoryStoreError for embeddings of another model.
         """
         predicate = self._predicate()
         seen = KeySet()
         for folder in self.folders:
             for piece in folder.slices():
                 chosen = piece.where(predicate) if predicate else piece
-                rows = embedded_rows(chosen, folder.path.name)
+                rows = former.kept(embedded_rows(chosen, folder.name))
                 if check:
                     check_alignment(rows, encoder, folder.path, piece.part)
                 yield _chunk(rows, seen, committed, resume)

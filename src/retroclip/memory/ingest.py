@@ -256,13 +256,23 @@ def _finished(shard: Shard, rows: list[EncodedPair], encoder: Any, options: Inge
 
 
 def _cleaned(pair: Pair, options: Ingest, shard: Shard) -> Pair:
-    captions = tuple(caption.strip() for caption in pair.captions if caption and caption.strip())
+    captions = _said(pair)
     if len(captions) < len(pair.captions):
         shard.rejected.append(_rejected(pair, NO_CAPTION))
     shard.rejected += [_rejected(pair, f"{fault}; {KEPT}") for fault in pair.faults]
-    if not captions and options.labels_as_captions and pair.label:
-        captions = (f"a photo of a {pair.label.replace('_', ' ')}.",)
-    return replace(pair, captions=captions)
+    return replace(pair, captions=stored_captions(pair, options.labels_as_captions))
+
+
+def stored_captions(pair: Pair, labels_as_captions: bool) -> tuple[str, ...]:
+    """The captions that a memory keeps of a pair."""
+    captions = _said(pair)
+    if not captions and labels_as_captions and pair.label:
+        return (f"a photo of a {pair.label.replace('_', ' ')}.",)
+    return captions
+
+
+def _said(pair: Pair) -> tuple[str, ...]:
+    return tuple(caption.strip() for caption in pair.captions if caption and caption.strip())
 
 
 def _mean_direction(embeddings: np.ndarray) -> np.ndarray | None:

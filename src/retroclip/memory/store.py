@@ -106,11 +106,11 @@ class Store:
         table = self._scanned(["key"])
         return dict(zip(table["key"].to_pylist(), _ids(table).tolist(), strict=True))
 
-    def key_batches(self) -> Iterator[list[str]]:
-        """The keys of all live rows, some thousands at a time."""
+    def key_batches(self, where: str | None = None) -> Iterator[tuple[list[str], IdArray]]:
+        """Keys and ids of all live rows, or of those that a predicate holds for, some thousands at a time."""
         with damage_told(self.directory):
-            for batch in self._dataset.scanner(columns=["key"]).to_batches():
-                yield batch["key"].to_pylist()
+            for batch in self._dataset.scanner(columns=["key"], filter=where, with_row_id=True).to_batches():
+                yield batch["key"].to_pylist(), batch["_rowid"].to_numpy().astype(np.int64)
 
     def ids_of(self, keys: pa.ChunkedArray) -> IdArray:
         """Ids of the live rows that have one of the keys."""

@@ -7,6 +7,7 @@ Rows of the three files of a part belong together. Texts and metadata may be mis
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,6 +81,11 @@ class EmbeddingFolder:
     path: Path
     dim: int
     parts: tuple[Part, ...]
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, that of the working directory for "."."""
+        return os.path.basename(os.path.abspath(self.path))
 
     @property
     def rows(self) -> int:

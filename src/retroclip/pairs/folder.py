@@ -12,6 +12,7 @@ from retroclip.pairs.image import IMAGE_SUFFIXES
 from retroclip.pairs.pair import Pair, Rejected, clean_label, printable
 from retroclip.pairs.readers import no_such_split, register_reader, row_of
 from retroclip.pairs.reference import SourceRef
+from retroclip.pairs.shards import count_shards, open_shards, shards_in
 from retroclip.pairs.walk import walk
 from retroclip.pairs.where import Predicate
 
@@ -24,6 +25,7 @@ class FolderReader:
 
     The name of the folder an image lies in is its label, unless that folder is the source itself, is named like a
     split, or holds annotation files: then it is a collection and not a class. Hidden files and folders are ignored.
+    A folder without images may be one of tars and parquet files (`shards_in`).
     """
 
     kind = "folder"
@@ -36,11 +38,14 @@ class FolderReader:
         if next(_images(root), None) is None:
             if (root / "pairs.lance").is_dir():
                 raise SourceError(f"{root} is a memory: to read its pairs, give its table, {root / 'pairs.lance'}")
+            if shards := shards_in(root, ref.text):
+                return open_shards(shards, where)
             raise SourceError(f"no image found in {root}; images are {', '.join(sorted(IMAGE_SUFFIXES))} files")
         return _read(root, ref.name, where)
 
     def count(self, ref: SourceRef) -> int | None:
-        return sum(1 for _ in _images(_root(ref)))
+        root = _root(ref)
+        return sum(1 for _ in _images(root)) or count_shards(shards_in(root, ref.text))
 
 
 def _root(ref: SourceRef) -> Path:

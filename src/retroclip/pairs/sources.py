@@ -23,8 +23,9 @@ Source = str | Path
 def read_pairs(source: Source | Sequence[Source], *, where: str | None = None) -> Iterator[Pair | Rejected]:
     """Stream the pairs of one or several sources, images still encoded, in an order that never changes.
 
-    A source is a folder, tar shards (`shard-{000..004}.tar`), a parquet, csv or tsv file, a Lance table, or what
-    `datasets` saved; `#split` after it chooses a split, `where` chooses rows by an SQL-like predicate over the columns.
+    A source is a folder (of images, or of tars or parquet files), tar shards (`shard-{000..004}.tar`), a parquet, csv
+    or tsv file, a Lance table, or what `datasets` saved; `#split` after it chooses a split, `where` chooses rows by an
+    SQL-like predicate over the columns.
     Keys are made unique over all sources; for that a 64-bit hash of each key is held, and nothing else grows with the
     number of rows.
 

@@ -47,16 +47,23 @@ def clean(
     from retroclip.evaluation.cleaning import clean_memory
     from retroclip.memory import Memory
 
+    opened, listed = Memory.open(memory), read_blocklist(blocklist)
+    unseen = opened.count("image IS NULL") if listed and listed.hashes else 0
     told = clean_memory(
-        Memory.open(memory),
+        opened,
         near=near,
         near_to=near_to,
         min_clip_score=clip_score(min_clip_score),
-        blocklist=read_blocklist(blocklist),
+        blocklist=listed,
         purge=purge,
         dry_run=dry_run,
         progress=True,
     )
+    if listed and unseen:
+        say(
+            f"{memory}: {unseen} pairs keep no image: the sha256 and md5 entries of {blocklist} ({listed.hashes}) "
+            "could not be compared with them"
+        )
     if json:
         print_json(told)
     else:

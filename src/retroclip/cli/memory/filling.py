@@ -102,9 +102,9 @@ def create(
     memory
         Folder or URL to make.
     sources
-        Folders (image and same-named .txt or .json, or class sub-folders), tar shards (`{000..012}.tar`), parquet, csv;
-        or folders of embeddings in clip-retrieval's layout (img_emb/, text_emb/, metadata/), which are imported as the
-        work of the named model.
+        Folders (image and same-named .txt or .json, or class sub-folders), tar shards (`{000..012}.tar`), parquet, csv,
+        folders of tars or parquet files; or folders of embeddings in clip-retrieval's layout (img_emb/, text_emb/,
+        metadata/), which are imported as the work of the named model.
     labels_as_captions
         Give labelled pairs without caption the caption "a photo of a {label}.".
     build_index
@@ -120,11 +120,12 @@ def create(
         return
     given |= {"where": where, "images": images, "labels_as_captions": labels_as_captions, "index": build_index}
     made = Memory.create(memory, encoder, sources, **given)
-    rejected = made.rejected()
+    rejected, known = made.rejected(), made.manifest.counts.get("duplicates", 0)
     if shared.json:
         captions = sum(map(is_kept, rejected))
-        print_json({"rows": len(made), "rejected": len(rejected) - captions, "captions": captions})
-    say(f"{memory}: {len(made)} pairs, {told_rejected(len(rejected), sum(map(is_kept, rejected)))}")
+        print_json({"rows": len(made), "duplicates": known, "rejected": len(rejected) - captions, "captions": captions})
+    there = f"{known} were there, " if known else ""
+    say(f"{memory}: {len(made)} pairs, {there}{told_rejected(len(rejected), sum(map(is_kept, rejected)))}")
     name_rejected(memory, rejected, len(rejected))
 
 
