@@ -11,7 +11,7 @@ _NAME = re.compile(r"`[^`]*`")
 _FIELDS = re.compile(r"\.? Valid fields are .*$", re.DOTALL)  # with the store's own; ours follow
 _NO_FIELD = "No field named"
 _ADDED = ": SELECT 1 FROM t WHERE "  # the store's parser reads statements, and quotes them
-_STORE_NOISE = re.compile(r"^(?:Invalid user input: )+|,? ?/[^\s,]+\.rs:\d+:\d+.*$", re.DOTALL)
+_STORE_NOISE = re.compile(r"^(?:(?:External error|Invalid user input): )+|,? ?/[^\s,]+\.rs:\d+:\d+.*$", re.DOTALL)
 
 
 def checked_predicate(where: str) -> str:
