@@ -136,7 +136,8 @@ class Memory(OpenMemory):
     def compact(self) -> dict[str, int]:
         """Merge small files and free the bytes of deleted rows; returns files and bytes before and after.
 
-        Old versions go, too, unless somebody else has the memory open: then those of the last day stay.
+        Old versions go, too, unless somebody else has the memory open: then those of the last day stay
+        (`old_versions_kept`), as always on object storage, where nobody can tell.
         """
         with full_disk_told(self.path, "free some space and try again"), writer_lock(self.path):
             self._store.refresh()
