@@ -195,6 +195,26 @@ def test_damaged_rejected_rows_are_one_line(encoder, memory):
             use(memory)
 
 
+def test_damaged_deletions_are_one_line(memory):
+    memory.delete("label = 'odd'")
+    for file in (memory.path / "pairs.lance" / "_deletions").glob("*"):
+        file.write_bytes(bytes(byte ^ 0xFF for byte in file.read_bytes()))
+    for use in (
+        lambda own: own.info(),
+        lambda own: own.delete("key = 'zzz'"),
+        lambda own: own.search(np.ones((1, 16))),
+    ):
+        with pytest.raises(MemoryStoreError, match=r"can't be read \(.*restore it from a copy"):
+            use(Memory.open(memory.path))
+
+
+def test_a_damaged_version_is_one_line(memory):
+    for file in (memory.path / "pairs.lance" / "_versions").glob("*.manifest"):
+        file.write_bytes(file.read_bytes().replace(b"fixed_size_list", b"fixed_size_-ist"))
+    with pytest.raises(MemoryStoreError, match=r"pairs\.lance can't be read .* restore it or create"):
+        Memory.open(memory.path)
+
+
 def test_a_panic_is_told_as_damage(memory, monkeypatch):
     """What Lance's Rust gives up with is a BaseException: it had passed everything up to a traceback."""
     panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})

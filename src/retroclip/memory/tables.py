@@ -18,7 +18,7 @@ MOST_ROWS = 8192  # what Lance reads at a time: of photos as cameras leave them,
 
 _DAMAGE = re.compile(
     r"^(?:[A-Z][\w ]* error: )*(?:LanceError\(IO\)|Not found: |Encountered corrupt file )"
-    r"|/lance-(?:file|encoding|io)/src/\S+\.rs:\d+:\d+$"  # the parts of Lance that read files
+    r"|/lance-(?:file|encoding|io|table)/src/\S+\.rs:\d+:\d+$"  # the parts of Lance that read files
 )
 _PANIC = "Lance panicked: "
 
@@ -61,8 +61,11 @@ def tells_damage(error: Exception) -> bool:
 
 def opened_table(path: Location) -> Any:
     try:
-        return lance.dataset(str(path))
-    except (ValueError, OSError) as error:
+        with panics_caught():
+            dataset = lance.dataset(str(path))
+            _ = dataset.schema  # of a damaged version it is only now that Lance panics
+            return dataset
+    except (ValueError, OSError, RuntimeError) as error:
         reason = without_noise(error)
         raise MemoryStoreError(f"{path} can't be read ({reason}): restore it or create the memory again") from error
 
