@@ -236,6 +236,17 @@ def test_embeddings_of_another_tool(run, model, memory, tmp_path):
     assert "of dimension" in failed.line
 
 
+def test_compact_names_readers_only_where_there_are_some(run, memory, monkeypatch):
+    kept = "versions of the last day are kept for others who read them"
+    reader = Memory.open("mem")
+    assert kept in run("memory compact mem").line
+    del reader
+    assert run("memory compact mem").line.endswith("MB freed")
+    told = {"files_before": 2, "files": 1, "bytes_before": 1_000_000, "bytes": 1_200_000, "old_versions_kept": False}
+    monkeypatch.setattr(Memory, "compact", lambda self: told)
+    assert run("memory compact mem").line == "mem: 2 files became 1, 0.2 MB more"
+
+
 def test_export_compact_purge(run, memory, model):
     assert "20 pairs written" in run("memory export mem out --format clip-retrieval").line
     assert run(f"memory create again out --model {model}").status == 0

@@ -81,7 +81,14 @@ def test_damage_is_told_and_mended_by_building_again(memory, kind):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [('{"layout": 2, "keys"', "is damaged"), ('{"layout": 2}', "is damaged"), ('{"layout": 9}', "layout 9, newer")],
+    [
+        ('{"layout": 2, "keys"', "is damaged .* build it again with `retroclip memory index"),
+        ("[]", "is damaged .* build it again with `retroclip memory index"),
+        ('{"layout": 2}', "is damaged .* build it again with `retroclip memory index"),
+        ('{"layout": "2"}', "is damaged .* build it again with `retroclip memory index"),
+        ('{"layout": 2, "keys": {"image": {"kind": "flau"}}}', "is damaged .* build it again with"),
+        ('{"layout": 9}', "layout 9, newer"),
+    ],
 )
 def test_a_wrong_description_is_told(memory, content, message):
     memory.index("flat")
@@ -93,6 +100,32 @@ def test_a_wrong_description_is_told(memory, content, message):
     assert len(fresh.verify()) == 1
     fresh.index("flat")
     assert fresh.verify() == []
+
+
+def test_a_checksum_that_differs_names_both_files_and_the_remedy(memory):
+    entry = memory.index("flat")["keys"]["image"]
+    description = memory.path / "index" / "index.json"
+    description.write_text(description.read_text().replace(entry["rows_sha256"], "0" * 64))
+    told = rf"{entry['rows_file']}, or index.json that names its checksum, is damaged: build it again with `retroclip"
+    with pytest.raises(MemoryStoreError, match=told):
+        Memory.open(memory.path).search(torch.ones(16))
+    (problem,) = Memory.open(memory.path).verify()
+    assert "index.json" in problem
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"layout": 9}', None, '"flat"'])
+def test_a_purge_needs_no_description_of_the_indexes(memory, content):
+    """It had refused, and told to restore the file: none of it is needed, for all indexes are removed."""
+    file = memory.path / "index" / "index.json"
+    memory.index("flat")
+    whole = file.read_text()
+    file.unlink() if content is None else file.write_text(
+        whole.replace("flat", "flau") if "flat" in content else content
+    )
+    assert memory.purge("key = 'p008'") == 1
+    assert memory.verify() == []
+    assert memory.info()["index"]["kind"] == "exact"
+    assert [path.name for path in file.parent.iterdir()] == ["index.json"]
 
 
 def test_an_index_of_the_first_layout_counts_as_none(memory):

@@ -139,23 +139,43 @@ def test_a_bad_predicate_purges_nothing(memory):
     assert (len(memory), memory.info()["index"]["kind"]) == (60, "flat")
 
 
-@pytest.mark.parametrize("keep", [0.5, 0.01])
-def test_a_truncated_fragment_is_one_line_for_everything(tmp_path, encoder, memory, pairs, keep):
-    file = max((memory.path / "pairs.lance" / "data").glob("*"), key=lambda path: path.stat().st_size)
+def spoilt(content, how):
+    """The bytes of a file after some damage; `gone` is none."""
+    keys = content.index(b"p000p001")  # their offsets come before them
+    half = len(content) // 2
+    return {
+        "gone": None,
+        "half": content[:half],
+        "start": content[: len(content) // 100],
+        "empty": b"",
+        "one byte of keys": content[: keys - 2] + bytes([content[keys - 2] ^ 0xFF]) + content[keys - 1 :],
+        "head kept": content[:40] + bytes(byte ^ 0xFF for byte in content[40:]),
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["gone", "half", "start", "empty", "one byte of keys", "head kept"])
+def test_a_damaged_fragment_is_one_line_for_everything(tmp_path, encoder, memory, pairs, how):
+    (file,) = files_holding(memory.path / "pairs.lance" / "data", b"p000p001")
     whole = file.read_bytes()
-    file.write_bytes(whole[: int(len(whole) * keep)])
+    damaged = spoilt(whole, how)
+    file.unlink() if damaged is None else file.write_bytes(damaged)
     (problem,) = Memory.open(memory.path).verify()
     assert ".rs" not in problem
-    uses = (
-        lambda own: own.info(),
-        lambda own: own.search(np.ones((1, 16))),
-        lambda own: own.search(np.ones((1, 16)), where="label = 'odd'"),
+    uses = [
         lambda own: own.take([0, 59]),
-        lambda own: own.delete("key = 'p001'"),
+        lambda own: own.delete("key = 'zzz'"),
+        lambda own: own.delete("n > 70 OR key = 'zzz'"),
         lambda own: own.add(pairs, encoder),
+        lambda own: own.add([replace(pairs[1], captions=("new",))], encoder, known="replace"),
         lambda own: own.compact(),
         lambda own: own.export(tmp_path / "out", "parquet"),
-    )
+    ]
+    if how != "one byte of keys":
+        uses += [
+            lambda own: own.info(),
+            lambda own: own.search(np.ones((1, 16))),
+            lambda own: own.search(np.ones((1, 16)), where="label = 'odd'"),
+        ]
     for use in uses:
         with pytest.raises(MemoryStoreError, match=r"can't be read \(.*restore it from a copy") as caught:
             use(Memory.open(memory.path))
@@ -164,3 +184,67 @@ def test_a_truncated_fragment_is_one_line_for_everything(tmp_path, encoder, memo
     file.write_bytes(whole)
     assert Memory.open(memory.path).verify() == []
     assert len(Memory.open(memory.path)) == 60
+
+
+def test_damaged_rejected_rows_are_one_line(encoder, memory):
+    memory.add([Pair("odd-one", b"no image")], encoder, max_rejected=1)
+    (file,) = (memory.path / "rejected.lance" / "data").glob("*")
+    file.unlink()
+    for use in (lambda own: own.rejected(), lambda own: own.purge("key = 'p001'")):
+        with pytest.raises(MemoryStoreError, match=r"can't be read \(.*Not found: .*restore it from a copy"):
+            use(memory)
+
+
+def test_damaged_deletions_are_one_line(memory):
+    memory.delete("label = 'odd'")
+    for file in (memory.path / "pairs.lance" / "_deletions").glob("*"):
+        file.write_bytes(bytes(byte ^ 0xFF for byte in file.read_bytes()))
+    for use in (
+        lambda own: own.info(),
+        lambda own: own.delete("key = 'zzz'"),
+        lambda own: own.search(np.ones((1, 16))),
+    ):
+        with pytest.raises(MemoryStoreError, match=r"can't be read \(.*restore it from a copy"):
+            use(Memory.open(memory.path))
+
+
+def test_a_damaged_version_is_one_line(memory):
+    for file in (memory.path / "pairs.lance" / "_versions").glob("*.manifest"):
+        file.write_bytes(file.read_bytes().replace(b"fixed_size_list", b"fixed_size_-ist"))
+    with pytest.raises(MemoryStoreError, match=r"pairs\.lance can't be read .* restore it or create"):
+        Memory.open(memory.path)
+
+
+def test_a_panic_is_told_as_damage(memory, monkeypatch):
+    """What Lance's Rust gives up with is a BaseException: it had passed everything up to a traceback."""
+    panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
+
+    def broken(*_, **__):
+        raise panic("the offset + length of the sliced Buffer cannot exceed the existing length")
+
+    monkeypatch.setattr(type(memory._store._dataset), "_take_rows", broken)
+    with pytest.raises(MemoryStoreError, match=r"can't be read \(Lance panicked: the offset .*restore it"):
+        memory.take([0])
+    monkeypatch.setattr(type(memory._store._dataset), "to_batches", broken)
+    assert all("Lance panicked" in problem for problem in memory.verify())
+    with pytest.raises(KeyboardInterrupt), tables.damage_told(memory.path):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError("LanceError(IO): Generic LocalFileSystem error: No space left on device (os error 28)"), False),
+        (
+            ValueError("Invalid user input: Schema error: No field named n, /x/rust/lance-datafusion/src/a.rs:7:5"),
+            False,
+        ),
+        (ValueError("Error resolving filter expression key = 'Not found: ' (Encountered corrupt file )"), False),
+        (RuntimeError("a commit conflict: retry"), False),
+        (OSError("External error: Wrapped error: Not found: data/x.lance, /x/rust/lance-io/src/local.rs:2:4"), True),
+        (ValueError("External error: Invalid user input: no column, /x/rust/lance-file/src/reader.rs:7:2"), True),
+    ],
+)
+def test_only_what_lance_says_of_files_is_damage(tmp_path, error, told):
+    with pytest.raises(MemoryStoreError if told else type(error)), tables.damage_told(tmp_path):
+        raise error

@@ -202,7 +202,7 @@ def test_compaction_keeps_versions_that_may_be_read(bucket, encoder, pairs):
     memory.delete("label = 'odd'")
     before, version = contents(memory), memory.version
     told = memory.compact()
-    assert (told["files_before"], told["files"]) == (2, 1)
+    assert (told["files_before"], told["files"], told["old_versions_kept"]) == (2, 1, True)
     assert contents(memory) == before
     assert memory._store._dataset.checkout_version(version).count_rows() == len(memory)
 

@@ -31,6 +31,10 @@ PREDICATES = [
     "NOT NOT \"label\" = 'dog'",
     "width != 128 AND (label = 'dog' OR (label IS NULL))",
     "width <= -3",
+    "width BETWEEN 64 AND 128 OR label between 'a' and 'b'",
+    "width NOT BETWEEN -3 AND 100 AND license IS NULL",
+    "NOT (width BETWEEN 100 AND 99)",
+    "label NOT BETWEEN 'a' AND 'b' OR width BETWEEN 1 AND 2",
 ]
 
 
@@ -53,6 +57,8 @@ def test_text_columns_compare_as_numbers_and_lists_by_any_value():
     assert parse_where("width >= 9")({"width": "64"}) and not parse_where("width = 9")({"width": "nine"})
     captions = {"captions": ("a dog", "a cat")}
     assert parse_where("captions LIKE '%cat'")(captions) and not parse_where("captions = 'a'")(captions)
+    sizes = {"sizes": [1, 9]}
+    assert parse_where("sizes BETWEEN 8 AND 10")(sizes) and not parse_where("sizes BETWEEN 2 AND 8")(sizes)
     assert parse_where("flag = 'true'")({"flag": True}) and parse_where("width = '9'")({"width": 9})
     assert parse_where("flag = TRUE")({"flag": "true"}) and not parse_where("absent = 1")({})
 
@@ -68,6 +74,9 @@ def test_text_columns_compare_as_numbers_and_lists_by_any_value():
         "label = (SELECT 1)",
         "label =",
         "label IN ()",
+        "width BETWEEN 2",
+        "width BETWEEN 2 OR 3",
+        "width BETWEEN (2 AND 3)",
         "label",
         "'x' = label",
         "label = 'x' AND",

@@ -51,7 +51,7 @@ def described(path: Location, manifest: Manifest, store: Store, entries: dict[st
         "created": manifest.created,
         "creation": manifest.creation,
         "index": {
-            "kind": _kind(entries),
+            "kind": kind_of(entries),
             "keys": {name: asdict(entry) for name, entry in entries.items()},
             "recall": {name: entry.recall for name, entry in entries.items()},
         },
@@ -73,7 +73,7 @@ def _kept(store: Store, column: str) -> int:
     return round(len(ids) * kept / max(len(spread), 1))
 
 
-def _kind(entries: dict[str, KeyIndex]) -> str:
+def kind_of(entries: dict[str, KeyIndex]) -> str:
     """What `Memory.index` takes to build the same again."""
     entry = next(iter(entries.values()), None)
     return "exact" if entry is None else entry.factory if entry.kind == "factory" else entry.kind

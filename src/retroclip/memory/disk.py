@@ -26,16 +26,15 @@ def write_text(path: Location, text: str) -> None:
         write_whole(path, text)
 
 
-def read_json(path: Location) -> dict[str, Any]:
-    """Read a JSON object. Raises MemoryStoreError when it is damaged, FileNotFoundError when it isn't there."""
+def read_json(path: Location, advice: str = "restore it from a copy or create the memory again") -> dict[str, Any]:
+    """Read a JSON object. Raises MemoryStoreError, ending with `advice`, when it is damaged, FileNotFoundError when it
+    isn't there."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise MemoryStoreError(
-            f"{path} is damaged ({error}): restore it from a copy or create the memory again"
-        ) from error
+        raise MemoryStoreError(f"{path} is damaged ({error}): {advice}") from error
     if not isinstance(content, dict):
-        raise MemoryStoreError(f"{path} is damaged (not a JSON object): restore it or create the memory again")
+        raise MemoryStoreError(f"{path} is damaged (not a JSON object): {advice}")
     return content
 
 

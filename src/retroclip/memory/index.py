@@ -13,11 +13,13 @@ from retroclip.memory.arrays import ArrayFile
 from retroclip.memory.disk import read_json, write_json
 from retroclip.memory.kinds import FaissIndex
 from retroclip.memory.lists import ListIndex
+from retroclip.memory.location import Location
 from retroclip.memory.rows import HalfRows, Rows
 from retroclip.memory.schema import FloatMatrix, IdArray
 
 INDEX_FOLDER = "index"
 INDEX_NAME = "index.json"
+KINDS = ("flat", "hnsw", "ivf", "ivfpq", "factory")
 LAYOUT = 2  # 1: FAISS files that hold the rows' ids, without a file of the rows
 
 
@@ -73,6 +75,7 @@ class IndexFolder:
     """The stored indexes of a memory, `index.json` naming them; a new set replaces the old one at once."""
 
     def __init__(self, directory: Path) -> None:
+        self._memory: Location = directory
         self.folder = directory / INDEX_FOLDER
         self._opened: dict[str, OpenIndex] = {}
 
@@ -86,25 +89,21 @@ class IndexFolder:
         except FileNotFoundError:
             return {}
         layout = content.get("layout", 1)
+        if not isinstance(layout, int):
+            raise MemoryStoreError(f"{self.folder / INDEX_NAME} is damaged (layout): {self._remedy}")
         if layout > LAYOUT:
             raise MemoryStoreError(
                 f"{self.folder / INDEX_NAME} has layout {layout}, newer than this retroclip reads ({LAYOUT}): update "
-                f"retroclip, or build it again with `{self._command}`"
+                f"retroclip, or {self._remedy}"
             )
-        known = {item.name for item in fields(KeyIndex)}
         try:
-            return {
-                name: KeyIndex(**{key: value for key, value in entry.items() if key in known})
-                for name, entry in (content["keys"] if layout == LAYOUT else {}).items()
-            }
-        except (KeyError, TypeError, AttributeError) as error:
-            raise MemoryStoreError(
-                f"{self.folder / INDEX_NAME} is damaged ({error}): build it again with `{self._command}`"
-            ) from error
+            return {name: _entry(told) for name, told in (content["keys"] if layout == LAYOUT else {}).items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise MemoryStoreError(f"{self.folder / INDEX_NAME} is damaged ({error}): {self._remedy}") from error
 
     @property
-    def _command(self) -> str:
-        return f"retroclip memory index {self.folder.parent}"
+    def _remedy(self) -> str:
+        return f"build it again with `retroclip memory index {self._memory}`"
 
     def open(self, name: str, version: int) -> OpenIndex | None:
         """The index of a modality, kept open; None where there is none that was built from `version` or an older one.
@@ -134,16 +133,16 @@ class IndexFolder:
             return OpenIndex(entry, index, *stored_rows(self.folder / entry.rows_file))
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise MemoryStoreError(f"{path} can't be read ({reason}): build it again with `{self._command}`") from error
+            raise MemoryStoreError(f"{path} can't be read ({reason}): {self._remedy}") from error
 
     def problem(self, entry: KeyIndex) -> str | None:
         """What is wrong with the files of an index: FAISS itself loads one with a flipped bit without a word."""
         for name, checksum in ((entry.file, entry.sha256), (entry.rows_file, entry.rows_sha256)):
             path = self.folder / name
             if not name or not path.is_file():
-                return f"{path} is missing: build it again with `{self._command}`"
+                return f"{path}, which {INDEX_NAME} names, is missing: {self._remedy}"
             if checksum_of(path) != checksum:
-                return f"{path} is damaged: build it again with `{self._command}`"
+                return f"{path}, or {INDEX_NAME} that names its checksum, is damaged: {self._remedy}"
         return None
 
     def replace(self, built: dict[str, tuple[KeyIndex, Path, Path]]) -> None:
@@ -163,7 +162,7 @@ class IndexFolder:
         self.tidy()
 
     def _description(self) -> dict[str, Any]:
-        return read_json(self.folder / INDEX_NAME)
+        return read_json(self.folder / INDEX_NAME, self._remedy)
 
     def _publish(self, content: dict[str, Any]) -> None:
         """The moment at which the new indexes take the place of the old ones."""
@@ -179,6 +178,14 @@ class IndexFolder:
         for path in self.folder.glob("*"):
             if path.name not in wanted:
                 path.unlink(missing_ok=True)
+
+
+def _entry(told: dict[str, Any]) -> KeyIndex:
+    known = {item.name for item in fields(KeyIndex)}
+    entry = KeyIndex(**{key: value for key, value in told.items() if key in known})
+    if entry.kind not in KINDS:
+        raise ValueError(f"kind {entry.kind!r}")
+    return entry
 
 
 def stored_rows(path: Path) -> tuple[IdArray, HalfRows]:

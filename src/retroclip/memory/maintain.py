@@ -20,6 +20,7 @@ def compact_store(store: Store, *, alone: bool) -> dict[str, int]:
         "files": store.files(),
         "bytes_before": size,
         "bytes": store.size(),
+        "old_versions_kept": not alone,
     }
 
 

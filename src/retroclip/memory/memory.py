@@ -9,6 +9,7 @@ from retroclip.memory.append import Added, Keeping, Known, ingest
 from retroclip.memory.blocklist import Blocklist
 from retroclip.memory.build import build_indexes
 from retroclip.memory.create import create_memory, source_items
+from retroclip.memory.describe import kind_of
 from retroclip.memory.disk import full_disk_told
 from retroclip.memory.export import ExportFormat, export_rows
 from retroclip.memory.ingest import Ingest
@@ -135,7 +136,8 @@ class Memory(OpenMemory):
     def compact(self) -> dict[str, int]:
         """Merge small files and free the bytes of deleted rows; returns files and bytes before and after.
 
-        Old versions go, too, unless somebody else has the memory open: then those of the last day stay.
+        Old versions go, too, unless somebody else has the memory open: then those of the last day stay
+        (`old_versions_kept`), as always on object storage, where nobody can tell.
         """
         with full_disk_told(self.path, "free some space and try again"), writer_lock(self.path):
             self._store.refresh()
@@ -156,12 +158,19 @@ class Memory(OpenMemory):
             if not alone:
                 raise MemoryStoreError(f"{self.path} is open elsewhere: close it there, nothing was purged")
             self._store.refresh()
-            kind = self.info()["index"]["kind"]
+            kind = self._kind_to_rebuild()
             count = purge_rows(path, self._store, self._indexes, where)
         self.refresh()
         if kind != "exact":
             self.index(kind)
         return count
+
+    def _kind_to_rebuild(self) -> str:
+        """The kind of the present indexes; "auto" where their description is damaged, since a purge replaces it."""
+        try:
+            return kind_of(self._indexes.entries())
+        except MemoryStoreError:
+            return "auto"
 
     def block(self, blocklist: Blocklist) -> None:
         """Reject the pairs on a blocklist whenever pairs are added; those that are there stay."""

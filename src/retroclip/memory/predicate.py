@@ -10,8 +10,9 @@ _LITERAL = re.compile(r"'(?:[^']|'')*'")
 _NAME = re.compile(r"`[^`]*`")
 _FIELDS = re.compile(r"\.? Valid fields are .*$", re.DOTALL)  # with the store's own; ours follow
 _NO_FIELD = "No field named"
+_TESTS = "=, !=, <, <=, >, >=, BETWEEN, IN, LIKE and IS NULL with AND, OR, NOT"
 _ADDED = ": SELECT 1 FROM t WHERE "  # the store's parser reads statements, and quotes them
-_STORE_NOISE = re.compile(r"^(?:Invalid user input: )+|,? ?/[^\s,]+\.rs:\d+:\d+.*$", re.DOTALL)
+_STORE_NOISE = re.compile(r"^(?:(?:External error|Invalid user input): )+|,? ?/[^\s,]+\.rs:\d+:\d+.*$", re.DOTALL)
 
 
 def checked_predicate(where: str) -> str:
@@ -48,9 +49,15 @@ def predicate_error(where: str, error: Exception, columns: Sequence[str], metada
     """The store's complaint about `where` as one line that ends with what can be named."""
     complaint = _FIELDS.sub("", without_noise(error)).rstrip(".").replace(f"{_ADDED}{where} ", " ")
     told = f"columns: {', '.join(columns)}"
-    told += f"; in the metadata, compared without functions: {', '.join(metadata)}" if metadata else ""
-    hint = "; strings stand in single quotes" if _NO_FIELD in complaint else ""
+    told += f"; in the metadata, by {_TESTS}, without functions: {', '.join(metadata)}" if metadata else ""
+    unknown = names_no_column(error) and _named(complaint) not in metadata
+    hint = "; strings stand in single quotes" if unknown else ""
     return MemoryStoreError(f"the predicate {where!r} is not understood: {complaint} ({told}{hint})")
+
+
+def _named(complaint: str) -> str:
+    """The name that is no column, by the store's complaint."""
+    return complaint.partition(f"{_NO_FIELD} ")[2].partition(". Did you mean")[0].strip('`"')
 
 
 def without_noise(error: BaseException) -> str:

@@ -16,12 +16,8 @@ class RemoteIndexFolder(IndexFolder):
         super().__init__(cache_folder() / "memories" / hashlib.sha256(str(url).encode()).hexdigest()[:24])
         self._memory, self._url = url, url / INDEX_FOLDER
 
-    @property
-    def _command(self) -> str:
-        return f"retroclip memory index {self._memory}"
-
     def _description(self) -> dict[str, Any]:
-        return read_json(self._url / INDEX_NAME)
+        return read_json(self._url / INDEX_NAME, self._remedy)
 
     def problem(self, entry: KeyIndex) -> str | None:
         for name, checksum in ((entry.file, entry.sha256), (entry.rows_file, entry.rows_sha256)):
@@ -34,7 +30,7 @@ class RemoteIndexFolder(IndexFolder):
                 (self._url / name).download(fetched)
                 fetched.replace(path)
             except FileNotFoundError:
-                return f"{self._url / name} is missing: build it again with `{self._command}`"
+                return f"{self._url / name}, which {INDEX_NAME} names, is missing: {self._remedy}"
             finally:
                 fetched.unlink(missing_ok=True)
         return super().problem(entry)

@@ -26,7 +26,7 @@ from retroclip.memory.schema import (
     pair_schema,
     rejected_table,
 )
-from retroclip.memory.tables import damage_told, has_version, opened_table, rows_at_a_time
+from retroclip.memory.tables import damage_told, has_version, opened_table, panics_caught, rows_at_a_time
 from retroclip.pairs import Rejected
 
 PAIRS_NAME = "pairs.lance"
@@ -192,7 +192,13 @@ class Store:
         if not len(ids):
             self.append(table)
             return
-        path, own = str(self.directory / PAIRS_NAME), rows_with(ids)
+        with damage_told(self.directory):
+            self._commit_replaced(table, rows_with(ids))
+        self.refresh()
+
+    def _commit_replaced(self, table: pa.Table, own: str) -> None:
+        """`replace` of the rows that the predicate `own` holds for."""
+        path = str(self.directory / PAIRS_NAME)
         addresses = self._dataset.scanner(columns=[], filter=own, with_row_address=True).to_table()["_rowaddr"]
         changed: list[Any] = []
         emptied: list[int] = []
@@ -207,13 +213,13 @@ class Store:
             removed_fragment_ids=emptied, updated_fragments=changed, new_fragments=added, fields_modified=[]
         )
         lance.LanceDataset.commit(path, change, read_version=self.version)
-        self.refresh()
 
     def delete(self, where: str) -> int:
         """Delete the rows for which the predicate holds, in one commit; how many they were."""
         predicate, ids = self._resolved(where)
         if len(ids):
-            self._dataset.delete(predicate)
+            with damage_told(self.directory):
+                self._dataset.delete(predicate)
             self.refresh()
         return len(ids)
 
@@ -244,10 +250,12 @@ class Store:
     def forget_rejected(self, keys: Sequence[str], where: str) -> int:
         """Delete rejected rows that have one of the keys, or that the predicate holds for if it names their columns."""
         dataset = opened_table(self.directory / REJECTED_NAME)
-        table = dataset.scanner(columns=["key"], with_row_id=True).to_table()
+        with damage_told(self.directory):
+            table = dataset.scanner(columns=["key"], with_row_id=True).to_table()
         chosen = _ids(table.filter(pc.is_in(table["key"], pa.array(keys, pa.string()))))
         try:
-            found = dataset.scanner(columns=[], filter=checked_predicate(where), with_row_id=True).to_table()
+            with damage_told(self.directory):
+                found = dataset.scanner(columns=[], filter=checked_predicate(where), with_row_id=True).to_table()
             chosen = np.union1d(chosen, _ids(found))
         except (ValueError, OSError, RuntimeError):
             pass  # it names columns that rejected rows don't have
@@ -260,7 +268,8 @@ class Store:
             lance.write_dataset(rejected_table(rejected), str(self.directory / REJECTED_NAME), mode="append")
 
     def rejected(self) -> list[Rejected]:
-        table = opened_table(self.directory / REJECTED_NAME).to_table()
+        with damage_told(self.directory):
+            table = opened_table(self.directory / REJECTED_NAME).to_table()
         return [Rejected(**row) for row in table.to_pylist()]
 
     def problems(self) -> list[str]:
@@ -268,15 +277,17 @@ class Store:
         found = []
         for name in (PAIRS_NAME, REJECTED_NAME):
             try:
-                dataset = opened_table(self.directory / name)
-                dataset.validate()
-                for _ in dataset.to_batches(
-                    batch_size=rows_at_a_time(dataset)
-                ):  # a truncated file passes everything but being read
-                    pass
+                with panics_caught():
+                    _read_whole(opened_table(self.directory / name))
             except Exception as error:
                 found.append(f"{name}: {without_noise(error)}")
         return found
+
+
+def _read_whole(dataset: Any) -> None:
+    dataset.validate()
+    for _ in dataset.to_batches(batch_size=rows_at_a_time(dataset)):  # a truncated file passes everything but this
+        pass
 
 
 def _ids(table: pa.Table) -> IdArray:

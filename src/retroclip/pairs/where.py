@@ -2,7 +2,8 @@
 
     predicate  := and (OR and)*          and := not (AND not)*         not := [NOT] test
     test       := ( predicate ) | column [= == != <> < <= > >=] literal | column IS [NOT] NULL
-                | column [NOT] IN ( literal, … ) | column [NOT] LIKE 'a%_'
+                | column [NOT] IN ( literal, … ) | column [NOT] BETWEEN literal AND literal
+                | column [NOT] LIKE 'a%_'
     literal    := 'text' ('' is one quote) | number | TRUE | FALSE
 
 Unknown is unknown: a comparison with a missing value is neither true nor false, as in SQL. A column that holds a
@@ -31,7 +32,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq, "==": operator.eq, "!=": operator.ne, "<>": operator.ne,
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
-_KEYWORDS = frozenset(["AND", "OR", "NOT", "IN", "IS", "NULL", "LIKE", "TRUE", "FALSE"])
+_KEYWORDS = frozenset(["AND", "OR", "NOT", "IN", "IS", "NULL", "LIKE", "BETWEEN", "TRUE", "FALSE"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def _tokens(text: str) -> list[tuple[str, Any]]:
     return found
 
 
-_HINT = "use column = 'value' with AND, OR, NOT, IN (…), LIKE '…%', IS NULL"
+_HINT = "use column = 'value' with AND, OR, NOT, IN (…), BETWEEN … AND …, LIKE '…%', IS NULL"
 
 
 class _Parser:
@@ -119,6 +120,8 @@ class _Parser:
         negated = self._take("keyword", "NOT")
         if self._take("keyword", "IN"):
             test = _compare_any(column, operator.eq, self._literals())
+        elif self._take("keyword", "BETWEEN"):
+            test = _between(column, *self._bounds())
         elif self._take("keyword", "LIKE"):
             test = _like(column, self._literal())
         elif not negated and self.at < len(self.tokens) and self.tokens[self.at][0] == "op":
@@ -144,6 +147,11 @@ class _Parser:
             literals.append(self._literal())
         self._expect("mark", ")")
         return literals
+
+    def _bounds(self) -> tuple[Any, Any]:
+        low = self._literal()
+        self._expect("keyword", "AND")
+        return low, self._literal()
 
     def _literal(self) -> Any:
         kind, value = self.tokens[self.at] if self.at < len(self.tokens) else ("end", "")
@@ -193,6 +201,14 @@ def _compare_any(column: str, compare: Callable[[Any, Any], bool], literals: lis
     return lambda row: _any(
         _compare(compare, value, literal) for value in _values(row.get(column)) for literal in literals
     )
+
+
+def _between(column: str, low: Any, high: Any) -> Test:
+    def holds(value: Any) -> bool | None:
+        outside = (_compare(operator.lt, value, low), _compare(operator.gt, value, high))
+        return _not(_any(outside))
+
+    return lambda row: _any(holds(value) for value in _values(row.get(column)))
 
 
 def _compare(compare: Callable[[Any, Any], bool], value: Any, literal: Any) -> bool | None:

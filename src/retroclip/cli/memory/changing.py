@@ -79,9 +79,14 @@ def compact(memory: MemoryName, /, *, json: Json = False) -> None:
     if json:
         print_json(told)
     else:
-        freed = (told["bytes_before"] - told["bytes"]) / 1e6
-        room = f"{freed:,.1f} MB freed" if freed >= 0 else f"{-freed:,.1f} MB more, while others read old versions"
-        say(f"{memory}: {told['files_before']} files became {told['files']}, {room}")
+        say(f"{memory}: {told['files_before']} files became {told['files']}, {_room(told)}")
+
+
+def _room(told: dict[str, int]) -> str:
+    """What a compaction did to the room that a memory takes."""
+    freed = (told["bytes_before"] - told["bytes"]) / 1e6
+    kept = "; versions of the last day are kept for others who read them" if told["old_versions_kept"] else ""
+    return f"{abs(freed):,.1f} MB {'freed' if round(freed, 1) >= 0 else 'more'}{kept}"
 
 
 @app.command
