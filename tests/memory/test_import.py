@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from retroclip.errors import MemoryStoreError, SourceError
-from retroclip.memory import Memory
-from retroclip.memory.embedded import _json_objects, embedded_rows
+from retroclip.memory import Blocklist, Memory
+from retroclip.memory.embedded import _json_objects, _keys, embedded_rows
 from retroclip.memory.keys import KeySet, key_hashes
 from retroclip.pairs import EmbeddingSlice
 
@@ -277,3 +277,16 @@ def test_rows_under_the_keys_of_before_are_found_again(tmp_path, encoder, monkey
     assert memory.add([first, second, first], encoder, known="replace").replaced == 24
     assert len(memory) == 24 and len(own) == 12
     assert memory.verify() == []
+    blocked = Blocklist({"key": frozenset([old[5]])})  # made when that was all of the key
+    assert Memory.create(tmp_path / "n", encoder, first, blocklist=blocked).info()["rejected"] == 1
+
+
+def test_rows_with_names_beside_nameless_ones_keep_them_and_are_known_by_their_former_keys():
+    vectors = np.eye(3, 16, dtype=np.float16)
+    columns = {"key": pa.chunked_array([pa.array(["a", None, "c"])])}
+    keys, former = _keys(columns, 2, np.arange(3), "laion", vectors)
+    assert keys.to_pylist()[::2] == ["a", "c"] and keys[1].as_py().startswith("laion/0002/0000001-")
+    assert former.to_pylist() == ["0002/0000000", "0002/0000001", "0002/0000002"]
+    columns["image_path"] = pa.chunked_array([pa.array(["x", "y", "z"])])
+    keys, former = _keys(columns, 2, np.arange(3), "laion", vectors)
+    assert keys.to_pylist() == ["x", "y", "z"] and former.null_count == 3

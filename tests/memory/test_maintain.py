@@ -188,11 +188,14 @@ def test_a_damaged_fragment_is_one_line_for_everything(tmp_path, encoder, memory
 
 def test_damaged_rejected_rows_are_one_line(encoder, memory):
     memory.add([Pair("odd-one", b"no image")], encoder, max_rejected=1)
+    kind = memory.index("flat")["kind"]
     (file,) = (memory.path / "rejected.lance" / "data").glob("*")
     file.unlink()
     for use in (lambda own: own.rejected(), lambda own: own.purge("key = 'p001'")):
         with pytest.raises(MemoryStoreError, match=r"can't be read \(.*Not found: .*restore it from a copy"):
             use(memory)
+    entries = memory._indexes.entries()
+    assert {entry.kind for entry in entries.values()} == {kind}
 
 
 def test_damaged_deletions_are_one_line(memory):

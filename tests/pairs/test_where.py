@@ -58,6 +58,8 @@ def test_text_columns_compare_as_numbers_and_lists_by_any_value():
     captions = {"captions": ("a dog", "a cat")}
     assert parse_where("captions LIKE '%cat'")(captions) and not parse_where("captions = 'a'")(captions)
     sizes = {"sizes": [1, 9]}
+    for value in (float("nan"), "nan"):
+        assert not parse_where("width BETWEEN 1 AND 2")({"width": value})
     assert parse_where("sizes BETWEEN 8 AND 10")(sizes) and not parse_where("sizes BETWEEN 2 AND 8")(sizes)
     assert parse_where("flag = 'true'")({"flag": True}) and parse_where("width = '9'")({"width": 9})
     assert parse_where("flag = TRUE")({"flag": "true"}) and not parse_where("absent = 1")({})

@@ -21,6 +21,10 @@ _HASHES = {"sha256": 64, "md5": 32}
 _KINDS = (*_HASHES, "key", "source", "url")
 
 
+_MADE = re.compile(r".*/([0-9]{4,}/[0-9]{7,})-[0-9a-f]{12}", re.DOTALL)
+"""A key that an import made; its part and place were the whole of it before 2026-11-26, in blocklists as well."""
+
+
 @dataclass(frozen=True, slots=True)
 class Blocklist:
     """Entries by kind: `sha256` and `md5` of an image's bytes, `key`, `source`, and `url` (of the metadata)."""
@@ -66,7 +70,13 @@ class Blocklist:
 
     def blocks(self, key: str, source: str | None, url: Any, image: bytes | None) -> bool:
         """Whether a pair is on the list."""
-        if self._has("key", key) or self._has("source", source) or self._has("url", url):
+        made = _MADE.fullmatch(key)
+        if (
+            self._has("key", key)
+            or (made and self._has("key", made[1]))
+            or self._has("source", source)
+            or self._has("url", url)
+        ):
             return True
         if image is None:
             return False

@@ -30,8 +30,8 @@ _OWN = frozenset(["key", "image", "caption", "captions", "label", "source", "lic
 class Embedded:
     """A slice as rows of `pair_schema`, what was left out of it, and how many rows it had.
 
-    former: what rows that the metadata give no key were called before 2026-11-26, by part and place alone; null for the
-    others.
+    former: what the rows of a slice in which the metadata leave one without a key were called before 2026-11-26, by
+    part and place alone; null for those of others.
     """
 
     table: pa.Table
@@ -148,21 +148,24 @@ def _texts(column: pa.ChunkedArray | None, count: int) -> pa.Array:
 def _keys(
     columns: dict[str, pa.ChunkedArray], part: int, places: np.ndarray, folder: str, vectors: npt.NDArray[np.float16]
 ) -> tuple[pa.Array, pa.Array]:
-    """The rows' names and, where the metadata give none, part and place, else null.
+    """The rows' names, and what they were called before where neither `key` nor `image_path` names all rows, else null.
 
     A name is `key`, else `image_path`, else the folder, part, place and a hash of the embedding: folders of one name in
     two places hold other embeddings, and the same folder has the same names wherever it lies.
     """
-    count = len(places)
-    named = pc.coalesce(*(_texts(columns.get(name), count) for name in ("key", "image_path")))
-    nameless = np.flatnonzero(named.is_null().to_numpy(zero_copy_only=False)).tolist()
-    former: list[str | None] = [None] * count
-    made: list[str | None] = [None] * count
-    for row in nameless:
-        former[row] = f"{part:04d}/{places[row]:07d}"
-        content = hashlib.blake2b(vectors[row].tobytes(), digest_size=CONTENT_BYTES).hexdigest()
-        made[row] = f"{folder}/{former[row]}-{content}"
-    return pc.coalesce(named, pa.array(made, pa.string())), pa.array(former, pa.string())
+    count, some = len(places), []
+    for name in ("key", "image_path"):
+        if name in columns:
+            some.append(_texts(columns[name], count))
+            if not some[-1].null_count:
+                return some[-1], pa.nulls(count, pa.string())
+    former = [f"{part:04d}/{place:07d}" for place in places.tolist()]
+    made = [f"{folder}/{own}-{_content(vector)}" for own, vector in zip(former, vectors, strict=True)]
+    return pc.coalesce(*some, pa.array(made, pa.string())), pa.array(former, pa.string())
+
+
+def _content(vector: npt.NDArray[np.float16]) -> str:
+    return hashlib.blake2b(vector.tobytes(), digest_size=CONTENT_BYTES).hexdigest()
 
 
 def _captions(columns: dict[str, pa.ChunkedArray], count: int) -> tuple[pa.Array, pa.Array]:

@@ -27,7 +27,6 @@ TRAIN_ROWS = 64  # rows a list that centroids are trained on
 TRAIN_ROUNDS = 8
 QUERIES = 1024  # searched at a time
 NEAREST_FIRST = 2  # lists a query looks into before the bar for the others is set
-MOST = 0.95  # share of the rows; a filter that keeps as many, or some deletions, leaves no list empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +131,7 @@ class ListIndex:
         A filter that keeps rows of one kind leaves the lists near a query of another kind empty. So one looks on, until
         it has met as many kept rows as `nprobe` lists hold that kept rows typically lie in. [D]
         """
-        if allowed is None or float(allowed.float().mean()) >= MOST:
+        if allowed is None:
             order = affinity.topk(min(nprobe, affinity.shape[1]), dim=1).indices
             return order, torch.ones_like(order, dtype=torch.bool)
         before = torch.cat([torch.zeros(1, dtype=torch.int64), allowed[self.places].cumsum(0)])

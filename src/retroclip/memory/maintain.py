@@ -40,6 +40,7 @@ def purge_rows(path: Path, store: Store, indexes: IndexFolder, where: str) -> in
             store.compact(timedelta(0))  # a purge that was killed may have left no row whose metadata has that name
         raise
     keys = store.take(ids, ["key"])["key"].to_pylist() if len(ids) else []
+    store.rejected()  # damage there is told while the indexes are whole
     indexes.replace({})
     store.forget_rejected(keys, where)  # before the rows: their keys couldn't be told afterwards
     count = store.delete(rows_with(ids)) if len(ids) else 0

@@ -56,7 +56,11 @@ def tells_damage(error: Exception) -> bool:
     end.
     """
     message = str(error)
-    return not is_full_disk(error) and (message.startswith(_PANIC) or _DAMAGE.search(message) is not None)
+    return (
+        not is_full_disk(error)
+        and "Permission denied" not in message
+        and (message.startswith(_PANIC) or _DAMAGE.search(message) is not None)
+    )
 
 
 def opened_table(path: Location) -> Any:

@@ -205,8 +205,8 @@ def _compare_any(column: str, compare: Callable[[Any, Any], bool], literals: lis
 
 def _between(column: str, low: Any, high: Any) -> Test:
     def holds(value: Any) -> bool | None:
-        outside = (_compare(operator.lt, value, low), _compare(operator.gt, value, high))
-        return _not(_any(outside))
+        inside = (_compare(operator.ge, value, low), _compare(operator.le, value, high))
+        return _not(_any(_not(one) for one in inside))  # so that NaN lies in no interval
 
     return lambda row: _any(holds(value) for value in _values(row.get(column)))
 
