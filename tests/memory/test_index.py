@@ -102,6 +102,17 @@ def test_a_wrong_description_is_told(memory, content, message):
     assert fresh.verify() == []
 
 
+@pytest.mark.parametrize(("name", "value"), [("version", "3"), ("file", 5), ("parameters", None)])
+def test_a_value_of_another_kind_is_damage(memory, name, value):
+    memory.index("flat")
+    file = memory.path / "index" / "index.json"
+    content = json.loads(file.read_text())
+    content["keys"]["image"][name] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(MemoryStoreError, match=r"is damaged .* build it again with `retroclip memory index"):
+        Memory.open(memory.path).search(torch.ones(16))
+
+
 def test_a_checksum_that_differs_names_both_files_and_the_remedy(memory):
     entry = memory.index("flat")["keys"]["image"]
     description = memory.path / "index" / "index.json"

@@ -185,6 +185,11 @@ def _entry(told: dict[str, Any]) -> KeyIndex:
     entry = KeyIndex(**{key: value for key, value in told.items() if key in known})
     if entry.kind not in KINDS:
         raise ValueError(f"kind {entry.kind!r}")
+    example = KeyIndex("", 0, 0, 0, {}, {})
+    for name in known:
+        value, kind = getattr(entry, name), type(getattr(example, name))
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise ValueError(f"{name} {value!r}")
     return entry
 
 
