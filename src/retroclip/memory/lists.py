@@ -26,6 +26,7 @@ faiss: Any = faiss_module
 TRAIN_ROWS = 64  # rows a list that centroids are trained on
 TRAIN_ROUNDS = 8
 QUERIES = 1024  # searched at a time
+FARTHER = 3  # times as many rows more are met where the lists near a query hold none that a filter keeps
 NEAREST_FIRST = 2  # lists a query looks into before the bar for the others is set
 
 
@@ -129,16 +130,20 @@ class ListIndex:
         """Lists by affinity (n, lists), nearest first, and which of them a query looks into: (n, m) each.
 
         A filter that keeps rows of one kind leaves the lists near a query of another kind empty. So one looks on, until
-        it has met as many kept rows as `nprobe` lists hold that kept rows typically lie in. [D]
+        it has met as many kept rows as `nprobe` lists hold that kept rows typically lie in, and up to `FARTHER` times
+        as many more the fewer its own `nprobe` lists hold. [D]
         """
         if allowed is None:
             order = affinity.topk(min(nprobe, affinity.shape[1]), dim=1).indices
             return order, torch.ones_like(order, dtype=torch.bool)
         before = torch.cat([torch.zeros(1, dtype=torch.int64), allowed[self.places].cumsum(0)])
         kept = before[torch.from_numpy(self.offsets)].diff()
-        wanted = nprobe * float(kept.double().square().sum() / kept.sum().clamp(min=1))
+        typical = float(kept.double().square().sum() / kept.sum().clamp(min=1))
         order = affinity.argsort(dim=1, descending=True)
         met = kept[order]
+        near = torch.from_numpy(self.offsets).diff()[order[:, :nprobe]].sum(dim=1)
+        missing = 1 - met[:, :nprobe].sum(dim=1) * (len(self) / kept.sum().clamp(min=1)) / near.clamp(min=1)
+        wanted = nprobe * typical * (1 + FARTHER * missing.clamp(min=0))[:, None]
         needed = (met.cumsum(dim=1) - met < wanted) | (torch.arange(order.shape[1]) < nprobe)
         return order, needed & (met > 0)
 
