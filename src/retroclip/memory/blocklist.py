@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.disk import write_text
+from retroclip.memory.keys import former_of
 from retroclip.memory.location import Location
 from retroclip.memory.metadata import record_of
 from retroclip.memory.pictures import hashes_of
@@ -17,12 +18,8 @@ from retroclip.pairs import Pair, Rejected
 
 FILE_NAME = "blocklist.txt"
 REASON = "on the blocklist"
-_HASHES = {"sha256": 64, "md5": 32}
-_KINDS = (*_HASHES, "key", "source", "url")
-
-
-_MADE = re.compile(r".*/([0-9]{4,}/[0-9]{7,})-[0-9a-f]{12}", re.DOTALL)
-"""A key that an import made; its part and place were the whole of it before 2026-11-26, in blocklists as well."""
+HASHES = {"sha256": 64, "md5": 32}
+_KINDS = (*HASHES, "key", "source", "url")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +67,12 @@ class Blocklist:
 
     def blocks(self, key: str, source: str | None, url: Any, image: bytes | None) -> bool:
         """Whether a pair is on the list."""
-        made = _MADE.fullmatch(key)
-        if (
-            self._has("key", key)
-            or (made and self._has("key", made[1]))
-            or self._has("source", source)
-            or self._has("url", url)
-        ):
+        named = (("key", key), ("key", former_of(key)), ("source", source), ("url", url))
+        if any(self._has(kind, value) for kind, value in named):
             return True
         if image is None:
             return False
-        listed = ((kind, self.entries[kind]) for kind in _HASHES if self.entries.get(kind))
+        listed = ((kind, self.entries[kind]) for kind in HASHES if self.entries.get(kind))
         return any(not values.isdisjoint(hashes_of(image, kind)) for kind, values in listed)
 
     def _has(self, kind: str, value: Any) -> bool:
@@ -97,7 +89,7 @@ class Blocklist:
     @property
     def hashes(self) -> int:
         """How many entries only an image can be compared with."""
-        return sum(len(self.entries.get(kind, ())) for kind in _HASHES)
+        return sum(len(self.entries.get(kind, ())) for kind in HASHES)
 
     @property
     def columns(self) -> list[str]:
@@ -129,6 +121,6 @@ def _entry(line: str, where: str) -> tuple[str, str]:
         kind, value = ("sha256" if len(line) == 64 else "md5"), line
     else:
         raise MemoryStoreError(f"{where}: {line[:60]!r} is not KIND:VALUE with a kind of {', '.join(_KINDS)}")
-    if kind in _HASHES and not re.fullmatch(rf"[0-9a-fA-F]{{{_HASHES[kind]}}}", value):
-        raise MemoryStoreError(f"{where}: {value[:70]!r} is not a {kind} of {_HASHES[kind]} hexadecimal digits")
-    return kind, value.lower() if kind in _HASHES else value
+    if kind in HASHES and not re.fullmatch(rf"[0-9a-fA-F]{{{HASHES[kind]}}}", value):
+        raise MemoryStoreError(f"{where}: {value[:70]!r} is not a {kind} of {HASHES[kind]} hexadecimal digits")
+    return kind, value.lower() if kind in HASHES else value

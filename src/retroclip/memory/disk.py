@@ -27,8 +27,10 @@ def write_text(path: Location, text: str) -> None:
 
 
 def read_json(path: Location, advice: str = "restore it from a copy or create the memory again") -> dict[str, Any]:
-    """Read a JSON object. Raises MemoryStoreError, ending with `advice`, when it is damaged, FileNotFoundError when it
-    isn't there."""
+    """Read a JSON object.
+
+    Raises MemoryStoreError, ending with `advice`, when it is damaged, FileNotFoundError when it isn't there.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -1,6 +1,5 @@
 """Rows from embeddings that another tool computed: columns and matrices become tables, no Python object a row."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 import torch
 
 from retroclip.errors import MemoryStoreError
+from retroclip.memory.keys import former_key, made_key
 from retroclip.memory.metadata import as_record, record_of
 from retroclip.memory.pictures import Images, kept_image
 from retroclip.memory.schema import pair_schema
@@ -19,7 +19,6 @@ from retroclip.pairs import EmbeddingSlice, Rejected
 
 UNIT = 2e-3  # rows this near to unit length are stored to the bit as they are
 CHECKED_ROWS = 8
-CONTENT_BYTES = 6  # of an embedding's hash in a key, beside the row's place
 NORM_ROWS = 1024  # fit the cache as float32
 ALIGNED = 0.9  # cosine of the same caption's embedding by the same model, with room for another precision
 _LICENCES = ("license", "LICENSE", "licence")
@@ -159,13 +158,9 @@ def _keys(
             some.append(_texts(columns[name], count))
             if not some[-1].null_count:
                 return some[-1], pa.nulls(count, pa.string())
-    former = [f"{part:04d}/{place:07d}" for place in places.tolist()]
-    made = [f"{folder}/{own}-{_content(vector)}" for own, vector in zip(former, vectors, strict=True)]
+    former = [former_key(part, place) for place in places.tolist()]
+    made = [made_key(folder, own, vector) for own, vector in zip(former, vectors, strict=True)]
     return pc.coalesce(*some, pa.array(made, pa.string())), pa.array(former, pa.string())
-
-
-def _content(vector: npt.NDArray[np.float16]) -> str:
-    return hashlib.blake2b(vector.tobytes(), digest_size=CONTENT_BYTES).hexdigest()
 
 
 def _captions(columns: dict[str, pa.ChunkedArray], count: int) -> tuple[pa.Array, pa.Array]:

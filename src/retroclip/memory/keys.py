@@ -1,11 +1,32 @@
-"""Which keys there are, in eight bytes each."""
+"""Which keys there are, in eight bytes each, and what rows of embeddings are called that have no name."""
 
+import hashlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 Hashes = npt.NDArray[np.int64]
+PART_AND_PLACE = "[0-9]{4,}/[0-9]{7,}"
+"""What was the whole of such a key before 2026-11-26, in blocklists as well."""
+CONTENT_BYTES = 6  # of an embedding's hash in a key, beside the row's place
+_MADE = re.compile(rf".*/({PART_AND_PLACE})-[0-9a-f]{{{2 * CONTENT_BYTES}}}", re.DOTALL)
+
+
+def former_key(part: int, place: int) -> str:
+    return f"{part:04d}/{place:07d}"
+
+
+def made_key(folder: str, former: str, vector: npt.NDArray[np.float16]) -> str:
+    """The folder, the part and place of a row, and a hash of its embedding (d,)."""
+    return f"{folder}/{former}-{hashlib.blake2b(vector.tobytes(), digest_size=CONTENT_BYTES).hexdigest()}"
+
+
+def former_of(key: str) -> str | None:
+    """The part and place in a made key; None for any other."""
+    made = _MADE.fullmatch(key)
+    return made[1] if made else None
 
 
 def key_hashes(keys: Sequence[str]) -> Hashes:

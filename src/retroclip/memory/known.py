@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -10,17 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from retroclip.memory.blocklist import HASHES
 from retroclip.memory.embedded import Embedded
 from retroclip.memory.ingest import stored_captions
-from retroclip.memory.keys import key_hashes
+from retroclip.memory.keys import PART_AND_PLACE, Hashes, key_hashes
 from retroclip.memory.metadata import record_of
 from retroclip.memory.pictures import is_kept_of
+from retroclip.memory.schema import IdArray
 from retroclip.memory.store import Store
 from retroclip.pairs import Pair, Rejected
 
-FORMER = "regexp_like(key, '^[0-9]{4,}/[0-9]{7,}$')"
+FORMER = f"regexp_like(key, '^{PART_AND_PLACE}$')"
 TOLD = ("source", "captions", "label", "metadata")
-HASHES = ("sha256", "md5")  # as img2dataset writes them beside each image
 LOOKED_UP = 64  # pairs whose rows are read at a time: one by one, each takes longer than to read the pair
 
 
@@ -56,7 +58,7 @@ class KnownRows:
         if pair.source != row["source"]:
             return False
         own, there = record_of(json.dumps(pair.metadata, default=str)), record_of(row["metadata"])
-        for name in HASHES:
+        for name in HASHES:  # as img2dataset writes them beside each image
             if own.get(name) and there.get(name):
                 return bool(own[name] == there[name])
         captions = list(stored_captions(pair, self._labels_as_captions))
@@ -75,19 +77,24 @@ class FormerKeys:
 
     def __init__(self, store: Store) -> None:
         self._store = Store(store.directory, store.dim)  # stays as it is while the import takes rows away
+
+    @cached_property
+    def _known(self) -> tuple[Hashes, IdArray]:
+        """Sorted hashes of the keys, and the ids; looked for when rows without names come."""
         empty = np.zeros(0, np.int64)
-        found = [(empty, empty), *((key_hashes(keys), ids) for keys, ids in store.key_batches(FORMER))]
+        found = [(empty, empty), *((key_hashes(keys), ids) for keys, ids in self._store.key_batches(FORMER))]
         hashes, ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
         order = np.argsort(hashes)
-        self._hashes, self._ids = hashes[order], ids[order]
+        return hashes[order], ids[order]
 
     def kept(self, rows: Embedded) -> Embedded:
         """The rows; those that a row of their former key equals to the bit get that key again."""
-        if not len(self._ids):
+        if rows.former.null_count == len(rows.former) or not len(self._known[1]):
             return rows
+        known, own = self._known
         hashes = key_hashes(rows.former.to_pylist())
-        found = np.searchsorted(self._hashes, hashes).clip(max=len(self._ids) - 1)
-        ids = np.where(self._hashes[found] == hashes, self._ids[found], -1)
+        found = np.searchsorted(known, hashes).clip(max=len(own) - 1)
+        ids = np.where(known[found] == hashes, own[found], -1)
         places = np.flatnonzero(ids >= 0)
         if not len(places):
             return rows
