@@ -111,28 +111,22 @@ def build(model_cfg: dict[str, Any], directory: Path | None = None, *, draw: boo
 
 
 class SkipRandom(TorchFunctionMode):
-    """Leave new weights as they are: they are about to be read from a file, and drawing them takes seconds."""
+    """Leave new weights as they are: they are about to be read from a file, and drawing them takes seconds.
 
-    DRAWN = frozenset(
-        {
-            Tensor.normal_,
-            Tensor.uniform_,
-            Tensor.erfinv_,
-            nn.init.normal_,
-            nn.init.uniform_,
-            nn.init.trunc_normal_,
-            nn.init.kaiming_uniform_,
-            nn.init.kaiming_normal_,
-            nn.init.xavier_uniform_,
-            nn.init.xavier_normal_,
-        }
-    )
+    Only parameters are left alone: torch's `trunc_normal_` draws into tensors of its own until every value lies within
+    the bounds, and would never end if these kept what was in memory.
+    """
+
+    DRAWN = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.erfinv_})
+    INITIALISERS = frozenset({nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_})  # those a mode can see
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Skip the in-place draws; everything else runs."""
         kwargs = kwargs or {}
-        if func in self.DRAWN:
-            return args[0] if args else kwargs["tensor"]
+        if func in self.INITIALISERS or func in self.DRAWN:
+            tensor = args[0] if args else kwargs["tensor"]
+            if func in self.INITIALISERS or isinstance(tensor, nn.Parameter):
+                return tensor
         return func(*args, **kwargs)
 
 
