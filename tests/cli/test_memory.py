@@ -139,6 +139,7 @@ def test_export_compact_purge(run, memory, model):
     assert "1 pairs deleted" in run("""memory delete mem --where "key = '04'" """).line
     assert json.loads(run("memory compact mem --json").out)["files"] == 1
     assert "MB freed" in run("memory compact mem").line
+    assert "1 pairs would be purged" in run("""memory purge mem --where "key = '05'" --dry-run""").line
     assert "1 pairs purged" in run("""memory purge mem --where "key = '05'" """).line
     assert json.loads(run("memory info mem --json").out)["rows"] == 18
 
@@ -148,7 +149,12 @@ def test_dry_run_and_migrate(run, model, photos, memory, tiny_model):
     assert (told["rows"], told["rows_exact"]) == (20, True)
     assert not (photos.parent / "other").exists()
     assert "rows" in run("memory add mem photos --dry-run").out
-    assert run(f"memory migrate mem --model {model}").status == 1
+    for dry_run in ("", " --dry-run"):
+        assert "was made by" in run(f"memory migrate mem --model {model}{dry_run}").line
+    told = json.loads(run(f"memory migrate mem --model {tiny_model(1)} --dry-run --json").out)
+    assert (told["rows"], told["rows_exact"], told["rejected_share"]) == (20, True, 0)
+    assert min(told["seconds"], told["disk_bytes"], told["free_bytes"], told["ram_bytes"]) > 0
+    assert sorted(path.name for path in photos.parent.glob("mem*")) == ["mem"]
     migrated = run(f"memory migrate mem --model {tiny_model(1)}")
     assert migrated.status == 0
     assert "20 pairs" in migrated.line

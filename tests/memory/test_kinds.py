@@ -80,7 +80,6 @@ def test_rows_that_lie_as_near_are_found_as_well():
 @pytest.mark.parametrize("share", [0.5, 0.25, 0.06, 0.001])
 def test_k_is_filled_under_filters(opened, share, monkeypatch):
     monkeypatch.setattr("retroclip.memory.search.EXACT_LEFT", 20)
-    monkeypatch.setattr("retroclip.memory.search.EXACT_FILTERED", 20)
     allowed = np.sort(np.random.default_rng(4).choice(IDS, int(share * ROWS), replace=False))
     queries = unit(200, 5)
     keys = everything(opened)
@@ -95,7 +94,6 @@ def test_k_is_filled_under_filters(opened, share, monkeypatch):
 def test_k_is_filled_when_a_filter_follows_the_lists(opened, monkeypatch):
     """The rows that match lie far from the query: no list or path that leads to them is looked into."""
     monkeypatch.setattr("retroclip.memory.search.EXACT_LEFT", 20)
-    monkeypatch.setattr("retroclip.memory.search.EXACT_FILTERED", 20)
     keys = everything(opened)
     query = unit(1, 6)
     far = (opened.rows.gather(np.arange(ROWS)) @ query[0]).argsort()[: ROWS // 3].sort().values.numpy()
@@ -116,6 +114,20 @@ def test_a_filter_of_another_kind_than_the_queries_costs_no_recall(opened, group
     exact = exact_search(queries, keys.chosen(kept).rows, IDS[kept], 10)[1]
     hits = search_keys(queries, keys, 10, opened=opened, allowed=IDS[kept])
     assert recall_of(exact, hits.scores) >= 0.94
+
+
+def test_newer_rows_dont_stand_in_for_older_ones_that_a_filter_keeps(opened, monkeypatch):
+    """Ten newer rows fill all places of a query that meets no older one it may get, though these lie nearer."""
+    monkeypatch.setattr("retroclip.memory.search.EXACT_LEFT", 20)
+    query = unit(1, 6)
+    order = (opened.rows.gather(np.arange(ROWS)) @ query[0]).argsort().numpy()
+    kept, newer = np.sort(order[ROWS // 4 : ROWS // 2]), opened.rows.gather(order[:10])
+    ids = np.r_[IDS, IDS[-1] + 1 + np.arange(10)]
+    every = HeldRows(opened.rows.gather(np.arange(ROWS)))
+    keys = Keys(ids, JoinedRows(every, HeldRows(newer)), np.arange(ROWS))
+    allowed = np.r_[IDS[kept], ids[-10:]]
+    hits = search_keys(query, keys, 10, opened=opened, allowed=allowed)
+    assert np.isin(hits.ids, IDS[kept]).all()
 
 
 def test_deleted_rows_are_not_found_and_newer_ones_are(opened):

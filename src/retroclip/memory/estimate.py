@@ -25,13 +25,20 @@ KEY_BYTES = 150  # what an ingest remembers of each pair: its key
 
 
 def estimated(
-    path: str | Location, encoder: Any, sources: Any, where: str | None, options: Ingest, keeping: Keeping
+    path: str | Location,
+    encoder: Any,
+    sources: Any,
+    where: str | None,
+    options: Ingest,
+    keeping: Keeping,
+    *,
+    pairs: int | None = None,
 ) -> dict[str, Any]:
     """Ingest the first pairs of the sources into a temporary memory, and tell what all of them will take.
 
-    Returns rows (with `where` an upper bound), whether their number is exact, the share of the sample that was
-    rejected, seconds, disk_bytes (without an index), free_bytes on the disk of `path` (None on object storage), and
-    ram_bytes at the peak.
+    pairs: how many there are, where the sources can't be asked. Returns rows (with `where` an upper bound), whether
+    their number is exact, the share of the sample that was rejected, seconds, disk_bytes (without an index), free_bytes
+    on the disk of `path` (None on object storage), and ram_bytes at the peak.
     """
     place = located(path)
     items = source_items(sources, where, encoder)
@@ -45,7 +52,7 @@ def estimated(
             first = list(islice(items, WARM_PAIRS + SAMPLE_PAIRS))
             sizes = [len(item.image or b"") + 1 for item in first if isinstance(item, Pair)]
             mean_bytes = float(np.mean(sizes)) if sizes else 1.0
-            known = total_pairs(sources)
+            known = total_pairs(sources) if pairs is None else pairs
             exact = known is not None or len(first) < WARM_PAIRS + SAMPLE_PAIRS
             rows = known if known is not None else len(first) if exact else pairs_by_bytes(sources, mean_bytes)
             warm = first[:WARM_PAIRS] if len(first) > WARM_PAIRS else []

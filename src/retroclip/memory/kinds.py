@@ -1,5 +1,6 @@
-"""FAISS indexes of rows known by their positions: any factory string, built in pieces, searched under a selector."""
+"""FAISS indexes of rows known by their positions: any factory string, built in pieces, picked from under a filter."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ HNSW_CONSTRUCTION = 128
 TRAIN_ROWS = 64  # rows a list or code word that an index is trained on
 OPQ_ROUNDS = 10  # of 50: the rest gains little and takes most of the time
 SEED = 0
+AROUND = 2  # times as many rows around a query as hold, on average, those that a filter is to leave
+AROUND_MOST = 2**14  # rows around a query that a filter picks from: where it needs more, exact search is as fast
 
 
 class FaissIndex:
@@ -42,10 +45,24 @@ class FaissIndex:
         """Positions and scores (n, k), best first, -1 and -inf in empty places. allowed: bool by position.
 
         With `rerank`, that many times as many rows are found by their codes, and scored exactly from `rows`.
+        A graph doesn't lead to rows of one kind from a query of another, and nothing tells when it went astray. So
+        `allowed` picks from the nearest rows, `AROUND` times as many as hold enough allowed ones on average; a query
+        that is left too few gets none at all. [D]
         """
-        width = parameters.get("rerank", 1) * max(k, LEAST_K) if "rerank" in parameters else k
-        search = search_parameters(self.index, parameters, width, selector(allowed))
-        scores, found = self.index.search(queries.numpy(), min(width, max(len(self), 1)), params=search)
+        width = parameters["rerank"] * max(k, LEAST_K) if "rerank" in parameters else k
+        left = len(self) if allowed is None else int(allowed.sum())
+        depth = width if allowed is None else math.ceil(AROUND * width * len(self) / max(left, 1))
+        if allowed is not None and depth > AROUND_MOST:
+            return np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
+        depth = min(depth, max(len(self), 1))
+        search = search_parameters(self.index, parameters, depth)
+        scores, found = self.index.search(queries.numpy(), depth, params=search)
+        if allowed is not None:
+            kept = (found >= 0) & allowed.numpy()[found]
+            kept[kept.sum(axis=1) < min(width, left)] = False
+            first = np.argsort(~kept, axis=1, kind="stable")[:, :width]
+            found, scores, kept = (np.take_along_axis(each, first, axis=1) for each in (found, scores, kept))
+            found[~kept] = -1
         if "rerank" in parameters:
             candidates = Candidates(len(queries), width)
             places = torch.from_numpy(found)
@@ -129,27 +146,20 @@ def _parts(index: Any) -> Iterator[Any]:
         yield from _parts(index.base_index)
 
 
-def search_parameters(index: Any, parameters: dict[str, int], k: int, chosen: Any = None) -> Any:
+def search_parameters(index: Any, parameters: dict[str, int], k: int) -> Any:
     """FAISS search parameters, nested like the index. parameters: nprobe, efSearch, whichever apply."""
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
-        return faiss.SearchParametersPreTransform(index_params=search_parameters(index.index, parameters, k, chosen))
+        return faiss.SearchParametersPreTransform(index_params=search_parameters(index.index, parameters, k))
     if isinstance(index, faiss.IndexRefine):
-        inner = search_parameters(index.base_index, parameters, k, chosen)
+        inner = search_parameters(index.base_index, parameters, k)
         return faiss.IndexRefineSearchParameters(k_factor=4, base_index_params=inner)
     if isinstance(index, faiss.IndexIVF):
         nprobe = min(parameters.get("nprobe", 1), int(index.nlist))
-        options: dict[str, Any] = {"sel": chosen, "nprobe": nprobe}
+        options: dict[str, Any] = {"nprobe": nprobe}
         if isinstance(faiss.downcast_index(index.quantizer), faiss.IndexHNSW):
             options["quantizer_params"] = faiss.SearchParametersHNSW(efSearch=max(2 * nprobe, 64))
         return faiss.SearchParametersIVF(**options)
     if isinstance(index, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(sel=chosen, efSearch=max(parameters.get("efSearch", 64), k))
-    return faiss.SearchParameters(sel=chosen)
-
-
-def selector(allowed: torch.Tensor | None) -> Any:
-    """FAISS's form of a mask by position."""
-    if allowed is None:
-        return None
-    return faiss.IDSelectorBitmap(np.packbits(allowed.numpy(), bitorder="little"))
+        return faiss.SearchParametersHNSW(efSearch=max(parameters.get("efSearch", 64), k))
+    return faiss.SearchParameters()

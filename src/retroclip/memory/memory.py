@@ -16,7 +16,7 @@ from retroclip.memory.ingest import Ingest
 from retroclip.memory.location import Url, local, located
 from retroclip.memory.lock import writer_lock
 from retroclip.memory.maintain import compact_store, purge_rows
-from retroclip.memory.migrate import migrate_memory
+from retroclip.memory.migrate import estimated_migration, migrate_memory
 from retroclip.memory.opened import OpenMemory
 from retroclip.memory.pictures import Images
 from retroclip.memory.planner import Plan, parsed_size, planned
@@ -249,12 +249,22 @@ class Memory(OpenMemory):
             reporter(self.count, progress, on_batch) as report,
         ):
             self.refresh()
-            creation = self.manifest.creation
-            labels, shards = creation["labels_as_captions"], creation["shard_pairs"]
-            # "store": each row as it is, for `add` may have kept it otherwise than the creation says.
-            options = Ingest(batch_size, labels, shards, "store", report)
+            options = self._migrating(batch_size, report)
             old = migrate_memory(path, self.manifest, self._store, encoder, options, self._reading)
         self.__init__(self.path)  # type: ignore[misc]
         if planned(self.count(), self.dim).kind != "exact":
             self.index("auto", progress=progress)
         return old
+
+    def estimate_migration(self, encoder: Any, *, batch_size: int = 64) -> dict[str, Any]:
+        """Rows, seconds, disk_bytes, free_bytes and ram_bytes of a `migrate`, from a sample; nothing is written.
+
+        Raises MemoryStoreError where no images are stored, or `encoder` made this memory.
+        """
+        path = local(self.path, "migrate")
+        return estimated_migration(path, self.manifest, self._store, encoder, self._migrating(batch_size, None))
+
+    def _migrating(self, batch_size: int, report: Callable[[int, int], None] | None) -> Ingest:
+        """Images are "store": each row as it is, for `add` may have kept it otherwise than the creation says."""
+        creation = self.manifest.creation
+        return Ingest(batch_size, creation["labels_as_captions"], creation["shard_pairs"], "store", report)

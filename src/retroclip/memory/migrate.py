@@ -11,6 +11,7 @@ from retroclip.errors import MemoryStoreError
 from retroclip.memory.append import Keeping
 from retroclip.memory.blocklist import Blocklist
 from retroclip.memory.create import create_memory
+from retroclip.memory.estimate import estimated
 from retroclip.memory.ingest import Ingest
 from retroclip.memory.lock import Reading
 from retroclip.memory.manifest import Manifest
@@ -37,10 +38,10 @@ def migrate_memory(
         raise MemoryStoreError(f"{old} is there from an earlier migration: delete it first, or move it")
     if encoder.fingerprint == manifest.fingerprint:
         if not new.exists():
-            raise MemoryStoreError(f"{path} was made by {encoder.name} already")
+            raise _already(path, encoder)
         new.rename(old)  # killed after the exchange
         return old
-    source = _Rows(store, f"<memory {manifest.id}, version {store.version}>")
+    source = StoredPairs(store, f"<memory {manifest.id}, version {store.version}>")
     if not new.exists():
         _check_images(path, store)
         keeping = Keeping(max_rejected=1.0)
@@ -62,7 +63,23 @@ def migrate_memory(
     return old
 
 
-class _Rows:
+def estimated_migration(path: Path, manifest: Manifest, store: Store, encoder: Any, options: Ingest) -> dict[str, Any]:
+    """What `migrate_memory` will take, as `estimated` tells it; nothing is written. Raises what it would at its start.
+
+    The old memory stays: `disk_bytes` come on top of it.
+    """
+    if encoder.fingerprint == manifest.fingerprint:
+        raise _already(path, encoder)
+    _check_images(path, store)
+    source = StoredPairs(store, str(path))
+    return estimated(path, encoder, [source], None, options, Keeping(max_rejected=1.0), pairs=store.count())
+
+
+def _already(path: Path, encoder: Any) -> MemoryStoreError:
+    return MemoryStoreError(f"{path} was made by {encoder.name} already")
+
+
+class StoredPairs:
     """The rows of a store as pairs, in the order of their ids."""
 
     def __init__(self, store: Store, description: str) -> None:

@@ -19,8 +19,6 @@ EXACT_SHARE = 0.2
 EXACT_SHARE_OF_LISTS = 0.05
 EXACT_LEFT = 10_000
 """So few rows are always searched exactly."""
-EXACT_FILTERED = 250_000
-"""So few that a filter keeps are, but for lists: a graph doesn't reach rows of one kind from a query of another. [D]"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +87,8 @@ def search_keys(
         live = np.delete(live, positions_of(hidden, keys.ids))
     old = live[: np.searchsorted(live, len(keys.places))]
     share = len(old) / max(len(opened.ids), 1)
-    lists = isinstance(opened.index, ListIndex)
-    least = EXACT_SHARE_OF_LISTS if lists else EXACT_SHARE
-    left = EXACT_LEFT if lists or allowed is None else EXACT_FILTERED
-    if share < least or (len(old) <= left and share < 1):
+    least = EXACT_SHARE_OF_LISTS if isinstance(opened.index, ListIndex) else EXACT_SHARE
+    if share < least or (len(old) <= EXACT_LEFT and share < 1):
         return Hits(*_exact(queries, keys, k, allowed, hidden, exclude))
     spare = max((len(own) for own in exclude), default=0) if exclude is not None else 0
     mask = None
@@ -102,13 +98,14 @@ def search_keys(
     parameters = widened(opened.entry.parameters, share)
     places, scores = opened.index.nearest(queries, opened.rows, k + spare, parameters, mask)
     found = np.where(places < 0, -1, opened.ids[places])
+    astray = (places < 0).any(axis=1) & (len(old) >= k + spare)
     newer = live[len(old) :]
     if len(newer):
         fresh = keys.chosen(newer)
         new_found, new_scores = exact_search(queries, fresh.rows, fresh.ids, k + spare)
         found, scores = np.hstack([found, new_found]), np.hstack([scores, new_scores])
     found, scores = best_of(found, scores, k, exclude)
-    short = np.flatnonzero((found < 0).any(axis=1)) if len(live) >= k else np.zeros(0, np.int64)
+    short = np.flatnonzero(astray | ((found < 0).any(axis=1) & (len(live) >= k)))
     if len(short):
         banned = None if exclude is None else [exclude[int(i)] for i in short]
         found[short], scores[short] = _exact(queries[short], keys, k, allowed, hidden, banned)

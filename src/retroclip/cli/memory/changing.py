@@ -11,13 +11,19 @@ from retroclip.cli.memory.app import BlocklistFile, Predicate, app, read_blockli
 from retroclip.cli.options import Json, MemoryName, Where
 from retroclip.cli.terminal import print_facts, print_json, say
 
+OnlyCount = Annotated[bool, Parameter(name="--dry-run", negative=(), help="Only count them.")]
+
 
 @app.command
-def delete(memory: MemoryName, /, *, where: Predicate) -> None:
+def delete(memory: MemoryName, /, *, where: Predicate, dry_run: OnlyCount = False) -> None:
     """Delete the pairs for which a SQL predicate holds, such as "source = 'flickr'"."""
     from retroclip.memory import Memory
 
-    say(f"{memory}: {Memory.open(memory).delete(where)} pairs deleted")
+    opened = Memory.open(memory)
+    if dry_run:
+        say(f"{memory}: {opened.count(where)} pairs would be deleted")
+    else:
+        say(f"{memory}: {opened.delete(where)} pairs deleted")
 
 
 @app.command
@@ -37,7 +43,7 @@ def clean(
     min_clip_score: Annotated[str | None, Parameter(help="Cosine of image and text, or `quantile`.")] = None,
     blocklist: BlocklistFile = None,
     purge: Annotated[bool, Parameter(negative=(), help="Remove their bytes, too (`memory purge`).")] = False,
-    dry_run: Annotated[bool, Parameter(negative=(), help="Only count them.")] = False,
+    dry_run: OnlyCount = False,
     json: Json = False,
 ) -> None:
     """Delete unwanted pairs: near copies, mismatched ones, those of evaluation sets, those on a blocklist."""
@@ -90,11 +96,15 @@ def _room(told: dict[str, int]) -> str:
 
 
 @app.command
-def purge(memory: MemoryName, /, *, where: Predicate) -> None:
+def purge(memory: MemoryName, /, *, where: Predicate, dry_run: OnlyCount = False) -> None:
     """Delete pairs and remove their bytes from every file: old versions, indexes and rejected rows included."""
     from retroclip.memory import Memory
 
-    say(f"{memory}: {Memory.open(memory).purge(where)} pairs purged")
+    opened = Memory.open(memory)
+    if dry_run:
+        say(f"{memory}: {opened.count(where)} pairs would be purged")
+    else:
+        say(f"{memory}: {opened.purge(where)} pairs purged")
 
 
 @app.command

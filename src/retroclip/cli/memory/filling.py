@@ -72,10 +72,7 @@ class Filling:
 
         options = Ingest(self.batch_size, labels, images=images)
         told = estimated(memory, encoder, sources, where, options, Keeping(check=self.check))
-        if self.json:
-            print_json(told)
-        else:
-            print_facts(f"{memory}: nothing was written", told)
+        print_estimate(memory, told, self.json)
 
 
 Shared = Annotated[Filling, Parameter(name="*")]
@@ -201,12 +198,32 @@ def _ray_address(named: tuple[str, ...] | None, workers: int | None) -> str | No
 
 @app.command
 def migrate(
-    memory: MemoryName, /, *, model: ModelReference, precision: Precision = "auto", batch_size: BatchSize = 64
+    memory: MemoryName,
+    /,
+    *,
+    model: ModelReference,
+    precision: Precision = "auto",
+    batch_size: BatchSize = 64,
+    dry_run: DryRun = False,
+    json: Json = False,
 ) -> None:
     """Embed all pairs anew with another model. The old memory answers meanwhile, and is kept beside as MEM.old."""
     from retroclip.encoders import load
     from retroclip.memory import Memory
 
-    opened = Memory.open(memory)
-    old = opened.migrate(load(model, precision=precision), batch_size=batch_size, progress=True)
+    opened, encoder = Memory.open(memory), load(model, precision=precision)
+    if dry_run:
+        print_estimate(memory, opened.estimate_migration(encoder, batch_size=batch_size), json)
+        return
+    old = opened.migrate(encoder, batch_size=batch_size, progress=True)
+    if json:
+        print_json({"rows": len(opened), "old": str(old)})
     say(f"{memory}: {len(opened)} pairs, now of {model}; delete {old} when you don't need it any more")
+
+
+def print_estimate(memory: str, told: dict[str, Any], json: bool) -> None:
+    """What `--dry-run` tells of work that encodes."""
+    if json:
+        print_json(told)
+    else:
+        print_facts(f"{memory}: nothing was written", told)
