@@ -142,6 +142,7 @@ def test_export_compact_purge(run, memory, model):
     assert "1 pairs would be purged" in run("""memory purge mem --where "key = '05'" --dry-run""").line
     assert "1 pairs purged" in run("""memory purge mem --where "key = '05'" """).line
     assert json.loads(run("memory info mem --json").out)["rows"] == 18
+    assert "MB" in run("memory info mem").out or "kB" in run("memory info mem").out
 
 
 def test_dry_run_and_migrate(run, model, photos, memory, tiny_model):
@@ -211,5 +212,7 @@ def test_a_recall_that_is_not_reached_is_told(run, memory, monkeypatch):
 
 
 def test_an_emptied_memory_says_that_it_has_nothing_to_index(run, memory):
+    failed = run("memory index mem --ram lots")
+    assert (failed.status, "no amount of memory" in failed.line) == (2, True)
     assert "20 pairs purged" in run("memory purge mem --where 'key IS NOT NULL'").line
     assert run("memory index mem --dry-run").line == "mem: no pairs to index"

@@ -78,6 +78,14 @@ def test_a_folder_of_shards_is_read(tmp_path, members, make_encoded):
         read_pairs(tables)
 
 
+def test_a_tar_among_images_is_told(tmp_path, members, make_encoded):
+    write_tar(tmp_path / "0.tar", members)
+    (tmp_path / "cat.jpg").write_bytes(make_encoded(0))
+    read = list(read_pairs(str(tmp_path)))
+    assert [item.key for item in read] == ["cat", "0.tar"]
+    assert isinstance(read[1], Rejected) and "name it as a source of its own" in read[1].reason
+
+
 def test_a_missing_shard_is_named(tmp_path, members):
     write_tar(tmp_path / "s-0.tar", members)
     with pytest.raises(SourceError, match=r"s-1\.tar"):

@@ -91,6 +91,10 @@ def _flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str
             yield from _flat(value, name)
         elif isinstance(value, Mapping):
             yield name, ", ".join(f"{own}: {_cell(one)}" for own, one in value.items())
+        elif key.endswith("_bytes") and isinstance(value, int):
+            from retroclip.memory.planner import told_size
+
+            yield name.removesuffix("_bytes"), told_size(value)
         elif value is not None:
             yield name, _cell(value)
 

@@ -12,7 +12,7 @@ from retroclip.pairs.image import IMAGE_SUFFIXES
 from retroclip.pairs.pair import Pair, Rejected, clean_label, printable
 from retroclip.pairs.readers import no_such_split, register_reader, row_of
 from retroclip.pairs.reference import SourceRef
-from retroclip.pairs.shards import count_shards, open_shards, shards_in
+from retroclip.pairs.shards import count_shards, is_tar, open_shards, shards_in
 from retroclip.pairs.walk import walk
 from retroclip.pairs.where import Predicate
 
@@ -41,7 +41,7 @@ class FolderReader:
             if shards := shards_in(root, ref.text):
                 return open_shards(shards, where)
             raise SourceError(f"no image found in {root}; images are {', '.join(sorted(IMAGE_SUFFIXES))} files")
-        return _read(root, ref.name, where)
+        return _read(root, ref, where)
 
     def count(self, ref: SourceRef) -> int | None:
         root = _root(ref)
@@ -56,15 +56,19 @@ def _root(ref: SourceRef) -> Path:
     return ref.path / ref.split
 
 
-def _read(root: Path, name: str, where: Predicate | None) -> Iterator[Pair | Rejected]:
+def _read(root: Path, ref: SourceRef, where: Predicate | None) -> Iterator[Pair | Rejected]:
     unread: list[OSError] = []
     for image, beside, is_class in _images(root, unread):
-        pair = _pair(root, name, image, beside, is_class)
+        pair = _pair(root, ref.name, image, beside, is_class)
         if isinstance(pair, Rejected) or where is None or where(row_of(pair)):
             yield pair
     for error in unread:
         key = printable(os.path.relpath(error.filename, root))
-        yield Rejected(key, name, f"can't read the folder: {error.strerror or error}")
+        yield Rejected(key, ref.name, f"can't read the folder: {error.strerror or error}")
+    for shard in shards_in(root, ref.text):
+        if is_tar(shard.path):
+            key = printable(shard.path.name)
+            yield Rejected(key, ref.name, "a tar in a folder of images isn't read: name it as a source of its own")
 
 
 def _pair(root: Path, name: str, image: Path, beside: dict[str, Path], is_class: bool) -> Pair | Rejected:

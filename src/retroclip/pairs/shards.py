@@ -23,7 +23,12 @@ def shards_in(folder: Path, text: str) -> list[SourceRef]:
     files = sorted(file for file in folder.glob("*") if file.is_file())  # `glob` passes over what can't be read
     tars = {_stem(file, match) for file in files if (match := _TAR.fullmatch(file.name))}
     tables = {file for file in files if (match := _TABLE.fullmatch(file.name)) and _stem(file, match) not in tars}
-    return [SourceRef(file, None, text) for file in files if file in tables or _TAR.fullmatch(file.name)]
+    return [SourceRef(file, None, text) for file in files if file in tables or is_tar(file)]
+
+
+def is_tar(file: Path) -> bool:
+    """Whether it is a tar shard, by its name."""
+    return _TAR.fullmatch(file.name) is not None
 
 
 def _stem(file: Path, match: re.Match[str]) -> str:

@@ -107,13 +107,23 @@ def purge(memory: MemoryName, /, *, where: Predicate, dry_run: OnlyCount = False
         say(f"{memory}: {opened.purge(where)} pairs purged")
 
 
+def _size(_: object, text: str | None) -> None:
+    from retroclip.errors import MemoryStoreError
+    from retroclip.memory.planner import parsed_size
+
+    try:
+        parsed_size(text or "1GB")
+    except MemoryStoreError as error:
+        raise ValueError(str(error)) from None
+
+
 @app.command
 def index(
     memory: MemoryName,
     /,
     *,
     kind: str = "auto",
-    ram: str | None = None,
+    ram: Annotated[str | None, Parameter(validator=_size)] = None,
     recall: Annotated[float, Parameter(validator=validators.Number(gt=0, lte=1))] = 0.95,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
     json: Json = False,
