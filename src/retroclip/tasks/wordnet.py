@@ -39,13 +39,18 @@ def parse_noun(line: str) -> Synset:
 
 def read_nouns(path: str | Path) -> dict[str, Synset]:
     """All noun synsets by id, in the file's order. `path`: `data.noun` or the folder that holds it."""
+    with noun_file(path).open(encoding="utf-8") as lines:
+        synsets = (parse_noun(line) for line in lines if not line.startswith("  "))
+        return {synset.id: synset for synset in synsets}
+
+
+def noun_file(path: str | Path) -> Path:
+    """The file of all nouns: `data.noun` or the folder that holds it. Raises SourceError where it isn't."""
     file = Path(path)
     file = file / "data.noun" if file.is_dir() else file
     if not file.is_file():
         raise SourceError(f"{file}: no WordNet noun file here (Debian's package wordnet-base has it)")
-    with file.open(encoding="utf-8") as lines:
-        synsets = (parse_noun(line) for line in lines if not line.startswith("  "))
-        return {synset.id: synset for synset in synsets}
+    return file
 
 
 def read_senses(path: str | Path) -> dict[str, tuple[str, ...]]:

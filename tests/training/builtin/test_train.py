@@ -128,9 +128,13 @@ def test_a_run_with_other_settings_is_refused_where_a_state_is(tmp_path, monkeyp
         raise StartedError
 
     monkeypatch.setattr(train, "warm_start_file", started)
-    fields = {"kind": "builtin", "data": "data", "image_weights": "a", "text_weights": "b", "wordnet": "c"}
+    fields = {"kind": "builtin", "data": "data", "image_weights": "a", "text_weights": "b"}
+    fields |= {"wordnet": tmp_path / "data.noun"}
     fields |= {"sources": [{"name": "photos", "file": "photos", "share": 8}], "work": tmp_path / "work"}
     recipe = BuiltinRecipe(**fields, out=tmp_path / "out")
+    with pytest.raises(RetroclipError, match="no WordNet noun file"):
+        train_builtin(recipe)
+    (tmp_path / "data.noun").touch()
     with pytest.raises(StartedError):
         train_builtin(recipe)
     with pytest.raises(StartedError):

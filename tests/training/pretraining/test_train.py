@@ -132,6 +132,11 @@ def test_a_bad_recipe_is_one_clear_line(recipe_of, tmp_path, fields, message):
     assert not (tmp_path / "model").exists()
 
 
+def test_a_missing_wordnet_is_told_before_any_work(recipe_of, tmp_path):
+    with pytest.raises(RetroclipError, match="no WordNet noun file here"):
+        run_recipe(recipe_of(tmp_path, "formal-clip", wordnet="nowhere"), on_progress=pytest.fail)
+
+
 def test_what_is_no_recipe_is_one_clear_line(tmp_path):
     file = tmp_path / "recipe.yaml"
     for text, message in ((b"\xff\xfe", "not YAML"), (b"kind: [icar]", "a field `kind`"), (b"kind: icar\n1: 2", ": ")):

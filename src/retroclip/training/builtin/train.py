@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from retroclip.encoders.saving import replace_directory
-from retroclip.tasks.wordnet import read_nouns
+from retroclip.tasks.wordnet import noun_file, read_nouns
 from retroclip.training.builtin.batches import Batches, padded_tokenizer
 from retroclip.training.builtin.features import FeatureCache
 from retroclip.training.builtin.model import (
@@ -48,10 +48,12 @@ WEIGHTS = "open_clip_model.safetensors"
 def train_builtin(recipe: BuiltinRecipe, on_progress: Progress = print) -> History:
     """Features, then the model, then the directory `recipe.out`. Killed, it goes on where it was.
 
-    Raises RetroclipError when `recipe.work` holds the state of a run with other settings.
+    Raises RetroclipError when `recipe.work` holds the state of a run with other settings, SourceError where WordNet
+    isn't.
     """
     from transformers import AutoTokenizer
 
+    noun_file(recipe.wordnet)
     note_recipe(recipe, recipe.work, recipe.work / STATE, besides={"work", "out"})
     net, classifier = load_teacher(warm_start_file(recipe.image_weights))
     caches = [

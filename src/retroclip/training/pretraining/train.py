@@ -24,6 +24,7 @@ from retroclip.errors import RetroclipError
 from retroclip.fusion.reference import ReferenceEncoder
 from retroclip.pairs import load_labelled
 from retroclip.tasks import Task
+from retroclip.tasks.wordnet import noun_file
 from retroclip.training.distributed import is_main, wait
 from retroclip.training.loop import History, fit
 from retroclip.training.note import note_recipe
@@ -42,9 +43,11 @@ def pretrain(recipe: PretrainRecipe, on_progress: Progress = print) -> History:
     """Train what the recipe says and write it to `recipe.out`. Killed and run again, it goes on where it was.
 
     Raises RetroclipError when `recipe.work` holds the state of a run with other settings, ModelError for an
-    architecture that doesn't exist.
+    architecture that doesn't exist, SourceError where WordNet isn't.
     """
     check_target(recipe.out)
+    if recipe.wordnet is not None:
+        noun_file(recipe.wordnet)
     note_recipe(recipe, recipe.work, recipe.work / STATE, besides={"out", "figures"})
     corpora = [
         Corpus(source, recipe.data, recipe.work / "images", recipe.cache_size).build(on_progress)
