@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -149,7 +150,8 @@ def test_dry_run_and_migrate(run, model, photos, memory, tiny_model):
     told = json.loads(run(f"memory create other photos --model {model} --dry-run --json").out)
     assert (told["rows"], told["rows_exact"]) == (20, True)
     assert not (photos.parent / "other").exists()
-    assert "rows" in run("memory add mem photos --dry-run").out
+    told = json.loads(run("memory add mem photos --dry-run --json").out)
+    assert (told["rows"], told["rows_exact"]) == (20, False)  # some may be there
     for dry_run in ("", " --dry-run"):
         assert "was made by" in run(f"memory migrate mem --model {model}{dry_run}").line
     told = json.loads(run(f"memory migrate mem --model {tiny_model(1)} --dry-run --json").out)
@@ -209,6 +211,14 @@ def test_a_recall_that_is_not_reached_is_told(run, memory, monkeypatch):
     monkeypatch.setattr("retroclip.memory.measure.recall_of", lambda exact, found: 0.4)
     told = run("memory index mem --kind hnsw --recall 0.9")
     assert told.status == 0 and "image: recall@10 is only 0.400, not the 0.9 wanted" in told.err
+
+
+def test_a_kind_that_cant_be_built_is_told_before_and_leaves_nothing(run, memory):
+    for dry_run in ("", " --dry-run"):
+        failed = run(f"memory index mem --kind Nonsense99{dry_run}")
+        assert failed.status == 1 and "give auto, exact, flat" in failed.line and ".cpp" not in failed.line
+    assert "can't be trained on 20 rows" in run("memory index mem --kind IVF64,Flat").err
+    assert not list(Path("mem/index").glob("*.tmp"))
 
 
 def test_an_emptied_memory_says_that_it_has_nothing_to_index(run, memory):

@@ -162,6 +162,22 @@ def test_files_that_do_not_belong_together(tmp_path, encoder, folder, stub):
         Memory.create(tmp_path / "m", encoder, folder)
 
 
+def test_two_files_of_one_number_are_told(tmp_path, encoder, folder):
+    """The second one's rows took the place of the first one's, beside the first one's captions."""
+    write(folder, "img_emb", "01", np.load(folder / "img_emb" / "img_emb_2.npy"))
+    with pytest.raises(SourceError, match=r"img_emb_01.npy and img_emb_1.npy are both part 1"):
+        Memory.create(tmp_path / "m", encoder, folder)
+
+
+def test_damaged_pages_of_metadata_are_told_with_the_file(tmp_path, encoder, folder):
+    metadata = folder / "metadata" / "metadata_1.parquet"
+    data = bytearray(metadata.read_bytes())
+    data[20:400] = bytes(380)
+    metadata.write_bytes(data)
+    with pytest.raises(SourceError, match=r"metadata_1.parquet can't be read as parquet: .*get it again"):
+        Memory.create(tmp_path / "m", encoder, folder)
+
+
 def test_wrong_models_dimensions_and_files(tmp_path, encoder, folder, stub):
     with pytest.raises(MemoryStoreError, match=r"dimension 16, stub has 8: name the model"):
         Memory.create(tmp_path / "m", stub.StubEncoder(dim=8), folder)

@@ -116,6 +116,24 @@ def test_a_filter_of_another_kind_than_the_queries_costs_no_recall(opened, group
     assert recall_of(exact, hits.scores) >= 0.94
 
 
+@pytest.mark.parametrize("allowed", [None, IDS[: ROWS // 2]])
+def test_excluding_what_lies_around_a_query_costs_no_recall(opened, allowed):
+    """As many near copies as a sample may have: what is left of the rows around it is not what lies nearest."""
+    keys, queries = everything(opened), unit(40, 12)
+    exclude = list(exact_search(queries, keys.rows, keys.ids, 300)[0])
+    hits = search_keys(queries, keys, 10, opened=opened, exclude=exclude, allowed=allowed)
+    kept = keys if allowed is None else keys.chosen(np.arange(ROWS // 2))
+    exact = exact_search(queries, kept.rows, kept.ids, 10, exclude)[1]
+    assert recall_of(exact, hits.scores) >= 0.94
+    assert not any(np.isin(row, own).any() for row, own in zip(hits.ids, exclude, strict=True))
+
+
+def test_many_neighbours_are_found_as_surely_as_few(opened):
+    keys, queries = everything(opened), unit(100, 13)
+    hits = search_keys(queries, keys, 600, opened=opened)
+    assert recall_of(exact_search(queries, keys.rows, keys.ids, 600)[1], hits.scores) >= 0.94
+
+
 def test_newer_rows_dont_stand_in_for_older_ones_that_a_filter_keeps(opened, monkeypatch):
     """Ten newer rows fill all places of a query that meets no older one it may get, though these lie nearer."""
     monkeypatch.setattr("retroclip.memory.search.EXACT_LEFT", 20)
@@ -171,7 +189,11 @@ def test_lists_in_every_number_format(opened, rows, monkeypatch, int8, bf16):
 
 
 @pytest.mark.parametrize(
-    ("factory", "message"), [("IVFx", "can't make"), ("IVF4096,Flat", "can't be trained on 100 rows")]
+    ("factory", "message"),
+    [
+        ("IVFx", r"'IVFx' of dimension 32 \(could not parse .*give auto"),
+        ("IVF4096,Flat", "can't be trained on 100 rows"),
+    ],
 )
 def test_impossible_factories_are_told_in_one_line(factory, message):
     with pytest.raises(MemoryStoreError, match=message) as raised:

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -76,6 +77,22 @@ def test_a_folder_of_shards_is_read(tmp_path, members, make_encoded):
     pq.write_table(pa.table({"caption": ["x"]}), tables / "texts.parquet")
     with pytest.raises(SourceError, match=r"texts.parquet has no column 'image'"):
         read_pairs(tables)
+
+
+def test_shards_are_found_in_folders_of_folders(tmp_path, members, make_encoded):
+    for name in ("b", "a"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        write_tar(tmp_path / "data" / name / "0.tar", [(member.replace("set", name), data) for member, data in members])
+    embeddings = tmp_path / "emb" / "metadata"
+    embeddings.mkdir(parents=True)
+    (tmp_path / "emb" / "img_emb").mkdir()
+    pq.write_table(pa.table({"caption": ["x"]}), embeddings / "metadata_0.parquet")
+    files = [f"{tmp_path}/data/a/0.tar", f"{tmp_path}/data/b/0.tar"]
+    assert list(read_pairs(tmp_path)) == list(read_pairs(files))
+    for file in files:
+        Path(file).unlink()
+    with pytest.raises(SourceError, match=r"embeddings in .*/emb: name that folder"):
+        read_pairs(tmp_path)
 
 
 def test_a_tar_among_images_is_told(tmp_path, members, make_encoded):

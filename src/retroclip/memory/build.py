@@ -33,6 +33,14 @@ def build_indexes(
     """
     folder.folder.mkdir(parents=True, exist_ok=True)
     folder.tidy()
+    try:
+        _build_all(folder, store, plans, recall, progress)
+    except BaseException:
+        folder.tidy()  # copies of all rows, as large as the memory's embeddings
+        raise
+
+
+def _build_all(folder: IndexFolder, store: Store, plans: dict[str, Plan], recall: float, progress: bool) -> None:
     live = store.ids()
     made: dict[str, tuple[Path, Path, int, float]] = {}
     for name, plan in plans.items():

@@ -36,25 +36,28 @@ def estimated(
 ) -> dict[str, Any]:
     """Ingest the first pairs of the sources into a temporary memory, and tell what all of them will take.
 
-    pairs: how many there are, where the sources can't be asked. Returns rows (with `where` an upper bound), whether
-    their number is exact, the share of the sample that was rejected, seconds, disk_bytes (without an index), free_bytes
-    on the disk of `path` (None on object storage), and ram_bytes at the peak.
+    pairs: how many there are, where the sources can't be asked. Returns rows, whether their number is exact (with
+    `where`, and where a memory may have some of them, it is an upper bound), the share of the sample that was rejected,
+    seconds, disk_bytes (without an index), free_bytes on the disk of `path` (None on object storage), and ram_bytes at
+    the peak.
     """
     place = located(path)
     items = source_items(sources, where, encoder)
     with tempfile.TemporaryDirectory(prefix="retroclip-dry-run-") as name:
         directory = Path(name)
         if isinstance(items, EmbeddingImport):
-            rows, exact = items.rows, True
+            rows, exact = items.rows, not where
             sample: Any = _shortened(items)
             mean_bytes = 0.0
         else:
             first = list(islice(items, WARM_PAIRS + SAMPLE_PAIRS))
             sizes = [len(item.image or b"") + 1 for item in first if isinstance(item, Pair)]
             mean_bytes = float(np.mean(sizes)) if sizes else 1.0
-            known = total_pairs(sources) if pairs is None else pairs
-            exact = known is not None or len(first) < WARM_PAIRS + SAMPLE_PAIRS
-            rows = known if known is not None else len(first) if exact else pairs_by_bytes(sources, mean_bytes)
+            if len(first) < WARM_PAIRS + SAMPLE_PAIRS:
+                rows, exact = len(first), True
+            else:
+                known = total_pairs(sources) if pairs is None else pairs
+                rows, exact = known or pairs_by_bytes(sources, mean_bytes), known is not None and not where
             warm = first[:WARM_PAIRS] if len(first) > WARM_PAIRS else []
             if warm:  # the first batch pays for what is loaded and measured once
                 _ingested(directory / "warm", encoder, warm, options, keeping)
@@ -67,7 +70,7 @@ def estimated(
     held = min(SHARD_BYTES, int(options.shard_pairs * mean_bytes))
     return {
         "rows": rows,
-        "rows_exact": exact,
+        "rows_exact": exact and (pairs is not None or isinstance(place, Url) or not place.exists()),
         "rejected_share": round(added.rejected / read, 4),
         "seconds": round(rows * seconds / read, 2),
         "disk_bytes": int(rows * stored / read),

@@ -1,6 +1,7 @@
 """FAISS indexes of rows known by their positions: any factory string, built in pieces, picked from under a filter."""
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,7 @@ def build_faiss(factory: str, rows: Rows, done: Done = nothing) -> Any:
 
     Raises MemoryStoreError for a string that FAISS doesn't understand, and where there are too few rows to train it.
     """
-    dim = rows.gather(np.zeros(1, np.int64)).shape[1]
-    try:
-        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise MemoryStoreError(f"FAISS can't make an index {factory!r} of dimension {dim}: {reason}") from error
+    index = empty_index(factory, rows.gather(np.zeros(1, np.int64)).shape[1])
     for part in _parts(index):
         if isinstance(part, faiss.IndexHNSW):
             part.hnsw.efConstruction = HNSW_CONSTRUCTION
@@ -99,10 +95,25 @@ def build_faiss(factory: str, rows: Rows, done: Done = nothing) -> Any:
         try:
             index.train(sampled(rows, training_rows(index)))
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise MemoryStoreError(f"{factory} can't be trained on {len(rows)} rows: {reason}") from error
+            raise MemoryStoreError(f"{factory} can't be trained on {len(rows)} rows: {_reason(error)}") from error
     add_rows(index, rows, done)
     return index
+
+
+def empty_index(factory: str, dim: int) -> Any:
+    """An untrained index by a factory string. Raises MemoryStoreError for one that FAISS doesn't understand."""
+    try:
+        return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise MemoryStoreError(
+            f"FAISS can't make an index {factory!r} of dimension {dim} ({_reason(error)}): give auto, exact, "
+            "flat, hnsw, ivf, ivfpq, or a factory string such as IVF1024,SQ8"
+        ) from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """What FAISS says, without the place in its source and the test that failed there."""
+    return re.sub(r"^Error in .* at \S+:\d+: |Error: '.*' failed: ", "", str(error).strip().splitlines()[-1])
 
 
 def add_rows(index: Any, rows: Rows, done: Done = nothing) -> None:

@@ -8,6 +8,7 @@ import psutil
 
 from retroclip.errors import MemoryStoreError
 from retroclip.memory.exact import fast_bf16
+from retroclip.memory.kinds import empty_index
 from retroclip.memory.lists import default_lists
 
 EXACT_ROWS = 100_000
@@ -15,6 +16,7 @@ EXACT_ROWS = 100_000
 NAMES = ("auto", "exact", "flat", "hnsw", "ivf", "ivfpq")
 # Seconds a row and dimension on two cores of the machine of docs/decisions.md; an estimate, shown before a build.
 SECONDS = {"exact": 0.0, "flat": 4e-9, "hnsw": 3e-7, "ivf": 4e-8, "ivfpq": 2e-7}
+TRAINED = {"ivfpq": 60.0}  # seconds that training the codes and choosing how to search them take, however few rows
 LINKS = 32
 
 
@@ -99,11 +101,13 @@ def _options(rows: int, dim: int, *, every: bool = False) -> list[Plan]:
 
 
 def _plan(kind: str, rows: int, dim: int, ram: int, disk: int, **options: Any) -> Plan:
-    return Plan(kind, rows, ram=ram, disk=disk, seconds=rows * dim * SECONDS[kind], **options)
+    seconds = rows * dim * SECONDS[kind] + TRAINED.get(kind, 0)
+    return Plan(kind, rows, ram=ram, disk=disk, seconds=seconds, **options)
 
 
 def _custom(factory: str, rows: int, dim: int) -> Plan:
     """A plan for a factory string: its RAM from the bytes a row that its last part says, as far as it can be told."""
+    empty_index(factory, dim)
     code = re.search(r"PQ(\d+)(?:x(\d+))?", factory)
     scalar = re.search(r"SQ(\d+|fp16|bf16)", factory)
     size = dim * 4

@@ -17,6 +17,8 @@ from retroclip.memory.schema import FloatMatrix, IdArray
 EXACT_SHARE = 0.2
 """When filters and deletions leave less of an index's rows, search is exact: a graph would mostly walk over others."""
 EXACT_SHARE_OF_LISTS = 0.05
+TUNED_FOR = 20
+"""Neighbours at most that search parameters were chosen for."""
 EXACT_LEFT = 10_000
 """So few rows are always searched exactly."""
 
@@ -95,7 +97,7 @@ def search_keys(
     if len(old) < len(opened.ids):
         mask = torch.zeros(len(opened.ids), dtype=torch.bool)
         mask[torch.from_numpy(keys.places[old])] = True
-    parameters = widened(opened.entry.parameters, share)
+    parameters = widened(opened.entry.parameters, share, k + spare)
     places, scores = opened.index.nearest(queries, opened.rows, k + spare, parameters, mask)
     found = np.where(places < 0, -1, opened.ids[places])
     astray = (places < 0).any(axis=1) & (len(old) >= k + spare)
@@ -104,6 +106,8 @@ def search_keys(
         fresh = keys.chosen(newer)
         new_found, new_scores = exact_search(queries, fresh.rows, fresh.ids, k + spare)
         found, scores = np.hstack([found, new_found]), np.hstack([scores, new_scores])
+    if exclude is not None:  # what is left lies as far away as under a filter that follows the index
+        astray |= np.array([np.isin(row, own).sum() > k for row, own in zip(found, exclude, strict=True)], bool)
     found, scores = best_of(found, scores, k, exclude)
     short = np.flatnonzero(astray | ((found < 0).any(axis=1) & (len(live) >= k)))
     if len(short):
@@ -112,14 +116,14 @@ def search_keys(
     return Hits(found, scores)
 
 
-def widened(parameters: dict[str, int], share: float) -> dict[str, int]:
-    """Search parameters for a filter that keeps this share of the rows: its nearest rows lie farther away."""
-    if share >= 1:
-        return parameters
-    return {
-        name: round(value * share**-0.5) if name in ("nprobe", "efSearch") else value
-        for name, value in parameters.items()
-    }
+def widened(parameters: dict[str, int], share: float, k: int) -> dict[str, int]:
+    """Search parameters for a filter that keeps this share of the rows, and for k of them.
+
+    The nearest rows that a filter keeps lie farther away, and so do more than the twenty that parameters are tuned for.
+    A graph looks at k rows at least whatever its parameter.
+    """
+    factors = {"nprobe": (share / max(k / TUNED_FOR, 1)) ** -0.5, "efSearch": share**-0.5}
+    return {name: round(value * factors.get(name, 1)) for name, value in parameters.items()}
 
 
 def _exact(

@@ -159,13 +159,18 @@ def _first_of_each(dims: dict[Path, int]) -> dict[Path, int]:
 
 
 def _numbered(folder: Path, suffix: str) -> dict[int, Path]:
-    """`img_emb_007.npy` → {7: path}, by number."""
+    """`img_emb_007.npy` → {7: path}, by number. Raises SourceError where two files have the same."""
     pattern = re.compile(rf"(?:.*_)?(\d+)\.{suffix}")
-    found = {}
+    found: dict[int, Path] = {}
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         match = pattern.fullmatch(file.name)
         if match:
-            found[int(match[1])] = file
+            other = found.setdefault(int(match[1]), file)
+            if other is not file:
+                raise SourceError(
+                    f"{folder}: {other.name} and {file.name} are both part {int(match[1])}: take one away, or give "
+                    "each download a folder of its own"
+                )
     return found
 
 
@@ -199,7 +204,11 @@ def _parquet_rows(file: Path) -> int:
     try:
         return int(pq.read_metadata(file).num_rows)
     except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{file} can't be read as parquet: {' '.join(str(error).split())[:200]}") from None
+        raise _no_parquet(file, error) from None
+
+
+def _no_parquet(file: Path, error: Exception) -> SourceError:
+    return SourceError(f"{file} can't be read as parquet: {' '.join(str(error).split())[:200]}; get it again")
 
 
 def _tables(file: Path, size: int) -> Iterator[pa.Table]:
@@ -207,7 +216,7 @@ def _tables(file: Path, size: int) -> Iterator[pa.Table]:
     waiting: list[pa.RecordBatch] = []
     rows = 0
     parquet = pq.ParquetFile(file)
-    for batch in parquet.iter_batches(batch_size=min(size, 16_384)):
+    for batch in _batches(file, parquet, min(size, 16_384)):
         waiting.append(batch)
         rows += len(batch)
         while rows >= size:
@@ -217,3 +226,10 @@ def _tables(file: Path, size: int) -> Iterator[pa.Table]:
             rows -= size
     if rows:
         yield pa.Table.from_batches(waiting, schema=parquet.schema_arrow)
+
+
+def _batches(file: Path, parquet: pq.ParquetFile, size: int) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from parquet.iter_batches(batch_size=size)
+    except (pa.ArrowException, OSError) as error:  # its pages may be damaged where its footer is whole
+        raise _no_parquet(file, error) from None

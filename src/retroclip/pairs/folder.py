@@ -8,6 +8,7 @@ from pathlib import Path
 
 from retroclip.errors import SourceError
 from retroclip.pairs.annotations import ANNOTATION_SUFFIXES, read_annotation
+from retroclip.pairs.embeddings import is_embedding_folder
 from retroclip.pairs.image import IMAGE_SUFFIXES
 from retroclip.pairs.pair import Pair, Rejected, clean_label, printable
 from retroclip.pairs.readers import no_such_split, register_reader, row_of
@@ -25,7 +26,7 @@ class FolderReader:
 
     The name of the folder an image lies in is its label, unless that folder is the source itself, is named like a
     split, or holds annotation files: then it is a collection and not a class. Hidden files and folders are ignored.
-    A folder without images may be one of tars and parquet files (`shards_in`).
+    A folder without images may hold tars and parquet files (`shards_in`).
     """
 
     kind = "folder"
@@ -40,6 +41,8 @@ class FolderReader:
                 raise SourceError(f"{root} is a memory: to read its pairs, give its table, {root / 'pairs.lance'}")
             if shards := shards_in(root, ref.text):
                 return open_shards(shards, where)
+            if inner := next((folder for folder, _ in walk(root) if is_embedding_folder(folder)), None):
+                raise SourceError(f"no image found in {root}, but embeddings in {inner}: name that folder")
             raise SourceError(f"no image found in {root}; images are {', '.join(sorted(IMAGE_SUFFIXES))} files")
         return _read(root, ref, where)
 
@@ -67,7 +70,7 @@ def _read(root: Path, ref: SourceRef, where: Predicate | None) -> Iterator[Pair 
         yield Rejected(key, ref.name, f"can't read the folder: {error.strerror or error}")
     for shard in shards_in(root, ref.text):
         if is_tar(shard.path):
-            key = printable(shard.path.name)
+            key = printable(shard.path.relative_to(root).as_posix())
             yield Rejected(key, ref.name, "a tar in a folder of images isn't read: name it as a source of its own")
 
 

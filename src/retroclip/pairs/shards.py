@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from retroclip.pairs.embeddings import is_embedding_folder
 from retroclip.pairs.pair import Pair, Rejected
 from retroclip.pairs.readers import reader_for
 from retroclip.pairs.reference import SourceRef
+from retroclip.pairs.walk import walk
 from retroclip.pairs.where import Predicate
 
 _TAR = re.compile(r"[^.].*?\.(tar|tar\.gz|tgz)", re.IGNORECASE)
@@ -16,14 +18,21 @@ _TABLE = re.compile(r"[^.].*?\.(parquet|pq)", re.IGNORECASE)
 
 
 def shards_in(folder: Path, text: str) -> list[SourceRef]:
-    """The tars and parquet files right in a folder by name, without parquet files that have the name of a tar.
+    """The tars and parquet files below a folder in the order of their paths, without what belongs to other layouts.
 
-    img2dataset writes such a file beside each tar, of what it says. text: what the user wrote.
+    img2dataset writes a parquet file beside each tar, of what it says; folders of embeddings have metadata in such
+    files. text: what the user wrote.
     """
-    files = sorted(file for file in folder.glob("*") if file.is_file())  # `glob` passes over what can't be read
-    tars = {_stem(file, match) for file in files if (match := _TAR.fullmatch(file.name))}
-    tables = {file for file in files if (match := _TABLE.fullmatch(file.name)) and _stem(file, match) not in tars}
-    return [SourceRef(file, None, text) for file in files if file in tables or is_tar(file)]
+    return [SourceRef(place / name, None, text) for place, names in walk(folder) for name in _shards(place, names)]
+
+
+def _shards(folder: Path, names: list[str]) -> list[str]:
+    """Those of the names of a folder's files that are shards."""
+    tars = {_stem(match) for name in names if (match := _TAR.fullmatch(name))}
+    tables = {name for name in names if (match := _TABLE.fullmatch(name)) and _stem(match) not in tars}
+    if is_embedding_folder(folder.parent):
+        tables = set()
+    return [name for name in names if name in tables or _TAR.fullmatch(name)]
 
 
 def is_tar(file: Path) -> bool:
@@ -31,8 +40,8 @@ def is_tar(file: Path) -> bool:
     return _TAR.fullmatch(file.name) is not None
 
 
-def _stem(file: Path, match: re.Match[str]) -> str:
-    return file.name[: match.start(1) - 1]
+def _stem(match: re.Match[str]) -> str:
+    return match.string[: match.start(1) - 1]
 
 
 def open_shards(shards: list[SourceRef], where: Predicate | None) -> Iterator[Pair | Rejected]:
