@@ -160,6 +160,8 @@ def test_dry_run_and_migrate(run, model, photos, memory, tiny_model):
     assert sorted(path.name for path in photos.parent.glob("mem*")) == ["mem"]
     migrated = run(f"memory migrate mem --model {tiny_model(1)}")
     assert migrated.status == 0
+    assert "earlier migration" in run(f"memory migrate mem --model {model} --dry-run").line
+    assert "mem.old holds the rows" in run("memory purge mem --where 'key IS NOT NULL' --dry-run").line
     assert "20 pairs" in migrated.line
     assert json.loads(run("memory search mem --image photos/03.jpg -k 1 --json").out)[0]["key"] == "03"
 

@@ -15,6 +15,12 @@ def test_an_empty_folder(run, model, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
 
 
+def test_a_tar_among_images_is_told(run, model, photos, caplog):
+    (photos / "more.tar").write_bytes(b"")
+    assert "20 pairs, 0 rejected" in run(f"memory create mem photos --model {model}").line
+    assert "photos holds images, so more.tar beside them isn't read: name tars as sources" in caplog.text
+
+
 def test_parquet_without_image_column(run, model, tmp_path):
     pq.write_table(pa.table({"caption": ["a cat"]}), tmp_path / "texts.parquet")
     failed = run(f"memory create mem texts.parquet --model {model}")

@@ -117,8 +117,9 @@ def test_a_filter_of_another_kind_than_the_queries_costs_no_recall(opened, group
 
 
 @pytest.mark.parametrize("allowed", [None, IDS[: ROWS // 2]])
-def test_excluding_what_lies_around_a_query_costs_no_recall(opened, allowed):
+def test_excluding_what_lies_around_a_query_costs_no_recall(opened, allowed, monkeypatch):
     """As many near copies as a sample may have: what is left of the rows around it is not what lies nearest."""
+    monkeypatch.setattr("retroclip.memory.search.EXACT_LEFT", 20)
     keys, queries = everything(opened), unit(40, 12)
     exclude = list(exact_search(queries, keys.rows, keys.ids, 300)[0])
     hits = search_keys(queries, keys, 10, opened=opened, exclude=exclude, allowed=allowed)

@@ -60,6 +60,7 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore")
     for name in NOISY:
         logging.getLogger(None if name == "root" else name).setLevel(logging.ERROR)
+    logging.getLogger("retroclip.pairs").setLevel(logging.WARNING)  # what isn't read of a source is for the user
     for variable, value in {
         "TRANSFORMERS_VERBOSITY": "error",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",

@@ -113,8 +113,8 @@ def build(model_cfg: dict[str, Any], directory: Path | None = None, *, draw: boo
 class SkipRandom(TorchFunctionMode):
     """Leave new weights as they are: they are about to be read from a file, and drawing them takes seconds.
 
-    Only parameters are left alone: torch's `trunc_normal_` draws into tensors of its own until every value lies within
-    the bounds, and would never end if these kept what was in memory.
+    What is drawn into a tensor itself is skipped for parameters alone: torch's `trunc_normal_` draws into tensors of
+    its own until every value lies within the bounds, and would never end if these kept what was in memory.
     """
 
     DRAWN = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.erfinv_})

@@ -33,13 +33,14 @@ def estimated(
     keeping: Keeping,
     *,
     pairs: int | None = None,
+    adding: bool = False,
 ) -> dict[str, Any]:
     """Ingest the first pairs of the sources into a temporary memory, and tell what all of them will take.
 
-    pairs: how many there are, where the sources can't be asked. Returns rows, whether their number is exact (with
-    `where`, and where a memory may have some of them, it is an upper bound), the share of the sample that was rejected,
-    seconds, disk_bytes (without an index), free_bytes on the disk of `path` (None on object storage), and ram_bytes at
-    the peak.
+    pairs: how many there are, where the sources can't be asked. adding: a memory may have some of them. Returns rows,
+    whether their number is exact (with `where` and `adding` it is an upper bound), the share of the sample that was
+    rejected, seconds, disk_bytes (without an index), free_bytes on the disk of `path` (None on object storage), and
+    ram_bytes at the peak.
     """
     place = located(path)
     items = source_items(sources, where, encoder)
@@ -70,7 +71,7 @@ def estimated(
     held = min(SHARD_BYTES, int(options.shard_pairs * mean_bytes))
     return {
         "rows": rows,
-        "rows_exact": exact and (pairs is not None or isinstance(place, Url) or not place.exists()),
+        "rows_exact": exact and not adding,
         "rejected_share": round(added.rejected / read, 4),
         "seconds": round(rows * seconds / read, 2),
         "disk_bytes": int(rows * stored / read),

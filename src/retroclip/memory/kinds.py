@@ -23,7 +23,7 @@ TRAIN_ROWS = 64  # rows a list or code word that an index is trained on
 OPQ_ROUNDS = 10  # of 50: the rest gains little and takes most of the time
 SEED = 0
 AROUND = 2  # times as many rows around a query as hold, on average, those that a filter is to leave
-AROUND_MOST = 2**14  # rows around a query that a filter picks from: where it needs more, exact search is as fast
+HELD = 2**23  # rows found at a time, over all queries
 
 
 class FaissIndex:
@@ -47,20 +47,36 @@ class FaissIndex:
 
         With `rerank`, that many times as many rows are found by their codes, and scored exactly from `rows`.
         A graph doesn't lead to rows of one kind from a query of another, and nothing tells when it went astray. So
-        `allowed` picks from the nearest rows, `AROUND` times as many as hold enough allowed ones on average; a query
-        that is left too few gets none at all. [D]
+        `allowed` picks from the nearest rows, up to `AROUND` times as many as hold enough allowed ones on average; a
+        query that is left too few gets none at all. [D]
         """
         width = parameters["rerank"] * max(k, LEAST_K) if "rerank" in parameters else k
-        left = len(self) if allowed is None else int(allowed.sum())
-        depth = width if allowed is None else math.ceil(AROUND * width * len(self) / max(left, 1))
-        if allowed is not None and depth > AROUND_MOST:
-            return np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
+        depth = width
+        if allowed is not None:
+            share = max(int(allowed.sum()), 1) / max(len(self), 1)
+            depth = math.ceil(width / share * min(AROUND, 1 + 4 * (1 - share)))
         depth = min(depth, max(len(self), 1))
+        parts = [
+            self._nearest(part, rows, k, (width, depth), parameters, allowed)
+            for part in queries.split(max(1, HELD // depth))
+        ]
+        return np.concatenate([found for found, _ in parts]), np.concatenate([scores for _, scores in parts])
+
+    def _nearest(
+        self,
+        queries: torch.Tensor,
+        rows: Rows,
+        k: int,
+        sizes: tuple[int, int],
+        parameters: dict[str, int],
+        allowed: torch.Tensor | None,
+    ) -> tuple[IdArray, FloatMatrix]:
+        width, depth = sizes
         search = search_parameters(self.index, parameters, depth)
         scores, found = self.index.search(queries.numpy(), depth, params=search)
         if allowed is not None:
             kept = (found >= 0) & allowed.numpy()[found]
-            kept[kept.sum(axis=1) < min(width, left)] = False
+            kept[kept.sum(axis=1) < min(width, int(allowed.sum()))] = False
             first = np.argsort(~kept, axis=1, kind="stable")[:, :width]
             found, scores, kept = (np.take_along_axis(each, first, axis=1) for each in (found, scores, kept))
             found[~kept] = -1

@@ -29,10 +29,7 @@ def purge_rows(path: Path, store: Store, indexes: IndexFolder, where: str) -> in
 
     Everything is done also when no row is left to delete: a purge that was killed is ended by repeating it.
     """
-    for name in (".old", ".migrated", ".migrated.partial"):
-        copy = path.with_name(path.name + name)
-        if copy.exists():
-            raise MemoryStoreError(f"{copy} holds the rows, too: delete it first, nothing was purged")
+    refuse_copies(path)
     try:
         ids = store.matching(where)
     except MemoryStoreError as error:
@@ -46,3 +43,11 @@ def purge_rows(path: Path, store: Store, indexes: IndexFolder, where: str) -> in
     count = store.delete(rows_with(ids)) if len(ids) else 0
     store.compact(timedelta(0))
     return count
+
+
+def refuse_copies(path: Path) -> None:
+    """Raise MemoryStoreError where a migration has left another copy of the memory at `path`."""
+    for name in (".old", ".migrated", ".migrated.partial"):
+        copy = path.with_name(path.name + name)
+        if copy.exists():
+            raise MemoryStoreError(f"{copy} holds the rows, too: delete it first, nothing was purged")

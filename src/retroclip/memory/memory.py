@@ -15,7 +15,7 @@ from retroclip.memory.export import ExportFormat, export_rows
 from retroclip.memory.ingest import Ingest
 from retroclip.memory.location import Url, local, located
 from retroclip.memory.lock import writer_lock
-from retroclip.memory.maintain import compact_store, purge_rows
+from retroclip.memory.maintain import compact_store, purge_rows, refuse_copies
 from retroclip.memory.migrate import estimated_migration, migrate_memory
 from retroclip.memory.opened import OpenMemory
 from retroclip.memory.pictures import Images
@@ -146,14 +146,18 @@ class Memory(OpenMemory):
         self.refresh()
         return told
 
-    def purge(self, where: str) -> int:
+    def purge(self, where: str, *, dry_run: bool = False) -> int:
         """Delete the rows for which the predicate holds and remove their bytes from every file; returns how many.
 
         Versions, indexes and rejected rows are purged as well; indexes are built anew. Raises MemoryStoreError while
-        anybody else has the memory open. Killed at any moment it can be repeated.
+        anybody else has the memory open, or a migration has left a copy. Killed at any moment it can be repeated.
+        dry_run: only count them.
         """
         advice = "free some space and run the same command again: rows may be left in old versions"
         path = local(self.path, "purge")
+        if dry_run:
+            refuse_copies(path)
+            return self.count(where)
         with full_disk_told(path, advice), writer_lock(path), self._reading.alone() as alone:
             if not alone:
                 raise MemoryStoreError(f"{self.path} is open elsewhere: close it there, nothing was purged")

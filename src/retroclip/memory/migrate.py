@@ -34,8 +34,7 @@ def migrate_memory(
     when the old one has changed since. The caller holds its lock, so that nothing is added meanwhile.
     """
     new, old = path.with_name(path.name + NEW), path.with_name(path.name + OLD)
-    if old.exists():
-        raise MemoryStoreError(f"{old} is there from an earlier migration: delete it first, or move it")
+    _refuse_old(old)
     if encoder.fingerprint == manifest.fingerprint:
         if not new.exists():
             raise _already(path, encoder)
@@ -68,11 +67,17 @@ def estimated_migration(path: Path, manifest: Manifest, store: Store, encoder: A
 
     The old memory stays: `disk_bytes` come on top of it.
     """
+    _refuse_old(path.with_name(path.name + OLD))
     if encoder.fingerprint == manifest.fingerprint:
         raise _already(path, encoder)
     _check_images(path, store)
     source = StoredPairs(store, str(path))
     return estimated(path, encoder, [source], None, options, Keeping(max_rejected=1.0), pairs=store.count())
+
+
+def _refuse_old(old: Path) -> None:
+    if old.exists():
+        raise MemoryStoreError(f"{old} is there from an earlier migration: delete it first, or move it")
 
 
 def _already(path: Path, encoder: Any) -> MemoryStoreError:

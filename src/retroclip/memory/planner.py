@@ -108,7 +108,7 @@ def _plan(kind: str, rows: int, dim: int, ram: int, disk: int, **options: Any) -
 def _custom(factory: str, rows: int, dim: int) -> Plan:
     """A plan for a factory string: its RAM from the bytes a row that its last part says, as far as it can be told."""
     empty_index(factory, dim)
-    code = re.search(r"PQ(\d+)(?:x(\d+))?", factory)
+    code = re.search(r"(?<!O)PQ(\d+)(?:x(\d+))?", factory)
     scalar = re.search(r"SQ(\d+|fp16|bf16)", factory)
     size = dim * 4
     if code:

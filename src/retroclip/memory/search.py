@@ -15,10 +15,10 @@ from retroclip.memory.rows import ChosenRows, HeldRows, Rows
 from retroclip.memory.schema import FloatMatrix, IdArray
 
 EXACT_SHARE = 0.2
-"""When filters and deletions leave less of an index's rows, search is exact: a graph would mostly walk over others."""
+"""When filters and deletions leave less of an index's rows, search is exact: a graph finds mostly others."""
 EXACT_SHARE_OF_LISTS = 0.05
 TUNED_FOR = 20
-"""Neighbours at most that search parameters were chosen for."""
+"""So many neighbours are found as surely as the ten that search parameters are chosen for."""
 EXACT_LEFT = 10_000
 """So few rows are always searched exactly."""
 
@@ -100,14 +100,15 @@ def search_keys(
     parameters = widened(opened.entry.parameters, share, k + spare)
     places, scores = opened.index.nearest(queries, opened.rows, k + spare, parameters, mask)
     found = np.where(places < 0, -1, opened.ids[places])
-    astray = (places < 0).any(axis=1) & (len(old) >= k + spare)
+    astray = (places >= 0).sum(axis=1) < min(len(old), k + spare)
     newer = live[len(old) :]
     if len(newer):
         fresh = keys.chosen(newer)
         new_found, new_scores = exact_search(queries, fresh.rows, fresh.ids, k + spare)
         found, scores = np.hstack([found, new_found]), np.hstack([scores, new_scores])
     if exclude is not None:  # what is left lies as far away as under a filter that follows the index
-        astray |= np.array([np.isin(row, own).sum() > k for row, own in zip(found, exclude, strict=True)], bool)
+        most = max(k, TUNED_FOR)
+        astray |= np.array([np.isin(row, own).sum() > most for row, own in zip(found, exclude, strict=True)], bool)
     found, scores = best_of(found, scores, k, exclude)
     short = np.flatnonzero(astray | ((found < 0).any(axis=1) & (len(live) >= k)))
     if len(short):

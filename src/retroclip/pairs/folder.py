@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from retroclip.pairs.reference import SourceRef
 from retroclip.pairs.shards import count_shards, is_tar, open_shards, shards_in
 from retroclip.pairs.walk import walk
 from retroclip.pairs.where import Predicate
+
+logger = logging.getLogger(__name__)
 
 _SPLIT_NAMES = frozenset(["train", "training", "val", "valid", "validation", "test", "testing", "extra", "images"])
 
@@ -68,10 +71,10 @@ def _read(root: Path, ref: SourceRef, where: Predicate | None) -> Iterator[Pair 
     for error in unread:
         key = printable(os.path.relpath(error.filename, root))
         yield Rejected(key, ref.name, f"can't read the folder: {error.strerror or error}")
-    for shard in shards_in(root, ref.text):
-        if is_tar(shard.path):
-            key = printable(shard.path.relative_to(root).as_posix())
-            yield Rejected(key, ref.name, "a tar in a folder of images isn't read: name it as a source of its own")
+    if tars := [name for name in next(walk(root))[1] if is_tar(name)]:
+        logger.warning(
+            "%s holds images, so %s beside them isn't read: name tars as sources", root, " and ".join(tars[:2])
+        )
 
 
 def _pair(root: Path, name: str, image: Path, beside: dict[str, Path], is_class: bool) -> Pair | Rejected:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from retroclip.pairs.embeddings import is_embedding_folder
+from retroclip.pairs.embeddings import METADATA, is_embedding_folder
 from retroclip.pairs.pair import Pair, Rejected
 from retroclip.pairs.readers import reader_for
 from retroclip.pairs.reference import SourceRef
@@ -23,21 +23,24 @@ def shards_in(folder: Path, text: str) -> list[SourceRef]:
     img2dataset writes a parquet file beside each tar, of what it says; folders of embeddings have metadata in such
     files. text: what the user wrote.
     """
-    return [SourceRef(place / name, None, text) for place, names in walk(folder) for name in _shards(place, names)]
+    places = (each for each in walk(folder) if each[0] == folder or not _is_metadata(each[0]))
+    return [SourceRef(place / name, None, text) for place, names in places for name in _shards(names)]
 
 
-def _shards(folder: Path, names: list[str]) -> list[str]:
+def _is_metadata(folder: Path) -> bool:
+    return folder.name == METADATA and is_embedding_folder(folder.parent)
+
+
+def _shards(names: list[str]) -> list[str]:
     """Those of the names of a folder's files that are shards."""
     tars = {_stem(match) for name in names if (match := _TAR.fullmatch(name))}
     tables = {name for name in names if (match := _TABLE.fullmatch(name)) and _stem(match) not in tars}
-    if is_embedding_folder(folder.parent):
-        tables = set()
-    return [name for name in names if name in tables or _TAR.fullmatch(name)]
+    return [name for name in names if name in tables or is_tar(name)]
 
 
-def is_tar(file: Path) -> bool:
-    """Whether it is a tar shard, by its name."""
-    return _TAR.fullmatch(file.name) is not None
+def is_tar(name: str) -> bool:
+    """Whether a file of this name is a tar shard."""
+    return _TAR.fullmatch(name) is not None
 
 
 def _stem(match: re.Match[str]) -> str:

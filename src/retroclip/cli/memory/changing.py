@@ -100,11 +100,8 @@ def purge(memory: MemoryName, /, *, where: Predicate, dry_run: OnlyCount = False
     """Delete pairs and remove their bytes from every file: old versions, indexes and rejected rows included."""
     from retroclip.memory import Memory
 
-    opened = Memory.open(memory)
-    if dry_run:
-        say(f"{memory}: {opened.count(where)} pairs would be purged")
-    else:
-        say(f"{memory}: {opened.purge(where)} pairs purged")
+    count = Memory.open(memory).purge(where, dry_run=dry_run)
+    say(f"{memory}: {count} pairs {'would be ' if dry_run else ''}purged")
 
 
 def _size(_: object, text: str | None) -> None:
@@ -112,7 +109,8 @@ def _size(_: object, text: str | None) -> None:
     from retroclip.memory.planner import parsed_size
 
     try:
-        parsed_size(text or "1GB")
+        if text is not None:
+            parsed_size(text)
     except MemoryStoreError as error:
         raise ValueError(str(error)) from None
 

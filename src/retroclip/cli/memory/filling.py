@@ -65,13 +65,21 @@ class Filling:
         }
 
     def print_estimate(
-        self, memory: str, encoder: Any, sources: list[str], where: str | None, *, images: Any, labels: bool
+        self,
+        memory: str,
+        encoder: Any,
+        sources: list[str],
+        where: str | None,
+        *,
+        images: Any,
+        labels: bool,
+        adding: bool,
     ) -> None:
         """What `--dry-run` tells."""
         from retroclip.memory import Ingest, Keeping, estimated
 
         options = Ingest(self.batch_size, labels, images=images)
-        told = estimated(memory, encoder, sources, where, options, Keeping(check=self.check))
+        told = estimated(memory, encoder, sources, where, options, Keeping(check=self.check), adding=adding)
         print_estimate(memory, told, self.json)
 
 
@@ -113,7 +121,7 @@ def create(
 
     given, encoder = shared.arguments(), load(model, precision=precision)
     if shared.dry_run:
-        shared.print_estimate(memory, encoder, sources, where, images=images, labels=labels_as_captions)
+        shared.print_estimate(memory, encoder, sources, where, images=images, labels=labels_as_captions, adding=False)
         return
     given |= {"where": where, "images": images, "labels_as_captions": labels_as_captions, "index": build_index}
     made = Memory.create(memory, encoder, sources, **given)
@@ -154,7 +162,7 @@ def add(
     if shared.dry_run:
         made = opened.manifest.creation
         labels, kept = made["labels_as_captions"], images or made["images"]
-        shared.print_estimate(memory, encoder, sources, where, images=kept, labels=labels)
+        shared.print_estimate(memory, encoder, sources, where, images=kept, labels=labels, adding=True)
         return
     before = set(opened.rejected())
     added = opened.add(sources, encoder, where=where, known=known, images=images, **given)
