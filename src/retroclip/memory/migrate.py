@@ -40,7 +40,7 @@ def migrate_memory(
             raise _already(path, encoder)
         new.rename(old)  # killed after the exchange
         return old
-    source = StoredPairs(store, f"<memory {manifest.id}, version {store.version}>")
+    source = _Rows(store, f"<memory {manifest.id}, version {store.version}>")
     if not new.exists():
         _check_images(path, store)
         keeping = Keeping(max_rejected=1.0)
@@ -71,7 +71,7 @@ def estimated_migration(path: Path, manifest: Manifest, store: Store, encoder: A
     if encoder.fingerprint == manifest.fingerprint:
         raise _already(path, encoder)
     _check_images(path, store)
-    source = StoredPairs(store, str(path))
+    source = _Rows(store, str(path))
     return estimated(path, encoder, [source], None, options, Keeping(max_rejected=1.0), pairs=store.count())
 
 
@@ -84,7 +84,7 @@ def _already(path: Path, encoder: Any) -> MemoryStoreError:
     return MemoryStoreError(f"{path} was made by {encoder.name} already")
 
 
-class StoredPairs:
+class _Rows:
     """The rows of a store as pairs, in the order of their ids."""
 
     def __init__(self, store: Store, description: str) -> None:
